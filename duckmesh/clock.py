@@ -1,0 +1,26 @@
+"""Deadlines inside one process. Leases and grace are Postgres's business: it is their only clock."""
+
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A moment on this process's monotonic clock."""
+
+    at: float
+
+    @classmethod
+    def after(cls, span: timedelta) -> Self:
+        return cls(time.monotonic() + span.total_seconds())
+
+    @property
+    def remaining_seconds(self) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self.at - time.monotonic())
+
+    @property
+    def passed(self) -> bool:
+        return time.monotonic() >= self.at

@@ -1,0 +1,1 @@
+"""Where immutable files lie: a directory, S3, or any fsspec URL. Floor 2."""
