@@ -1,0 +1,175 @@
+"""A table's columns: exact Arrow types with stable field ids.
+
+Types are kept in one normal form per meaning, so that a value reads back with the type its table
+declares: views, large and dictionary encodings become plain ones, time units that Parquet lacks
+become the next finer one. The field id lies where Parquet writers look for it, in the field's
+`PARQUET:field_id` metadata (Apache Arrow's convention).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import pyarrow as pa
+import pyarrow.types as pat
+
+from duckmesh.errors import ErrorCode, Invalid
+from duckmesh.identifiers import SchemaVersion
+
+FIELD_ID: Final = b"PARQUET:field_id"
+COLUMN_LIMIT: Final = 2_000
+_DECIMAL_MAX_DIGITS: Final = 38
+
+
+@dataclass(frozen=True, slots=True)
+class TableSchema:
+    """One version of a table's columns. `arrow` carries a field id on every column."""
+
+    version: SchemaVersion
+    arrow: pa.Schema
+
+    @classmethod
+    def first(cls, offered: pa.Schema) -> Self:
+        """Version 1 from the schema that a client offers. Raises Invalid for what cannot be stored."""
+        return cls(SchemaVersion(1), with_field_ids(normal_schema(offered), first_id=1))
+
+    def replaced_by(self, offered: pa.Schema) -> "TableSchema":
+        """The version after this one, with wholly new columns: their field ids are fresh."""
+        arrow = with_field_ids(normal_schema(offered), first_id=self.next_field_id)
+        return TableSchema(SchemaVersion(self.version + 1), arrow)
+
+    @property
+    def next_field_id(self) -> int:
+        return 1 + max((int(field.metadata[FIELD_ID]) for field in self.arrow), default=0)
+
+    def has_same_columns(self, offered: pa.Schema) -> bool:
+        """Whether the offered schema, in normal form, has these very columns in this order."""
+        return bool(normal_schema(offered).equals(without_field_ids(self.arrow)))
+
+    def to_bytes(self) -> bytes:
+        return bytes(self.arrow.serialize())
+
+    @classmethod
+    def from_bytes(cls, version: SchemaVersion, content: bytes) -> Self:
+        return cls(version, pa.ipc.read_schema(pa.py_buffer(content)))
+
+    def as_columns(self) -> list[dict[str, Any]]:
+        """The columns for people: field_id, name, type, nullable."""
+        return [
+            {
+                "field_id": int(field.metadata[FIELD_ID]),
+                "name": field.name,
+                "type": str(field.type),
+                "nullable": field.nullable,
+            }
+            for field in self.arrow
+        ]
+
+
+def with_field_ids(schema: pa.Schema, *, first_id: int) -> pa.Schema:
+    return pa.schema(
+        field.with_metadata({FIELD_ID: str(number).encode()})
+        for number, field in enumerate(schema, start=first_id)
+    )
+
+
+def without_field_ids(schema: pa.Schema) -> pa.Schema:
+    return pa.schema(field.remove_metadata() for field in schema)
+
+
+def normal_schema(offered: pa.Schema) -> pa.Schema:
+    """The offered columns in normal form, without metadata.
+
+    Raises Invalid: SCHEMA_REQUIRED without columns, SCHEMA_INCOMPATIBLE naming the column for
+    names that repeat (also in another case, as SQL sees them) and types that cannot be stored.
+    """
+    if len(offered) == 0:
+        raise Invalid(ErrorCode.SCHEMA_REQUIRED, "a table needs at least one column")
+    if len(offered) > COLUMN_LIMIT:
+        raise Invalid(
+            ErrorCode.SCHEMA_INCOMPATIBLE, f"a table has at most {COLUMN_LIMIT} columns"
+        )
+    seen: set[str] = set()
+    for name in offered.names:
+        if not name or name.lower() in seen or "\x00" in name:
+            raise Invalid(
+                ErrorCode.SCHEMA_INCOMPATIBLE,
+                "column names are not empty and differ by more than case",
+                column=name[:80],
+            )
+        seen.add(name.lower())
+    return pa.schema(
+        pa.field(field.name, normal_type(field.type, column=field.name), field.nullable)
+        for field in offered
+    )
+
+
+def normal_type(offered: pa.DataType, *, column: str) -> pa.DataType:
+    """The normal form of a type, inner types included. Raises Invalid naming the column."""
+    if isinstance(offered, pa.BaseExtensionType):
+        return normal_type(offered.storage_type, column=column)
+    if pat.is_dictionary(offered):
+        return normal_type(offered.value_type, column=column)
+    for matches, plain in _PLAIN.items():
+        if matches(offered):
+            return plain(offered)
+    if _is_list(offered):
+        item = offered.value_field
+        return pa.list_(pa.field("element", normal_type(item.type, column=column), item.nullable))
+    if pat.is_struct(offered):
+        return pa.struct(
+            [pa.field(f.name, normal_type(f.type, column=column), f.nullable) for f in offered]
+        )
+    if pat.is_map(offered):
+        return pa.map_(
+            normal_type(offered.key_type, column=column),
+            normal_type(offered.item_type, column=column),
+        )
+    if pat.is_decimal(offered) and offered.precision <= _DECIMAL_MAX_DIGITS:
+        return pa.decimal128(offered.precision, offered.scale)
+    if any(matches(offered) for matches in _AS_THEY_ARE):
+        return offered
+    raise Invalid(
+        ErrorCode.SCHEMA_INCOMPATIBLE,
+        f"column {column!r} has type {offered}, which a table cannot hold: cast it first "
+        "(a column of nulls alone needs a type of its own)",
+        column=column,
+        type=str(offered),
+    )
+
+
+def _is_list(offered: pa.DataType) -> bool:
+    return bool(
+        pat.is_list(offered)
+        or pat.is_large_list(offered)
+        or pat.is_fixed_size_list(offered)
+        or pat.is_list_view(offered)
+        or pat.is_large_list_view(offered)
+    )
+
+
+_PLAIN: Mapping[Callable[[pa.DataType], bool], Callable[[Any], pa.DataType]] = {
+    pat.is_large_string: lambda _: pa.string(),
+    pat.is_string_view: lambda _: pa.string(),
+    pat.is_large_binary: lambda _: pa.binary(),
+    pat.is_binary_view: lambda _: pa.binary(),
+    pat.is_fixed_size_binary: lambda _: pa.binary(),
+    pat.is_float16: lambda _: pa.float32(),
+    pat.is_date64: lambda _: pa.date32(),
+    pat.is_time32: lambda _: pa.time64("us"),
+    # Parquet knows no seconds, and DuckDB's TIMESTAMPTZ is in microseconds.
+    lambda t: pat.is_timestamp(t) and t.tz is not None: lambda _: pa.timestamp("us", tz="UTC"),
+    lambda t: pat.is_timestamp(t) and t.unit in ("s", "ms"): lambda _: pa.timestamp("us"),
+}
+
+_AS_THEY_ARE: tuple[Callable[[pa.DataType], bool], ...] = (
+    pat.is_boolean,
+    pat.is_integer,
+    pat.is_float32,
+    pat.is_float64,
+    pat.is_string,
+    pat.is_binary,
+    pat.is_date32,
+    pat.is_time64,
+    pat.is_timestamp,
+)

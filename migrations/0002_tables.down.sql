@@ -1,0 +1,2 @@
+DROP TABLE table_schema_version;
+DROP TABLE table_def;
