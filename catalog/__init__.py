@@ -1,1 +1,1 @@
-"""The truth: tenants, keys, tables, snapshots, files, watermarks and leases, in Postgres. Floor 2."""
+"""The truth, in Postgres: tenants, keys, tables, snapshots, files, watermarks, leases. Floor 2."""

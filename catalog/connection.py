@@ -1,4 +1,4 @@
-"""Connections to the catalog: one pool a process, and the one place where a Postgres failure gets its name."""
+"""Connections to the catalog: one pool a process, and where a Postgres failure gets its name."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,13 +9,11 @@ import psycopg
 import psycopg_pool
 from psycopg import errors as pg
 
+from catalog.notifications import Announcer, Listener, Subscriber
 from duckmesh.errors import DuckMeshError, ErrorCode, Unavailable
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 """A connection in autocommit mode. A function that needs a transaction opens it itself."""
-
-PUBLISHED_CHANNEL = "duckmesh_published"
-WANTED_CHANNEL = "duckmesh_wanted"
 
 
 class Catalog:
@@ -42,6 +40,8 @@ class Catalog:
             open=False,
         )
         self._pool.open(wait=False)
+        self._listener = Listener(dsn)
+        self._announcer = Announcer(dsn)
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
@@ -64,8 +64,18 @@ class Catalog:
                 self._pool.check()
             raise unavailable() from cause
 
+    def announce(self, channel: str, payload: str = "") -> None:
+        """Notify the listeners of a channel soon, off the caller's path. Never raises."""
+        self._announcer.announce(channel, payload)
+
+    def subscribe(self, channel: str, subscriber: Subscriber) -> None:
+        """Call `subscriber` with each payload of a channel; "" means that some may be lost."""
+        self._listener.subscribe(channel, subscriber)
+
     def close(self) -> None:
         """Give back every connection; what is borrowed ends with its block."""
+        self._listener.close()
+        self._announcer.close()
         self._pool.close()
 
     def __enter__(self) -> Self:

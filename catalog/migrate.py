@@ -95,7 +95,7 @@ def _applied(connection: Connection, known: Sequence[Migration]) -> dict[int, da
 
 
 def _run(connection: Connection, script: str) -> None:
-    connection.execute(cast(LiteralString, script))
+    connection.execute(cast("LiteralString", script))
 
 
 def migrate_up(dsn: str) -> list[MigrationState]:

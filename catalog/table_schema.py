@@ -30,7 +30,7 @@ class TableSchema:
 
     @classmethod
     def first(cls, offered: pa.Schema) -> Self:
-        """Version 1 from the schema that a client offers. Raises Invalid for what cannot be stored."""
+        """Version 1 from an offered schema. Raises Invalid for what cannot be stored."""
         return cls(SchemaVersion(1), with_field_ids(normal_schema(offered), first_id=1))
 
     def replaced_by(self, offered: pa.Schema) -> "TableSchema":
@@ -86,9 +86,7 @@ def normal_schema(offered: pa.Schema) -> pa.Schema:
     if len(offered) == 0:
         raise Invalid(ErrorCode.SCHEMA_REQUIRED, "a table needs at least one column")
     if len(offered) > COLUMN_LIMIT:
-        raise Invalid(
-            ErrorCode.SCHEMA_INCOMPATIBLE, f"a table has at most {COLUMN_LIMIT} columns"
-        )
+        raise Invalid(ErrorCode.SCHEMA_INCOMPATIBLE, f"a table has at most {COLUMN_LIMIT} columns")
     seen: set[str] = set()
     for name in offered.names:
         if not name or name.lower() in seen or "\x00" in name:

@@ -1,0 +1,62 @@
+"""Data files and the manifest: which immutable Parquet files a snapshot reads."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+
+from catalog.connection import Connection
+from duckmesh.errors import Corrupt
+from duckmesh.identifiers import FileId, SchemaVersion, SnapshotId, TableId
+from duckmesh.statements import Statements
+from duckmesh.tokens import VisibilityToken
+
+_SQL = Statements("catalog", "files.sql")
+_FOLD_LIMIT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """An immutable Parquet file of one table. Its bytes lie in the store at `path`, or inline."""
+
+    file_id: FileId
+    table_id: TableId
+    path: str | None
+    schema_version: SchemaVersion
+    record_count: int
+    file_size_bytes: int
+    min_event_time: datetime | None
+    max_event_time: datetime | None
+    min_token: VisibilityToken
+    max_token: VisibilityToken
+    begin_snapshot: SnapshotId
+
+
+def manifest(
+    connection: Connection, snapshot_id: SnapshotId, table_ids: Collection[TableId]
+) -> list[DataFile]:
+    """The files of the tables at the snapshot, by table, then in the order of acceptance."""
+    rows = connection.execute(
+        _SQL["manifest"], {"table_ids": list(table_ids), "snapshot_id": snapshot_id}
+    )
+    return [DataFile(*row) for row in rows]
+
+
+def content(connection: Connection, file_id: FileId) -> bytes:
+    """The bytes of an inline file."""
+    row = connection.execute(_SQL["content"], (file_id,), binary=True).fetchone()
+    if row is None:
+        raise Corrupt("an inline file has no content", file_id=str(file_id))
+    return bytes(row[0])
+
+
+def live_inline_files(connection: Connection, table_ids: Collection[TableId]) -> list[DataFile]:
+    """The inline files that the newest snapshot reads, of the given tables."""
+    rows = connection.execute(
+        _SQL["live_inline_files"], {"table_ids": list(table_ids), "limit": _FOLD_LIMIT}
+    )
+    return [DataFile(*row) for row in rows]
+
+
+def known_paths(connection: Connection, paths: Collection[str]) -> set[str]:
+    """Those of the object keys that some data file names: the rest are orphans."""
+    return {row[0] for row in connection.execute(_SQL["known_paths"], (list(paths),))}

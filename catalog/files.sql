@@ -1,0 +1,23 @@
+-- name: manifest
+-- The files of some tables at a snapshot, oldest rows first.
+SELECT file_id, table_id, path, schema_version, record_count, file_size_bytes,
+       min_event_time, max_event_time, min_token, max_token, begin_snapshot
+FROM data_file
+WHERE table_id = ANY (%(table_ids)s)
+  AND begin_snapshot <= %(snapshot_id)s
+  AND (end_snapshot IS NULL OR end_snapshot > %(snapshot_id)s)
+ORDER BY table_id, min_token, file_id
+
+-- name: content
+SELECT content FROM data_file_content WHERE file_id = %s
+
+-- name: live_inline_files
+SELECT f.file_id, f.table_id, f.path, f.schema_version, f.record_count, f.file_size_bytes,
+       f.min_event_time, f.max_event_time, f.min_token, f.max_token, f.begin_snapshot
+FROM data_file f
+WHERE f.table_id = ANY (%(table_ids)s) AND f.end_snapshot IS NULL AND f.path IS NULL
+ORDER BY f.table_id, f.min_token, f.file_id
+LIMIT %(limit)s
+
+-- name: known_paths
+SELECT path FROM data_file WHERE path = ANY (%s)

@@ -1,0 +1,253 @@
+"""Snapshots: the commit point of the product, and how a reader names one.
+
+A publication is one transaction. It locks the tenant's head row, checks the fence, draws the
+snapshot id, and writes the snapshot, its files, the manifest's changes and the watermarks. Nothing
+of it is visible before it commits; nothing of it changes afterwards.
+"""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from catalog.connection import Connection
+from duckmesh.errors import Corrupt, ErrorCode, Fenced, NotFound
+from duckmesh.identifiers import Epoch, FileId, SchemaVersion, SnapshotId, TableId, TenantId
+from duckmesh.statements import Statements
+from duckmesh.tokens import VisibilityToken
+
+_SQL = Statements("catalog", "snapshots.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A numbered published state of a tenant."""
+
+    snapshot_id: SnapshotId
+    tenant_id: TenantId
+    created_at: datetime
+    max_visibility_token: VisibilityToken
+    """The watermark: every token up to this one is in, or dead-lettered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A tenant's newest snapshot, its row locked by this transaction."""
+
+    newest: Snapshot
+    publisher_epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A data file about to become visible. `content` is set exactly for inline files."""
+
+    file_id: FileId
+    table_id: TableId
+    schema_version: SchemaVersion
+    record_count: int
+    file_size_bytes: int
+    min_token: VisibilityToken
+    max_token: VisibilityToken
+    path: str | None = None
+    content: bytes | None = field(default=None, repr=False)
+    min_event_time: datetime | None = None
+    max_event_time: datetime | None = None
+    stats: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What one commit makes visible: every token above `after_token` up to `watermark`."""
+
+    tenant_id: TenantId
+    epoch: Epoch
+    after_token: VisibilityToken
+    watermark: VisibilityToken
+    created_by: str
+    files: Sequence[NewFile] = ()
+    table_watermarks: dict[TableId, VisibilityToken] = field(default_factory=dict)
+    emptied_tables: Collection[TableId] = ()
+    """Tables whose files so far leave the manifest: an overwrite."""
+    new_schemas: dict[TableId, SchemaVersion] = field(default_factory=dict)
+    folded_files: Sequence[FileId] = ()
+    """Live files whose rows are carried on by `files`."""
+
+
+def lock_head(connection: Connection, tenant_id: TenantId) -> Head:
+    """Lock the tenant's head row until the transaction ends. First lock of every publication."""
+    row = connection.execute(_SQL["lock_head"], (tenant_id,)).fetchone()
+    if row is None:
+        raise Corrupt("a tenant has no publication head", tenant_id=tenant_id)
+    tenant, snapshot_id, created_at, watermark, epoch = row
+    return Head(Snapshot(snapshot_id, tenant, created_at, watermark), epoch)
+
+
+def append_snapshot(
+    connection: Connection,
+    head: Head,
+    *,
+    created_by: str,
+    operation: str,
+    watermark: VisibilityToken | None = None,
+    epoch: Epoch | None = None,
+) -> Snapshot:
+    """Draw the next snapshot under the head's lock, move the head to it, and tell the readers."""
+    parent = head.newest
+    values: dict[str, Any] = {
+        "tenant_id": parent.tenant_id,
+        "parent": parent.snapshot_id,
+        "parent_created_at": parent.created_at,
+        "created_by": created_by,
+        "operation": operation,
+        "watermark": parent.max_visibility_token if watermark is None else watermark,
+        "epoch": head.publisher_epoch if epoch is None else epoch,
+    }
+    row = connection.execute(_SQL["insert_snapshot"], values).fetchone()
+    assert row is not None  # noqa: S101 - RETURNING of one inserted row
+    born = Snapshot(row[0], parent.tenant_id, row[1], VisibilityToken(values["watermark"]))
+    values |= {"snapshot_id": born.snapshot_id, "created_at": born.created_at}
+    if connection.execute(_SQL["move_head"], values).rowcount != 1:
+        raise Corrupt("the head moved under its own lock", tenant_id=parent.tenant_id)
+    note = {
+        "tenant_id": born.tenant_id,
+        "snapshot_id": born.snapshot_id,
+        "watermark": born.max_visibility_token,
+    }
+    connection.execute(_SQL["tell_published"], (json.dumps(note),))
+    return born
+
+
+def commit_snapshot(connection: Connection, publication: Publication) -> Snapshot:
+    """Make a publication visible: THE COMMIT POINT, when the caller's transaction commits.
+
+    The caller holds the transaction open, so that the bus may acknowledge in it. Raises Fenced,
+    changing nothing, when the head's watermark is beyond `after_token` (another publisher was
+    here, or this is a redelivery), when the epoch is older than the last publisher's, or when a
+    folded file is no longer live.
+    """
+    head = lock_head(connection, publication.tenant_id)
+    # A watermark below `after_token` is right: what lies between was dead-lettered.
+    if head.newest.max_visibility_token > publication.after_token:
+        raise Fenced("the tenant's watermark has moved", tenant_id=publication.tenant_id)
+    if publication.epoch < head.publisher_epoch:
+        raise Fenced("a newer publisher owns the tenant", tenant_id=publication.tenant_id)
+    born = append_snapshot(
+        connection,
+        head,
+        created_by=publication.created_by,
+        operation="publish",
+        watermark=publication.watermark,
+        epoch=publication.epoch,
+    )
+    # Removals first: they must not meet this snapshot's own files.
+    if publication.emptied_tables:
+        end_files(connection, born, publication.emptied_tables)
+    if publication.folded_files:
+        _end_named_files(connection, born, publication.folded_files)
+    if publication.files:
+        _insert_files(connection, born, publication.files)
+    if publication.table_watermarks:
+        connection.execute(
+            _SQL["insert_watermarks"],
+            {
+                "snapshot_id": born.snapshot_id,
+                "table_ids": list(publication.table_watermarks),
+                "tokens": list(publication.table_watermarks.values()),
+            },
+        )
+    if publication.new_schemas:
+        connection.execute(
+            _SQL["begin_schema_versions"],
+            {
+                "snapshot_id": born.snapshot_id,
+                "table_ids": list(publication.new_schemas),
+                "versions": list(publication.new_schemas.values()),
+            },
+        )
+    return born
+
+
+def end_files(connection: Connection, born: Snapshot, table_ids: Collection[TableId]) -> None:
+    """Take every live file of the tables out of the manifest at `born`."""
+    connection.execute(
+        _SQL["end_files"], {"snapshot_id": born.snapshot_id, "table_ids": list(table_ids)}
+    )
+
+
+def _end_named_files(connection: Connection, born: Snapshot, file_ids: Sequence[FileId]) -> None:
+    ended = connection.execute(
+        _SQL["end_named_files"], {"snapshot_id": born.snapshot_id, "file_ids": list(file_ids)}
+    )
+    if ended.rowcount != len(file_ids):
+        raise Fenced("a file to fold is no longer live", tenant_id=born.tenant_id)
+
+
+def _insert_files(connection: Connection, born: Snapshot, files: Sequence[NewFile]) -> None:
+    connection.execute(
+        _SQL["insert_files"],
+        {
+            "tenant_id": born.tenant_id,
+            "snapshot_id": born.snapshot_id,
+            "file_ids": [f.file_id for f in files],
+            "table_ids": [f.table_id for f in files],
+            "paths": [f.path for f in files],
+            "schema_versions": [f.schema_version for f in files],
+            "record_counts": [f.record_count for f in files],
+            "file_sizes": [f.file_size_bytes for f in files],
+            "min_times": [f.min_event_time for f in files],
+            "max_times": [f.max_event_time for f in files],
+            "stats": [Jsonb(f.stats) for f in files],
+            "min_tokens": [f.min_token for f in files],
+            "max_tokens": [f.max_token for f in files],
+        },
+    )
+    inline = [f for f in files if f.content is not None]
+    if inline:
+        connection.execute(
+            _SQL["insert_contents"], ([f.file_id for f in inline], [f.content for f in inline])
+        )
+
+
+def newest(connection: Connection, tenant_id: TenantId) -> Snapshot:
+    """The tenant's newest snapshot at the time of the call."""
+    row = connection.execute(_SQL["head"], (tenant_id,)).fetchone()
+    if row is None:
+        raise Corrupt("a tenant has no publication head", tenant_id=tenant_id)
+    return Snapshot(*row)
+
+
+def by_id(connection: Connection, tenant_id: TenantId, snapshot_id: SnapshotId) -> Snapshot:
+    """The tenant's snapshot of that id. Raises NotFound, also for another tenant's."""
+    row = connection.execute(_SQL["by_id"], (tenant_id, snapshot_id)).fetchone()
+    if row is None:
+        raise NotFound(
+            ErrorCode.SNAPSHOT_NOT_FOUND,
+            f"there is no snapshot {snapshot_id}: take an id from a query or from "
+            "duckmesh_system.snapshots",
+            snapshot_id=snapshot_id,
+        )
+    return Snapshot(*row)
+
+
+def by_time(connection: Connection, tenant_id: TenantId, moment: datetime) -> Snapshot:
+    """The snapshot that was the newest at that moment. Raises NotFound before the first one."""
+    row = connection.execute(_SQL["by_time"], (tenant_id, moment)).fetchone()
+    if row is None:
+        raise NotFound(
+            ErrorCode.SNAPSHOT_NOT_FOUND,
+            "there was no snapshot at that time yet: name a later time",
+            snapshot_time=moment.isoformat(),
+        )
+    return Snapshot(*row)
+
+
+def recent(
+    connection: Connection, tenant_id: TenantId, *, through: SnapshotId, limit: int
+) -> list[tuple[Snapshot, str, str]]:
+    """The newest snapshots up to `through`, newest first, each with its operation and author."""
+    rows = connection.execute(_SQL["recent"], (tenant_id, through, limit))
+    return [(Snapshot(*row[:4]), row[4], row[5]) for row in rows]

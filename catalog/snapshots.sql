@@ -1,0 +1,95 @@
+-- name: lock_head
+-- The lock that orders the tenant's publications. Whoever holds it draws the next snapshot id.
+SELECT tenant_id, snapshot_id, created_at, max_visibility_token, publisher_epoch
+FROM publication_head WHERE tenant_id = %s FOR UPDATE
+
+-- name: insert_snapshot
+INSERT INTO snapshot (snapshot_id, tenant_id, parent_snapshot_id, created_at, created_by, operation,
+                      max_visibility_token)
+VALUES (nextval('snapshot_id_sequence'), %(tenant_id)s, %(parent)s,
+        greatest(clock_timestamp(), %(parent_created_at)s + interval '1 microsecond'),
+        %(created_by)s, %(operation)s, %(watermark)s)
+RETURNING snapshot_id, created_at
+
+-- name: move_head
+UPDATE publication_head
+SET snapshot_id = %(snapshot_id)s, created_at = %(created_at)s,
+    max_visibility_token = %(watermark)s, publisher_epoch = %(epoch)s
+WHERE tenant_id = %(tenant_id)s AND snapshot_id = %(parent)s
+
+-- name: tell_published
+SELECT pg_notify('duckmesh_published', %s)
+
+-- name: end_files
+-- Every live file of the tables leaves the manifest at this snapshot.
+WITH ended AS (
+    UPDATE data_file SET end_snapshot = %(snapshot_id)s
+    WHERE table_id = ANY (%(table_ids)s) AND end_snapshot IS NULL
+      AND begin_snapshot < %(snapshot_id)s
+    RETURNING file_id, table_id
+)
+INSERT INTO snapshot_file (snapshot_id, file_id, table_id, change_type)
+SELECT %(snapshot_id)s, file_id, table_id, 'remove' FROM ended
+
+-- name: end_named_files
+-- Only files that are still live end here; the caller compares the count.
+WITH ended AS (
+    UPDATE data_file SET end_snapshot = %(snapshot_id)s
+    WHERE file_id = ANY (%(file_ids)s) AND end_snapshot IS NULL
+    RETURNING file_id, table_id
+)
+INSERT INTO snapshot_file (snapshot_id, file_id, table_id, change_type)
+SELECT %(snapshot_id)s, file_id, table_id, 'remove' FROM ended
+
+-- name: insert_files
+WITH added AS (
+    INSERT INTO data_file (file_id, tenant_id, table_id, path, schema_version, record_count,
+                           file_size_bytes, min_event_time, max_event_time, stats, min_token,
+                           max_token, begin_snapshot)
+    SELECT f.file_id, %(tenant_id)s, f.table_id, f.path, f.schema_version, f.record_count,
+           f.file_size_bytes, f.min_event_time, f.max_event_time, f.stats, f.min_token, f.max_token,
+           %(snapshot_id)s
+    FROM unnest(%(file_ids)s::uuid[], %(table_ids)s::bigint[], %(paths)s::text[],
+                %(schema_versions)s::integer[], %(record_counts)s::bigint[],
+                %(file_sizes)s::bigint[], %(min_times)s::timestamptz[],
+                %(max_times)s::timestamptz[], %(stats)s::jsonb[], %(min_tokens)s::bigint[],
+                %(max_tokens)s::bigint[])
+         AS f (file_id, table_id, path, schema_version, record_count, file_size_bytes,
+               min_event_time, max_event_time, stats, min_token, max_token)
+    RETURNING file_id, table_id
+)
+INSERT INTO snapshot_file (snapshot_id, file_id, table_id, change_type)
+SELECT %(snapshot_id)s, file_id, table_id, 'add' FROM added
+
+-- name: insert_contents
+INSERT INTO data_file_content (file_id, content)
+SELECT * FROM unnest(%s::uuid[], %s::bytea[])
+
+-- name: insert_watermarks
+INSERT INTO snapshot_table_watermark (table_id, snapshot_id, max_visibility_token)
+SELECT table_id, %(snapshot_id)s, token
+FROM unnest(%(table_ids)s::bigint[], %(tokens)s::bigint[]) AS w (table_id, token)
+
+-- name: begin_schema_versions
+UPDATE table_schema_version v SET begin_snapshot = %(snapshot_id)s
+FROM unnest(%(table_ids)s::bigint[], %(versions)s::integer[]) AS n (table_id, schema_version)
+WHERE v.table_id = n.table_id AND v.schema_version = n.schema_version
+  AND v.begin_snapshot IS NULL
+
+-- name: head
+SELECT h.snapshot_id, h.tenant_id, h.created_at, h.max_visibility_token
+FROM publication_head h WHERE h.tenant_id = %s
+
+-- name: by_id
+SELECT snapshot_id, tenant_id, created_at, max_visibility_token
+FROM snapshot WHERE tenant_id = %s AND snapshot_id = %s
+
+-- name: by_time
+SELECT snapshot_id, tenant_id, created_at, max_visibility_token
+FROM snapshot WHERE tenant_id = %s AND created_at <= %s
+ORDER BY created_at DESC LIMIT 1
+
+-- name: recent
+SELECT snapshot_id, tenant_id, created_at, max_visibility_token, operation, created_by
+FROM snapshot WHERE tenant_id = %s AND snapshot_id <= %s
+ORDER BY snapshot_id DESC LIMIT %s

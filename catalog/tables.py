@@ -1,0 +1,184 @@
+"""Table definitions and their schema versions."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import pyarrow as pa
+from psycopg.types.json import Jsonb
+
+from catalog import snapshots
+from catalog.connection import Connection
+from catalog.table_schema import TableSchema, normal_schema, with_field_ids
+from duckmesh.errors import ErrorCode, NotFound
+from duckmesh.identifiers import SchemaVersion, SnapshotId, TableId, TenantId
+from duckmesh.statements import Statements
+from duckmesh.tokens import VisibilityToken
+
+_SQL = Statements("catalog", "tables.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A live table with the schema version that new writes are checked against."""
+
+    table_id: TableId
+    tenant_id: TenantId
+    name: str
+    schema: TableSchema
+    creation_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TableAt:
+    """A table as a snapshot has it."""
+
+    table_id: TableId
+    name: str
+    schema: TableSchema
+    watermark: VisibilityToken | None
+    """The token of its newest visible write; None when nothing was ever published to it."""
+
+
+def table_not_found(name: str) -> NotFound:
+    return NotFound(
+        ErrorCode.TABLE_NOT_FOUND,
+        f"there is no table {name!r}: create it first, or correct the name",
+        table=name,
+    )
+
+
+def create_table(
+    connection: Connection,
+    tenant_id: TenantId,
+    name: str,
+    schema: TableSchema,
+    *,
+    creation_key: str | None,
+    created_by: str,
+) -> Table | None:
+    """Create an empty table and publish the snapshot that has it; None when the name is taken.
+
+    One transaction, serialised with every publication of the tenant by the head's row lock.
+    """
+    with connection.transaction():
+        head = snapshots.lock_head(connection, tenant_id)
+        if find_table(connection, tenant_id, name) is not None:
+            return None
+        born = snapshots.append_snapshot(
+            connection, head, created_by=created_by, operation="create_table"
+        )
+        row = connection.execute(
+            _SQL["insert_table"], (tenant_id, name, creation_key, born.snapshot_id)
+        ).fetchone()
+        assert row is not None  # noqa: S101 - RETURNING of one inserted row
+        _insert_version(connection, row[0], schema, begin_snapshot=born.snapshot_id)
+    return Table(row[0], tenant_id, name, schema, creation_key)
+
+
+def _insert_version(
+    connection: Connection,
+    table_id: TableId,
+    schema: TableSchema,
+    *,
+    begin_snapshot: SnapshotId | None,
+) -> None:
+    connection.execute(
+        _SQL["insert_schema_version"],
+        (table_id, schema.version, schema.to_bytes(), Jsonb(schema.as_columns()), begin_snapshot),
+    )
+
+
+def propose_schema(connection: Connection, table: Table, offered: pa.Schema) -> TableSchema:
+    """Record a new version with wholly new columns, not yet published, and return it.
+
+    It takes effect when the write that brings it is published. Died before: an unused number.
+    """
+    columns = normal_schema(offered)
+    with connection.transaction():
+        row = connection.execute(
+            _SQL["next_schema_version"],
+            {"tenant_id": table.tenant_id, "table_id": table.table_id},
+        ).fetchone()
+        if row is None:
+            raise table_not_found(table.name)
+        _, newest, next_field_id = row
+        schema = TableSchema(
+            SchemaVersion(newest + 1), with_field_ids(columns, first_id=next_field_id)
+        )
+        _insert_version(connection, table.table_id, schema, begin_snapshot=None)
+    return schema
+
+
+def adopt_schema_version(
+    connection: Connection, tenant_id: TenantId, table_id: TableId, version: SchemaVersion
+) -> None:
+    """Check new writes against this version, or a newer one, from now on."""
+    connection.execute(
+        _SQL["adopt_schema_version"],
+        {"tenant_id": tenant_id, "table_id": table_id, "version": version},
+    )
+
+
+def find_table(connection: Connection, tenant_id: TenantId, name: str) -> Table | None:
+    """The live table of that name, or None."""
+    row = connection.execute(_SQL["find_live_table"], (tenant_id, name)).fetchone()
+    if row is None:
+        return None
+    table_id, name, creation_key, version, arrow_schema = row
+    return Table(
+        table_id, tenant_id, name, TableSchema.from_bytes(version, arrow_schema), creation_key
+    )
+
+
+def schema_versions(
+    connection: Connection, table_id: TableId, versions: Collection[SchemaVersion]
+) -> dict[SchemaVersion, TableSchema]:
+    """The named versions of a table's schema."""
+    rows = connection.execute(_SQL["schema_versions"], (table_id, sorted(versions)))
+    return {version: TableSchema.from_bytes(version, content) for version, content in rows}
+
+
+def tables_at(
+    connection: Connection, tenant_id: TenantId, snapshot_id: SnapshotId
+) -> list[TableAt]:
+    """Every table of the tenant's snapshot, by name."""
+    rows = connection.execute(
+        _SQL["tables_at"], {"tenant_id": tenant_id, "snapshot_id": snapshot_id}
+    )
+    return [
+        TableAt(table_id, name, TableSchema.from_bytes(version, content), watermark)
+        for table_id, name, version, content, watermark in rows
+    ]
+
+
+def ended_tables(
+    connection: Connection, tenant_id: TenantId, table_ids: Collection[TableId]
+) -> set[TableId]:
+    """Those of the tables that were dropped."""
+    rows = connection.execute(_SQL["ended_tables"], (tenant_id, list(table_ids)))
+    return {row[0] for row in rows}
+
+
+def drop_table(connection: Connection, table: Table, *, created_by: str) -> snapshots.Snapshot:
+    """End the table in a new snapshot; older snapshots keep it and its rows.
+
+    One transaction, joined when the caller has one open. Raises NotFound when it
+    was dropped before.
+    """
+    with connection.transaction():
+        head = snapshots.lock_head(connection, table.tenant_id)
+        born = snapshots.append_snapshot(
+            connection, head, created_by=created_by, operation="drop_table"
+        )
+        ended = connection.execute(
+            _SQL["end_table"],
+            {
+                "tenant_id": table.tenant_id,
+                "table_id": table.table_id,
+                "snapshot_id": born.snapshot_id,
+            },
+        )
+        if ended.rowcount == 0:
+            raise table_not_found(table.name)
+        snapshots.end_files(connection, born, [table.table_id])
+    return born

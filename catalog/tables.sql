@@ -1,0 +1,64 @@
+-- name: insert_table
+INSERT INTO table_def (tenant_id, name, creation_key, begin_snapshot)
+VALUES (%s, %s, %s, %s)
+RETURNING table_id
+
+-- name: insert_schema_version
+INSERT INTO table_schema_version (table_id, schema_version, arrow_schema, columns, begin_snapshot)
+VALUES (%s, %s, %s, %s, %s)
+
+-- name: next_schema_version
+-- Locks the table's row, so that two replacements cannot draw one number.
+SELECT t.schema_version, max(v.schema_version), max(c.next_field_id)
+FROM (SELECT table_id, schema_version FROM table_def
+      WHERE tenant_id = %(tenant_id)s AND table_id = %(table_id)s AND end_snapshot IS NULL
+      FOR UPDATE) t
+JOIN table_schema_version v USING (table_id)
+CROSS JOIN LATERAL (
+    SELECT 1 + max((c ->> 'field_id')::integer) AS next_field_id
+    FROM jsonb_array_elements(v.columns) c
+) c
+GROUP BY t.schema_version
+
+-- name: adopt_schema_version
+UPDATE table_def SET schema_version = greatest(schema_version, %(version)s)
+WHERE tenant_id = %(tenant_id)s AND table_id = %(table_id)s AND end_snapshot IS NULL
+
+-- name: find_live_table
+SELECT t.table_id, t.name, t.creation_key, v.schema_version, v.arrow_schema
+FROM table_def t
+JOIN table_schema_version v
+  ON v.table_id = t.table_id AND v.schema_version = t.schema_version
+WHERE t.tenant_id = %s AND t.name = %s AND t.end_snapshot IS NULL
+
+-- name: schema_versions
+SELECT schema_version, arrow_schema
+FROM table_schema_version
+WHERE table_id = %s AND schema_version = ANY (%s)
+
+-- name: tables_at
+-- The tables of a snapshot, each with the schema it had then and its newest watermark.
+SELECT t.table_id, t.name, v.schema_version, v.arrow_schema, w.max_visibility_token
+FROM table_def t
+CROSS JOIN LATERAL (
+    SELECT schema_version, arrow_schema FROM table_schema_version
+    WHERE table_id = t.table_id AND begin_snapshot <= %(snapshot_id)s
+    ORDER BY schema_version DESC LIMIT 1
+) v
+LEFT JOIN LATERAL (
+    SELECT max_visibility_token FROM snapshot_table_watermark
+    WHERE table_id = t.table_id AND snapshot_id <= %(snapshot_id)s
+    ORDER BY snapshot_id DESC LIMIT 1
+) w ON true
+WHERE t.tenant_id = %(tenant_id)s
+  AND t.begin_snapshot <= %(snapshot_id)s
+  AND (t.end_snapshot IS NULL OR t.end_snapshot > %(snapshot_id)s)
+ORDER BY t.name
+
+-- name: end_table
+UPDATE table_def SET end_snapshot = %(snapshot_id)s
+WHERE tenant_id = %(tenant_id)s AND table_id = %(table_id)s AND end_snapshot IS NULL
+
+-- name: ended_tables
+SELECT table_id FROM table_def
+WHERE tenant_id = %s AND table_id = ANY (%s) AND end_snapshot IS NOT NULL
