@@ -77,7 +77,7 @@ class PostgresDirectory:
         """
         version_file = self.path / "PG_VERSION"
         if version_file.is_file():
-            self._check_version(version_file.read_text(encoding="ascii").strip(), binaries)
+            self._check_version(version_file.read_text(encoding="utf-8").strip(), binaries)
             if not self.password_file.is_file():
                 raise Invalid(
                     ErrorCode.SETTINGS_INVALID,
@@ -109,7 +109,7 @@ class PostgresDirectory:
         draft = self._beside(".password.new")
         draft.unlink(missing_ok=True)
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(secrets.token_urlsafe(32))
             file.flush()
             os.fsync(file.fileno())
@@ -133,7 +133,7 @@ class PostgresDirectory:
     def _run_initdb(self, directory: Path, binaries: Path, identity: RunAs, scratch: Path) -> None:
         password_copy = scratch / "password"
         password_copy.touch(mode=0o600)
-        password_copy.write_text(self.password(), encoding="ascii")
+        password_copy.write_text(self.password(), encoding="utf-8")
         identity.give(password_copy)
         answer = subprocess.run(  # noqa: S603 - the program that find_binaries named
             [
@@ -160,7 +160,7 @@ class PostgresDirectory:
             raise failed("Postgres could not create its data directory", answer.stdout)
 
     def password(self) -> str:
-        return self.password_file.read_text(encoding="ascii").strip()
+        return self.password_file.read_text(encoding="utf-8").strip()
 
     def await_predecessor(self) -> int:
         """Lock PG_VERSION: obtained only when no process of an earlier server is left.
