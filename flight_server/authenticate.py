@@ -1,0 +1,131 @@
+"""Who calls, decided once per call in one thin middleware.
+
+Basic (the password is the API key) and Bearer (an API key, or a session token of ours) lead to an
+Identity. The answer to a call that came with anything but a session carries a session token in
+its `authorization` header: ADBC keeps it and is in a session from then on with no option set.
+"""
+
+from typing import Any, Final, Protocol
+
+import structlog
+from pyarrow import flight
+
+from duckmesh.errors import Denied, DuckMeshError, ErrorCode, Internal
+from flight_server.boundary import flight_exception
+from flight_server.headers import CallOptions, RawHeaders, read_options, trace_id_of
+from flight_server.identity import Identity
+from flight_server.sessions import Basic, Bearer, Session, Sessions, parse_authorization
+
+MIDDLEWARE: Final = "duckmesh"
+"""The key of this middleware in pyarrow's dictionary."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Authenticator(Protocol):
+    """What the door asks of the rooms below. Called on every call: answers come from a cache."""
+
+    def authenticate_api_key(self, secret: str) -> Identity:
+        """The identity of an API key. Raises Denied when it is unknown or revoked."""
+
+    def open_identity(self) -> Identity | None:
+        """The identity of a caller who shows no credential; None when one is required."""
+
+    def confirm(self, identity: Identity) -> None:
+        """Raise Denied when the key behind a session has been revoked since."""
+
+
+class Call(flight.ServerMiddleware):  # type: ignore[misc]
+    """One call: who, in which session, with which headers. Lives as long as the call."""
+
+    def __init__(
+        self, session: Session, headers: RawHeaders, trace_id: str, *, new_token: str | None
+    ) -> None:
+        super().__init__()
+        self.session = session
+        self.trace_id = trace_id
+        self._headers = headers
+        self._new_token = new_token
+
+    @property
+    def identity(self) -> Identity:
+        return self.session.identity
+
+    def options(self) -> CallOptions:
+        """The call's options. Raises Invalid: call it inside the boundary."""
+        return read_options(self._headers)
+
+    def sending_headers(self) -> dict[str, str]:
+        # pyarrow asks before the RPC runs, and a second time after GetFlightInfo: the answer is
+        # the same each time. A token that a write moved is sent by the RPC itself.
+        return {} if self._new_token is None else {"authorization": f"Bearer {self._new_token}"}
+
+    def call_completed(self, exception: Exception | None) -> None:
+        """Nothing is held for a call."""
+
+
+class Authentication(flight.ServerMiddlewareFactory):  # type: ignore[misc]
+    """Turns the credential of each call into a Call, or refuses it as UNAUTHENTICATED."""
+
+    def __init__(self, authenticator: Authenticator, sessions: Sessions) -> None:
+        super().__init__()
+        self._authenticator = authenticator
+        self._sessions = sessions
+
+    def start_call(self, info: Any, headers: RawHeaders) -> Call:
+        trace_id = trace_id_of(headers)
+        try:
+            return self._admit(headers, trace_id)
+        except DuckMeshError as error:
+            _log.info(
+                "call_refused", rpc=str(info.method), error_code=error.code.value, trace_id=trace_id
+            )
+            raise flight_exception(error, trace_id) from None
+        except Exception:  # noqa: BLE001 - logged, and mapped to INTERNAL
+            _log.exception("call_failed", rpc=str(info.method), trace_id=trace_id)
+            raise flight_exception(Internal(), trace_id) from None
+
+    def _admit(self, headers: RawHeaders, trace_id: str) -> Call:
+        credential = parse_authorization([str(v) for v in headers.get("authorization", ())])
+        if isinstance(credential, Bearer) and credential.is_session:
+            session = self._sessions.open(credential.token)
+            self._authenticator.confirm(session.identity)
+            renew = self._sessions.due_for_renewal(session)
+        else:
+            session = self._sessions.begin(self._identify(credential))
+            renew = True
+        token = self._sessions.token_of(session) if renew else None
+        return Call(session, headers, trace_id, new_token=token)
+
+    def _identify(self, credential: Basic | Bearer | None) -> Identity:
+        match credential:
+            case Basic(password=secret) | Bearer(token=secret):
+                return self._authenticator.authenticate_api_key(secret)
+            case None:
+                if (identity := self._authenticator.open_identity()) is not None:
+                    return identity
+                raise Denied(
+                    ErrorCode.UNAUTHORIZED,
+                    "show an API key: as the password of user and password, or as a Bearer token",
+                )
+
+
+class AcceptHandshake(flight.ServerAuthHandler):  # type: ignore[misc]
+    """Lets the Handshake call through: the middleware has already judged its credential.
+
+    JDBC, ODBC and ADBC with a password open with a handshake, which pyarrow refuses when no such
+    object is given.
+    """
+
+    def authenticate(self, outgoing: Any, incoming: Any) -> None:
+        """Nothing to ask: the credential came in the headers."""
+
+    def is_valid(self, token: bytes) -> bytes:  # noqa: ARG002 - pyarrow's signature
+        return b""
+
+
+def call_of(context: flight.ServerCallContext) -> Call:
+    """The Call of a running RPC."""
+    call = context.get_middleware(MIDDLEWARE)
+    assert isinstance(call, Call)  # noqa: S101 - the server is built with this middleware
+    return call

@@ -1,0 +1,289 @@
+"""The one place where errors of DuckMesh become errors of Arrow Flight.
+
+pyarrow maps a Python exception to a gRPC status by its class, and cannot reach ALREADY_EXISTS,
+RESOURCE_EXHAUSTED or ABORTED. So the contract's code leads the text, `[TABLE_EXISTS] ...`, and the
+whole contract travels in the trailer `x-duckmesh-error` and, where the exception can carry it, as
+a google.rpc.Status detail. Classes without an own FlightError derive from ValueError, KeyError or
+NotImplementedError; for those pyarrow would send a traceback, which `install_traceback_filter`
+prevents.
+"""
+
+import json
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Any, Final, Protocol
+
+import structlog
+from google.protobuf import wrappers_pb2  # type: ignore[import-untyped]
+from pyarrow import flight
+
+from duckmesh.errors import (
+    Cancelled,
+    Conflict,
+    Corrupt,
+    Denied,
+    DuckMeshError,
+    ErrorCode,
+    Exceeded,
+    Fenced,
+    Internal,
+    Invalid,
+    NotFound,
+    NotSupported,
+    NotYetVisible,
+    Overloaded,
+    Unavailable,
+)
+from flight_server import messages
+
+TEXT_MAX_CHARS: Final = 1024
+"""gRPC keeps all headers of a failed call under 8 KiB, and the text is in several of them."""
+
+_CONTRACT_MAX_CHARS: Final = 1200
+_log = structlog.get_logger(__name__)
+
+
+class GrpcCode(IntEnum):
+    """The gRPC status codes that pyarrow can send."""
+
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    PERMISSION_DENIED = 7
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
+
+
+class InvalidArgument(ValueError):
+    """Reaches the client as INVALID_ARGUMENT."""
+
+
+class NoSuchName(KeyError):
+    """Reaches the client as NOT_FOUND."""
+
+    def __str__(self) -> str:
+        # KeyError would quote the text.
+        return str(self.args[0])
+
+
+class Unimplemented(NotImplementedError):
+    """Reaches the client as UNIMPLEMENTED."""
+
+
+class Failed(Exception):
+    """Reaches the client as UNKNOWN: for get_schema, where pyarrow garbles every FlightError."""
+
+
+_WITHOUT_TRACEBACK: Final = (InvalidArgument, NoSuchName, Unimplemented, Failed)
+
+CODE_OF_CLASS: Final[Mapping[type[DuckMeshError], GrpcCode]] = {
+    Invalid: GrpcCode.INVALID_ARGUMENT,
+    Denied: GrpcCode.UNAUTHENTICATED,
+    NotFound: GrpcCode.NOT_FOUND,
+    Conflict: GrpcCode.INVALID_ARGUMENT,
+    NotYetVisible: GrpcCode.DEADLINE_EXCEEDED,
+    Overloaded: GrpcCode.UNAVAILABLE,
+    Exceeded: GrpcCode.INVALID_ARGUMENT,
+    Cancelled: GrpcCode.CANCELLED,
+    NotSupported: GrpcCode.UNIMPLEMENTED,
+    Unavailable: GrpcCode.UNAVAILABLE,
+    Fenced: GrpcCode.INTERNAL,
+    Corrupt: GrpcCode.INTERNAL,
+    Internal: GrpcCode.INTERNAL,
+}
+"""The gRPC code of each class of error."""
+
+CODE_OF_ERROR: Final[Mapping[ErrorCode, GrpcCode]] = {
+    ErrorCode.FORBIDDEN: GrpcCode.PERMISSION_DENIED,
+    ErrorCode.QUERY_TIMEOUT: GrpcCode.DEADLINE_EXCEEDED,
+}
+"""The codes that say more than their class does."""
+
+_FLIGHT_ERROR: Final[Mapping[GrpcCode, type[flight.FlightError]]] = {
+    GrpcCode.CANCELLED: flight.FlightCancelledError,
+    GrpcCode.DEADLINE_EXCEEDED: flight.FlightTimedOutError,
+    GrpcCode.PERMISSION_DENIED: flight.FlightUnauthorizedError,
+    GrpcCode.INTERNAL: flight.FlightInternalError,
+    GrpcCode.UNAVAILABLE: flight.FlightUnavailableError,
+    GrpcCode.UNAUTHENTICATED: flight.FlightUnauthenticatedError,
+}
+_BUILTIN_ERROR: Final[Mapping[GrpcCode, type[Exception]]] = {
+    GrpcCode.INVALID_ARGUMENT: InvalidArgument,
+    GrpcCode.NOT_FOUND: NoSuchName,
+    GrpcCode.UNIMPLEMENTED: Unimplemented,
+}
+
+_SQLSTATE_OF_CLASS: Final[Mapping[type[DuckMeshError], str]] = {
+    Invalid: "22023",
+    Denied: "28000",
+    NotFound: "42704",
+    Conflict: "23505",
+    NotYetVisible: "HYT00",
+    Overloaded: "53300",
+    Exceeded: "54000",
+    Cancelled: "57014",
+    NotSupported: "0A000",
+    Unavailable: "57P03",
+    Fenced: "40001",
+    Corrupt: "XX001",
+    Internal: "XX000",
+}
+_SQLSTATE_OF_ERROR: Final[Mapping[ErrorCode, str]] = {
+    ErrorCode.FORBIDDEN: "42501",
+    ErrorCode.SQL_NOT_ALLOWED: "42501",
+    ErrorCode.SQL_REQUIRED: "42601",
+    ErrorCode.QUERY_EXECUTION_FAILED: "42000",
+    ErrorCode.SCHEMA_INCOMPATIBLE: "42804",
+    ErrorCode.TABLE_NOT_FOUND: "42P01",
+    ErrorCode.TABLE_EXISTS: "42P07",
+    ErrorCode.QUERY_TIMEOUT: "57014",
+    ErrorCode.QUERY_MEMORY: "53200",
+}
+
+
+class CallContext(Protocol):
+    """What this module uses of pyarrow's ServerCallContext."""
+
+    def add_trailer(self, key: str, value: str) -> None: ...
+
+    def is_cancelled(self) -> bool: ...
+
+
+def grpc_code(error: DuckMeshError) -> GrpcCode:
+    """The gRPC status code that `error` is sent with."""
+    return CODE_OF_ERROR.get(error.code, CODE_OF_CLASS[type(error)])
+
+
+def sqlstate(error: DuckMeshError) -> str:
+    """The SQLSTATE (ISO 9075, and PostgreSQL's where that has none) of `error`."""
+    return _SQLSTATE_OF_ERROR.get(error.code, _SQLSTATE_OF_CLASS[type(error)])
+
+
+def error_text(error: DuckMeshError) -> str:
+    """What the client reads: `[CODE] message`, ASCII, at most TEXT_MAX_CHARS."""
+    text = f"[{error.code}] {error.message}"
+    safe = text.encode("ascii", "backslashreplace").decode("ascii").replace("\x00", "\\x00")
+    return safe if len(safe) <= TEXT_MAX_CHARS else safe[: TEXT_MAX_CHARS - 3] + "..."
+
+
+def contract_json(error: DuckMeshError, trace_id: str) -> str:
+    """The contract as ASCII JSON that fits a trailer: a context too large is left out whole."""
+    contract = error.as_contract(trace_id)
+    contract["message"] = contract["message"][:512]
+    text = _ascii_json(contract)
+    if len(text) > _CONTRACT_MAX_CHARS:
+        text = _ascii_json({**contract, "message": contract["message"][:160], "context": {}})
+    return text
+
+
+def flight_exception(
+    error: DuckMeshError, trace_id: str, *, in_get_schema: bool = False
+) -> Exception:
+    """The exception to raise out of an RPC for `error`."""
+    code, text = grpc_code(error), error_text(error)
+    if builtin := _BUILTIN_ERROR.get(code):
+        return builtin(text)
+    if in_get_schema:
+        return Failed(text)
+    details = _status(code, text, contract_json(error, trace_id))
+    exception: Exception = _FLIGHT_ERROR[code](text, extra_info=details)
+    return exception
+
+
+def trailers_of(error: DuckMeshError, trace_id: str) -> dict[str, str]:
+    """The trailers of a failed call: what drivers show beside the text."""
+    trailers = {
+        "x-sqlstate": sqlstate(error),
+        "x-trace-id": trace_id,
+        "x-duckmesh-error": contract_json(error, trace_id),
+    }
+    if (token := error.context.get("latest_token")) is not None:
+        trailers["x-duckmesh-visibility-token"] = str(token)
+    if (seconds := error.context.get("retry_after_seconds")) is not None:
+        trailers["retry-after"] = str(seconds)
+    return trailers
+
+
+@contextmanager
+def boundary(
+    rpc: str, *, context: CallContext, trace_id: str, tenant: str | None = None
+) -> Iterator[None]:
+    """Every RPC runs inside one of these: what leaves it is an exception for pyarrow.
+
+    An error of DuckMesh is logged once and mapped; any other exception is logged with its
+    traceback and leaves as INTERNAL with the trace id. An exception of a call whose client has
+    gone is CANCELLED: it is the consequence and not the fault.
+    """
+    try:
+        yield
+    except DuckMeshError as error:
+        _log_error(rpc, error, trace_id, tenant)
+        raise _sent(rpc, context, error, trace_id) from None
+    except Exception:  # noqa: BLE001 - logged, and mapped to INTERNAL
+        known: DuckMeshError
+        if context.is_cancelled():
+            known = Cancelled(ErrorCode.QUERY_CANCELLED, "the caller has gone")
+            _log_error(rpc, known, trace_id, tenant)
+        else:
+            known = Internal()
+            _log.exception("rpc_failed", rpc=rpc, trace_id=trace_id, tenant=tenant)
+        raise _sent(rpc, context, known, trace_id) from None
+
+
+def _sent(rpc: str, context: CallContext, error: DuckMeshError, trace_id: str) -> Exception:
+    for name, value in trailers_of(error, trace_id).items():
+        context.add_trailer(name, value)
+    return flight_exception(error, trace_id, in_get_schema=rpc == "get_schema")
+
+
+def _log_error(rpc: str, error: DuckMeshError, trace_id: str, tenant: str | None) -> None:
+    fault = isinstance(error, Fenced | Corrupt | Internal)
+    write = _log.error if fault else _log.warning if error.retryable else _log.info
+    write(
+        "rpc_refused",
+        rpc=rpc,
+        error_code=error.code.value,
+        message=error.message,
+        trace_id=trace_id,
+        tenant=tenant,
+    )
+
+
+def _status(code: GrpcCode, text: str, contract: str) -> bytes:
+    """A google.rpc.Status. Go shows its text and details only if `code` equals the call's."""
+    status = messages.status()(code=int(code), message=text)
+    detail = status.details.add()
+    detail.type_url = "type.googleapis.com/google.protobuf.StringValue"
+    detail.value = wrappers_pb2.StringValue(value=contract).SerializeToString()
+    return bytes(status.SerializeToString())
+
+
+def _ascii_json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=True, default=str)
+
+
+def install_traceback_filter() -> None:
+    """Keep server tracebacks out of clients' error texts.
+
+    For exceptions other than FlightError pyarrow's C++ looks `traceback.format_exception` up at
+    each error and sends the result to the client. The wrapper answers with the class name for the
+    exceptions of this module, and defers for all others. Installing it again changes nothing.
+    """
+    original = traceback.format_exception
+    if getattr(original, "hides_boundary", False):
+        return
+
+    def format_exception(exc: Any, *args: Any, **options: Any) -> list[str]:
+        kind = exc if isinstance(exc, type) else type(exc)
+        if issubclass(kind, _WITHOUT_TRACEBACK):
+            return [kind.__name__]
+        return original(exc, *args, **options)
+
+    format_exception.hides_boundary = True  # type: ignore[attr-defined]
+    traceback.format_exception = format_exception

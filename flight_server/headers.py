@@ -1,0 +1,185 @@
+"""What a caller says in its call headers, as plain values.
+
+Clients such as ADBC append rather than replace a header that is set twice, on connection,
+statement and database. The rules per header: an empty value clears those before it; of several
+minimum tokens the largest counts; several different snapshots are refused; else the last counts.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+from uuid import uuid4
+
+from duckmesh.errors import ErrorCode, Invalid
+from duckmesh.identifiers import SnapshotId, check_idempotency_key
+from duckmesh.tokens import VisibilityToken, parse_token
+
+MIN_TOKEN: Final = "x-duckmesh-min-visibility-token"  # noqa: S105 - a header's name
+SNAPSHOT_ID: Final = "x-duckmesh-snapshot-id"
+SNAPSHOT_TIME: Final = "x-duckmesh-snapshot-time"
+CONSISTENCY: Final = "x-duckmesh-consistency"
+CONSISTENCY_TIMEOUT: Final = "x-duckmesh-consistency-timeout-ms"
+IDEMPOTENCY_KEY: Final = "x-duckmesh-idempotency-key"
+WAIT: Final = "x-duckmesh-wait"
+TRACE_ID: Final = "x-trace-id"
+TRACEPARENT: Final = "traceparent"
+
+TIMEOUT_MAX: Final = timedelta(minutes=10)
+_MAX_ID: Final = 2**63 - 1
+# W3C Trace Context: version, trace id, parent id, flags.
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
+_TRACE_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+
+RawHeaders = Mapping[str, Sequence[str | bytes]]
+"""As pyarrow gives them: lower-case names; a name that ends in `-bin` has bytes."""
+
+
+class Consistency(StrEnum):
+    """What a query must see when its call names neither token nor snapshot."""
+
+    LATEST = "latest"
+    SESSION = "session"
+    STRONG = "strong"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallOptions:
+    """The options of one call. None leaves the choice to the session or the settings."""
+
+    min_token: VisibilityToken | None = None
+    snapshot_id: SnapshotId | None = None
+    snapshot_time: datetime | None = None
+    consistency: Consistency | None = None
+    consistency_timeout: timedelta | None = None
+    idempotency_key: str | None = None
+    wait: bool = False
+    """Whether a write answers only when it is visible."""
+
+
+def read_options(headers: RawHeaders) -> CallOptions:
+    """The call's options. Raises Invalid when a value is malformed or two contradict."""
+    tokens = [parse_token(text) for text in _values(headers, MIN_TOKEN)]
+    options = CallOptions(
+        min_token=max(tokens, default=None),
+        snapshot_id=_snapshot_id(_values(headers, SNAPSHOT_ID)),
+        snapshot_time=_snapshot_time(_values(headers, SNAPSHOT_TIME)),
+        consistency=_consistency(_values(headers, CONSISTENCY)),
+        consistency_timeout=_timeout(_values(headers, CONSISTENCY_TIMEOUT)),
+        idempotency_key=_key(_values(headers, IDEMPOTENCY_KEY)),
+        wait=_boolean(_values(headers, WAIT)),
+    )
+    _check_one_selector(options)
+    return options
+
+
+def trace_id_of(headers: RawHeaders) -> str:
+    """The caller's trace id, or a new one. Never raises: a bad trace id is not worth a failure."""
+    for text in _values(headers, TRACEPARENT):
+        if parsed := _TRACEPARENT.fullmatch(text.lower()):
+            return parsed[1]
+    for text in _values(headers, TRACE_ID):
+        if _TRACE_ID.fullmatch(text):
+            return text
+    return uuid4().hex
+
+
+def _values(headers: RawHeaders, name: str) -> list[str]:
+    """The values that count: those after the last empty one."""
+    values: list[str] = []
+    for value in headers.get(name, ()):
+        text = (value.decode("latin-1") if isinstance(value, bytes) else value).strip()
+        values = [*values, text] if text else []
+    return values
+
+
+def _single(values: list[str], name: str) -> str | None:
+    if len(set(values)) > 1:
+        raise Invalid(
+            ErrorCode.SNAPSHOT_SELECTOR_CONFLICT,
+            f"the call carries different values of {name}: "
+            "set the header to an empty value first, then to the one you mean",
+            header=name,
+            values=values[:5],
+        )
+    return values[-1] if values else None
+
+
+def _snapshot_id(values: list[str]) -> SnapshotId | None:
+    text = _single(values, SNAPSHOT_ID)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and 0 < int(text) <= _MAX_ID):
+        raise _malformed(SNAPSHOT_ID, "the positive whole number of a snapshot", text)
+    return SnapshotId(int(text))
+
+
+def _snapshot_time(values: list[str]) -> datetime | None:
+    text = _single(values, SNAPSHOT_TIME)
+    if text is None:
+        return None
+    wanted = "an ISO 8601 time with its zone, such as 2026-01-31T12:00:00Z"
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise _malformed(SNAPSHOT_TIME, wanted, text) from None
+    if moment.tzinfo is None:
+        raise _malformed(SNAPSHOT_TIME, wanted, text)
+    return moment
+
+
+def _consistency(values: list[str]) -> Consistency | None:
+    if not values:
+        return None
+    try:
+        return Consistency(values[-1].lower())
+    except ValueError:
+        wanted = "one of latest, session and strong"
+        raise _malformed(CONSISTENCY, wanted, values[-1]) from None
+
+
+def _timeout(values: list[str]) -> timedelta | None:
+    if not values:
+        return None
+    text = values[-1]
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise _malformed(CONSISTENCY_TIMEOUT, "a whole number of milliseconds", text)
+    return min(timedelta(milliseconds=int(text)), TIMEOUT_MAX)
+
+
+def _key(values: list[str]) -> str | None:
+    return check_idempotency_key(values[-1]) if values else None
+
+
+def _boolean(values: list[str]) -> bool:
+    if not values:
+        return False
+    match values[-1].lower():
+        case "true" | "1":
+            return True
+        case "false" | "0":
+            return False
+    raise _malformed(WAIT, "true or false", values[-1])
+
+
+def _check_one_selector(options: CallOptions) -> None:
+    named = {
+        SNAPSHOT_ID: options.snapshot_id,
+        SNAPSHOT_TIME: options.snapshot_time,
+        MIN_TOKEN: options.min_token,
+    }
+    given = [name for name, value in named.items() if value is not None]
+    if len(given) > 1:
+        raise Invalid(
+            ErrorCode.SNAPSHOT_SELECTOR_CONFLICT,
+            f"a query is answered at one place in time: send only one of {', '.join(given)}",
+            headers=given,
+        )
+
+
+def _malformed(header: str, wanted: str, text: str) -> Invalid:
+    return Invalid(
+        ErrorCode.INVALID_COMMAND, f"{header} must be {wanted}", header=header, value=text[:80]
+    )

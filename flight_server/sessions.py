@@ -1,0 +1,159 @@
+"""Sessions without a store: a signed bearer token that says who, which session, and its last write.
+
+Clients that keep the `authorization` response header (ADBC) or a cookie send it back by
+themselves. The token carries the session's last visibility token, so that any serving process
+reads the session's own writes. It replaces the credential: its holder is the identity it names.
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Final, Self
+from uuid import uuid4
+
+from duckmesh.errors import Denied, ErrorCode, Invalid
+from duckmesh.identifiers import KeyId, TenantId
+from duckmesh.tokens import BEFORE_ALL, VisibilityToken
+from flight_server import messages
+from flight_server.identity import Identity
+from flight_server.tickets import Purpose, Seal
+
+TOKEN_PREFIX: Final = "dms1."  # noqa: S105 - names the kind of token, not a secret
+"""What tells a session token from an API key in a Bearer credential."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One client's conversation, as its token carries it."""
+
+    identity: Identity
+    session_id: str
+    last_token: VisibilityToken
+    issued_at: datetime
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def having_written(self, token: VisibilityToken) -> Self:
+        """This session after a write: its last token never moves back."""
+        return self if token <= self.last_token else replace(self, last_token=token)
+
+
+class Sessions:
+    """Issues session tokens and opens them. Stateless and safe for threads."""
+
+    def __init__(self, seal: Seal, *, lifetime: timedelta = timedelta(hours=12)) -> None:
+        self._seal = seal
+        self._lifetime = lifetime
+
+    def begin(self, identity: Identity) -> Session:
+        """A new session of `identity` that has written nothing."""
+        return Session(identity, uuid4().hex, BEFORE_ALL, self._seal.now)
+
+    def token_of(self, session: Session) -> str:
+        """The session's bearer token, good for a whole lifetime from now."""
+        who = session.identity
+        message = messages.sealed("Session")(
+            subject=messages.sealed("Subject")(
+                tenant_id=who.tenant_id,
+                tenant=who.tenant,
+                principal=who.principal,
+                key_id=who.key_id,
+                roles=sorted(who.roles),
+            ),
+            session_id=session.session_id,
+            last_token=session.last_token,
+            issued_at_ms=int(self._seal.now.timestamp() * 1000),
+            options=dict(session.options),
+        )
+        sealed = self._seal.seal(
+            Purpose.SESSION, message.SerializeToString(), lifetime=self._lifetime
+        )
+        return TOKEN_PREFIX + base64.urlsafe_b64encode(sealed).rstrip(b"=").decode("ascii")
+
+    def open(self, token: str) -> Session:
+        """The session that `token` names. Raises Denied (UNAUTHORIZED) when it is not valid."""
+        try:
+            sealed = _from_base64(token.removeprefix(TOKEN_PREFIX))
+            message = messages.sealed("Session")()
+            message.ParseFromString(self._seal.open(Purpose.SESSION, sealed))
+        except (binascii.Error, ValueError):
+            raise _unknown("the session token is damaged: connect again") from None
+        except Invalid as refused:
+            raise _unknown(refused.message) from None
+        who = message.subject
+        identity = Identity(
+            tenant_id=TenantId(who.tenant_id),
+            tenant=who.tenant,
+            principal=who.principal,
+            key_id=KeyId(who.key_id) if who.HasField("key_id") else None,
+            roles=frozenset(who.roles),
+        )
+        issued_at = datetime.fromtimestamp(message.issued_at_ms / 1000, UTC)
+        last_token = VisibilityToken(message.last_token)
+        return Session(identity, message.session_id, last_token, issued_at, dict(message.options))
+
+    def due_for_renewal(self, session: Session) -> bool:
+        """Whether half of the token's lifetime has passed, so that a live client never expires."""
+        return self._seal.now - session.issued_at > self._lifetime / 2
+
+
+# ---- Credentials in the `authorization` header
+
+
+@dataclass(frozen=True, slots=True)
+class Basic:
+    """User and password (RFC 7617). The password is the API key; the user is free text."""
+
+    user: str
+    password: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """A token (RFC 6750): a session token of ours, or an API key."""
+
+    token: str
+
+    @property
+    def is_session(self) -> bool:
+        return self.token.startswith(TOKEN_PREFIX)
+
+
+def parse_authorization(values: Sequence[str]) -> Basic | Bearer | None:
+    """The credential of a call; None when it shows none.
+
+    An empty Basic password or Bearer token counts as none: some clients always log in. Raises
+    Denied (UNAUTHORIZED) for another scheme, a malformed value, or two different values.
+    """
+    distinct = {value.strip() for value in values if value.strip()}
+    if not distinct:
+        return None
+    if len(distinct) > 1:
+        raise _unknown("the call shows more than one credential: send one authorization header")
+    scheme, _, rest = distinct.pop().partition(" ")
+    match scheme.lower():
+        case "bearer":
+            return Bearer(rest.strip()) if rest.strip() else None
+        case "basic":
+            return _basic(rest.strip())
+    raise _unknown("use 'authorization: Basic' (the password is the API key) or 'Bearer'")
+
+
+def _basic(encoded: str) -> Basic | None:
+    try:
+        user, colon, password = base64.b64decode(encoded, validate=True).decode().partition(":")
+    except ValueError:
+        raise _unknown("the Basic credential is not the base64 of user:password") from None
+    if not colon:
+        raise _unknown("the Basic credential is not the base64 of user:password")
+    return Basic(user, password) if password else None
+
+
+def _from_base64(text: str) -> bytes:
+    padded = text + "=" * (-len(text) % 4)
+    return base64.b64decode(padded.encode("ascii"), altchars=b"-_", validate=True)
+
+
+def _unknown(message: str) -> Denied:
+    return Denied(ErrorCode.UNAUTHORIZED, message)
