@@ -67,6 +67,7 @@ CREATE TABLE ingest_lease (
     consumer_id text,
     batch_id    uuid,
     lease_until timestamptz,
+    claimed_at  timestamptz,
     -- How often the event at acked_token + 1 was claimed without progress: a poison event that
     -- kills its consumer is known by this number.
     attempt     integer NOT NULL DEFAULT 0,

@@ -1,0 +1,139 @@
+"""Group commit without linger: while one commit is in flight, the next group gathers.
+
+A publish that finds its tenant idle commits at once, on the caller's own thread. Those that come
+meanwhile wait together and go in one transaction when that commit ends, led by one of them or, when
+nobody waits on a thread, by a thread of the pool. Waiting longer to gather more only adds its own
+length to every answer (measured: docs/benchmarks.md).
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final
+
+from duckmesh.errors import DuckMeshError
+from duckmesh.identifiers import TenantId
+from ingest_bus.envelope import Envelope, Receipt
+
+Commit = Callable[[TenantId, Sequence[Envelope]], list[Receipt]]
+"""Publishes envelopes of one tenant in one transaction, all or none."""
+
+GROUP_MAX_ENVELOPES: Final = 1_000
+GROUP_MAX_BYTES: Final = 16 * 2**20
+
+
+@dataclass(slots=True)
+class _Call:
+    """One caller's envelopes and the answer they wait for."""
+
+    envelopes: Sequence[Envelope]
+    answer: "Future[list[Receipt]]" = field(default_factory=Future)
+
+
+@dataclass(slots=True)
+class _Lane:
+    """One tenant's queue. `leading` is true while somebody commits for it."""
+
+    waiting: deque[_Call] = field(default_factory=deque)
+    leading: bool = False
+
+
+class GroupCommit:
+    """Gathers concurrent publishes of a tenant into shared transactions. Thread-safe."""
+
+    def __init__(self, commit: Commit, *, threads: int = 8) -> None:
+        self._commit = commit
+        self._lanes: dict[TenantId, _Lane] = {}
+        self._lock = threading.Lock()
+        self._leaders = ThreadPoolExecutor(threads, thread_name_prefix="group-commit")
+
+    def publish(self, tenant_id: TenantId, envelopes: Sequence[Envelope]) -> list[Receipt]:
+        """Publish and wait. The caller's thread commits when the tenant is idle."""
+        call = _Call(envelopes)
+        if self._enqueue(tenant_id, call):
+            self._lead(tenant_id, until=call)
+        return call.answer.result()
+
+    def submit(self, tenant_id: TenantId, envelopes: Sequence[Envelope]) -> "Future[list[Receipt]]":
+        """Publish without waiting. Calls of one thread keep their order."""
+        call = _Call(envelopes)
+        if self._enqueue(tenant_id, call):
+            self._leaders.submit(self._lead, tenant_id)
+        return call.answer
+
+    def close(self) -> None:
+        """Finish everything submitted so far."""
+        self._leaders.shutdown(wait=True)
+
+    def _enqueue(self, tenant_id: TenantId, call: _Call) -> bool:
+        """Queue the call; True when its caller becomes the tenant's leader."""
+        with self._lock:
+            lane = self._lanes.setdefault(tenant_id, _Lane())
+            lane.waiting.append(call)
+            if lane.leading:
+                return False
+            lane.leading = True
+            return True
+
+    def _lead(self, tenant_id: TenantId, *, until: _Call | None = None) -> None:
+        """Commit group after group until the lane is empty, or `until` is answered.
+
+        A leader with an answer in hand gives the lead away rather than keep its caller waiting.
+        """
+        while group := self._next_group(tenant_id):
+            self._commit_group(tenant_id, group)
+            if until is not None and until.answer.done():
+                self._hand_over(tenant_id)
+                return
+
+    def _hand_over(self, tenant_id: TenantId) -> None:
+        with self._lock:
+            lane = self._lanes[tenant_id]
+            if not lane.waiting:
+                lane.leading = False
+                return
+        self._leaders.submit(self._lead, tenant_id)
+
+    def _next_group(self, tenant_id: TenantId) -> list[_Call]:
+        """Take the calls of the next transaction; an empty lane ends the lead."""
+        group: list[_Call] = []
+        envelopes = size_bytes = 0
+        with self._lock:
+            lane = self._lanes[tenant_id]
+            while lane.waiting:
+                call = lane.waiting[0]
+                envelopes += len(call.envelopes)
+                size_bytes += sum(e.byte_count for e in call.envelopes)
+                full = envelopes > GROUP_MAX_ENVELOPES or size_bytes > GROUP_MAX_BYTES
+                if group and full:
+                    break
+                group.append(lane.waiting.popleft())
+            if not group:
+                lane.leading = False
+        return group
+
+    def _commit_group(self, tenant_id: TenantId, group: Sequence[_Call]) -> None:
+        try:
+            receipts = self._commit(tenant_id, [e for call in group for e in call.envelopes])
+        except DuckMeshError as error:
+            self._fail_alone(tenant_id, group, error)
+        except BaseException as error:  # noqa: BLE001 - every caller must get an answer
+            for call in group:
+                call.answer.set_exception(error)
+        else:
+            answers = iter(receipts)
+            for call in group:
+                call.answer.set_result([next(answers) for _ in call.envelopes])
+
+    def _fail_alone(
+        self, tenant_id: TenantId, group: Sequence[_Call], error: DuckMeshError
+    ) -> None:
+        """A call that breaks its group fails alone; the others are committed one by one."""
+        if len(group) == 1 or error.retryable:
+            for call in group:
+                call.answer.set_exception(error)
+            return
+        for call in group:
+            self._commit_group(tenant_id, [call])

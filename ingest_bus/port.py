@@ -1,0 +1,138 @@
+"""The IngestBus port. Its docstrings are the contract; tests/conformance/ proves each sentence."""
+
+from collections.abc import Collection, Sequence
+from concurrent.futures import Future
+from datetime import timedelta
+from typing import Any, Protocol
+
+from duckmesh.identifiers import ConsumerId, EventId, TableId, TenantId
+from duckmesh.tokens import VisibilityToken
+from ingest_bus.envelope import Backlog, Claim, Envelope, EventRecord, Receipt
+
+MAX_ATTEMPTS = 5
+"""Nacks of one event, or claims of one head event that ended in their consumer's death, before
+the event is dead-lettered."""
+
+
+class IngestBus(Protocol):
+    """Accepted envelopes, durable, in one order per tenant.
+
+    Tokens of a tenant are dense (1, 2, 3, …) and assigned in commit order: when a token can be
+    read, every smaller one can. All methods may be called from any thread. A backend that cannot be
+    reached raises Unavailable; then a publish may or may not have happened, and repeating it with
+    its key is safe.
+    """
+
+    def publish(self, envelopes: Sequence[Envelope]) -> list[Receipt]:
+        """Accept envelopes of one tenant, all or none, and return a receipt for each, in order.
+
+        On return they are durable. A key that the (tenant, table) has seen with an equal payload
+        hash adds nothing and returns the original receipt with `inserted` False. With another hash
+        the call raises Conflict (IDEMPOTENCY_CONFLICT). An envelope of a schema version below the
+        table's fence raises Conflict (SCHEMA_INCOMPATIBLE), `min_schema_version` in its context.
+        Concurrent publishes of one key accept one. Another caller's failure never fails this one.
+        """
+        ...
+
+    def submit(self, envelopes: Sequence[Envelope]) -> "Future[list[Receipt]]":
+        """`publish` without waiting. Tokens follow the order of one caller's submits."""
+        ...
+
+    def claim_batch(
+        self, consumer_id: ConsumerId, *, limit: int, max_bytes: int, lease: timedelta
+    ) -> Claim | None:
+        """Hold the next events of one tenant in token order; None when nothing can be claimed.
+
+        At most one claim of a tenant is live. At most `limit` events are returned, and no more than
+        `max_bytes` of inline payload unless the first event alone is larger. An event whose claims
+        keep ending in their consumer's death comes alone, and after MAX_ATTEMPTS is dead-lettered.
+        """
+        ...
+
+    def ack(self, claim: Claim, events: Collection[EventId], *, within: Any | None = None) -> None:
+        """Resolve events as committed. Raises Fenced, changing nothing, when the claim is not live.
+
+        `within` is a transaction of the catalog: a bus for which `joins` says so takes part in it,
+        and the ack happens when it commits. A claim ends when each of its events is acked or
+        nacked.
+        """
+        ...
+
+    def nack(
+        self,
+        claim: Claim,
+        events: Collection[EventId],
+        reason: str,
+        *,
+        dead: bool = False,
+        within: Any | None = None,
+    ) -> set[EventId]:
+        """Give events back with the reason; return those that are dead-lettered by it.
+
+        An event is dead-lettered at its MAX_ATTEMPTS-th nack, or at once with `dead`. Its token
+        then counts as resolved, and its payload is kept. Raises Fenced as `ack` does.
+        """
+        ...
+
+    def release(self, claim: Claim, *, delay: timedelta = timedelta(0)) -> None:
+        """End a claim without blame: its unresolved events may be claimed again after `delay`.
+
+        A claim that is no longer live is left alone.
+        """
+        ...
+
+    def extend_lease(self, claim: Claim, lease: timedelta) -> None:
+        """Hold a live claim for `lease` from now on. Raises Fenced when it is not live."""
+        ...
+
+    def requeue_expired(self) -> int:
+        """End the claims whose lease has run out, and return how many there were."""
+        ...
+
+    def joins(self, transaction: Any) -> bool:
+        """Whether `ack` and `nack` can take part in this transaction of the catalog."""
+        ...
+
+    def last_token(self, tenant_id: TenantId) -> VisibilityToken:
+        """The largest token issued to the tenant; zero before the first."""
+        ...
+
+    def has_unresolved(
+        self, tenant_id: TenantId, table_ids: Collection[TableId], *, through: VisibilityToken
+    ) -> bool:
+        """Whether an event of these tables up to `through` is neither committed nor dead."""
+        ...
+
+    def find_by_key(self, tenant_id: TenantId, table_id: TableId, key: str) -> EventRecord | None:
+        """The event that a key was accepted with, or None."""
+        ...
+
+    def recent_events(self, tenant_id: TenantId, *, limit: int) -> list[EventRecord]:
+        """The newest events of the tenant, newest first."""
+        ...
+
+    def backlog(self, tenant_id: TenantId) -> Backlog:
+        """How much of the tenant waits to be resolved."""
+        ...
+
+    def expire_keys(self, *, older_than: timedelta, limit: int) -> int:
+        """Forget up to `limit` keys accepted longer ago than this, and return how many."""
+        ...
+
+    def wait_for_work(self, timeout: timedelta) -> bool:
+        """Sleep until something was published, or `wake` was called, or the time is over.
+
+        False after a timeout. A lost wake-up costs at most the timeout.
+        """
+        ...
+
+    def wake(self) -> None:
+        """End a `wait_for_work` of this process, or the next one."""
+        ...
+
+    def close(self) -> None:
+        """Finish what was submitted, and give back every resource."""
+        ...
+
+
+__all__ = ["MAX_ATTEMPTS", "IngestBus"]

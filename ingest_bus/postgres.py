@@ -1,0 +1,447 @@
+"""The bus in Postgres: tokens from a counter row, events beside the catalog.
+
+Lock order of a publish: idempotency keys (sorted), then the tenant's counter row, which is held
+until commit. Lock order of a publication: the catalog's head row, then the tenant's lease row. No
+transaction takes both a counter row and a head row except DDL, counter first.
+"""
+
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
+from typing import Any, Final, Protocol
+
+import psycopg
+
+from duckmesh.errors import Conflict, ErrorCode, Fenced
+from duckmesh.identifiers import ConsumerId, EventId, TableId, TenantId, new_batch_id
+from duckmesh.statements import Statements
+from duckmesh.tokens import BEFORE_ALL, VisibilityToken
+from ingest_bus.envelope import (
+    AcceptedEvent,
+    Backlog,
+    Claim,
+    Envelope,
+    EventRecord,
+    EventState,
+    InlinePayload,
+    Operation,
+    Receipt,
+    StagedPayload,
+)
+from ingest_bus.group_commit import GroupCommit
+from ingest_bus.port import MAX_ATTEMPTS
+
+_SQL = Statements("ingest_bus", "postgres.sql")
+_ISOLATE_FROM_ATTEMPT: Final = 3
+"""From this claim of the same head event on, it is claimed alone: it may be what kills."""
+_NACK_BACKOFF_FIRST: Final = timedelta(milliseconds=100)
+
+ACCEPTED_CHANNEL: Final = "duckmesh_accepted"
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+class Database(Protocol):
+    """What the bus needs of the database it lives in (catalog.connection.Catalog has it)."""
+
+    def connect(self) -> AbstractContextManager[Connection]: ...
+    def announce(self, channel: str, payload: str = "") -> None: ...
+    def subscribe(self, channel: str, subscriber: Callable[[str], None]) -> None: ...
+
+
+class PostgresIngestBus:
+    """IngestBus over the tables of migrations/0003_ingest_bus; ingest_bus.port has the promises."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._groups = GroupCommit(self._commit_group)
+        self._work = threading.Event()
+        self._listening = False
+        self._known_tenants: set[TenantId] = set()
+
+    # -- publishing
+
+    def publish(self, envelopes: Sequence[Envelope]) -> list[Receipt]:
+        return self._groups.publish(envelopes[0].tenant_id, envelopes) if envelopes else []
+
+    def submit(self, envelopes: Sequence[Envelope]) -> "Future[list[Receipt]]":
+        return self._groups.submit(envelopes[0].tenant_id, envelopes)
+
+    def _commit_group(self, tenant_id: TenantId, envelopes: Sequence[Envelope]) -> list[Receipt]:
+        """One transaction, one round trip. Died before its commit: nothing was accepted.
+
+        Died after it, before the answer: the client repeats its key and gets these receipts.
+        """
+        values = _columns(tenant_id, envelopes)
+        with self._database.connect() as connection:
+            self._open_tenant(connection, tenant_id)
+            with connection.pipeline(), connection.transaction():
+                if any(e.idempotency_key for e in envelopes):
+                    connection.execute(_SQL["insert_keys"], values)
+                connection.execute(_SQL["take_tokens"], values)
+                connection.execute(_SQL["insert_events"], values, binary=True)
+                if any(e.raises_fence for e in envelopes):
+                    connection.execute(_SQL["raise_fences"], values)
+                rows = connection.execute(_SQL["receipts"], values).fetchall()
+                receipts = [
+                    _receipt(envelope, row) for envelope, row in zip(envelopes, rows, strict=True)
+                ]
+        self._database.announce(ACCEPTED_CHANNEL)
+        return receipts
+
+    def _open_tenant(self, connection: Connection, tenant_id: TenantId) -> None:
+        if tenant_id not in self._known_tenants:
+            connection.execute(_SQL["open_tenant"], {"tenant_id": tenant_id})
+            connection.execute(_SQL["open_lease"], {"tenant_id": tenant_id})
+            self._known_tenants.add(tenant_id)
+
+    # -- claiming
+
+    def claim_batch(
+        self, consumer_id: ConsumerId, *, limit: int, max_bytes: int, lease: timedelta
+    ) -> Claim | None:
+        with self._database.connect() as connection, connection.transaction():
+            picked = connection.execute(_SQL["pick_tenant"]).fetchone()
+            if picked is None:
+                return None
+            tenant_id, acked_token, _, attempt, last_token = picked
+            # A lease that ran out is ours now: its claim has ended.
+            connection.execute(_SQL["expire_claims_of_tenant"], (tenant_id,))
+            if attempt >= MAX_ATTEMPTS:
+                self._bury_head(connection, tenant_id, acked_token, attempt)
+            elif attempt + 1 >= _ISOLATE_FROM_ATTEMPT:
+                limit = 1
+            events = _claimable(connection, tenant_id, acked_token, limit, max_bytes)
+            if not events:
+                # Only dead-lettered tokens were left: step over them.
+                connection.execute(
+                    _SQL["skip_resolved"], {"tenant_id": tenant_id, "last_token": last_token}
+                )
+                return None
+            return _hold(
+                connection,
+                tenant_id,
+                acked_token=acked_token,
+                events=events,
+                consumer_id=consumer_id,
+                lease=lease,
+            )
+
+    def _bury_head(
+        self, connection: Connection, tenant_id: TenantId, acked_token: int, attempt: int
+    ) -> None:
+        reason = f"each of {attempt} claims of this event ended with the death of its consumer"
+        values = {"tenant_id": tenant_id, "acked_token": acked_token}
+        connection.execute(_SQL["bury_head"], values | {"attempt": attempt, "reason": reason})
+
+    def ack(self, claim: Claim, events: Collection[EventId], *, within: Any | None = None) -> None:
+        with self._transaction(within) as connection:
+            _lock_live(connection, claim)
+            connection.execute(
+                _SQL["commit_events"], _claim_values(claim) | {"event_ids": list(events)}
+            )
+            self._settle(connection, claim, state="acked")
+
+    def nack(
+        self,
+        claim: Claim,
+        events: Collection[EventId],
+        reason: str,
+        *,
+        dead: bool = False,
+        within: Any | None = None,
+    ) -> set[EventId]:
+        values = _claim_values(claim) | {
+            "event_ids": list(events),
+            "reason": reason,
+            "dead": dead,
+            "max_attempts": MAX_ATTEMPTS,
+        }
+        with self._transaction(within) as connection:
+            _lock_live(connection, claim)
+            rows = connection.execute(_SQL["refuse_events"], values).fetchall()
+            ids, tokens, attempts, dead_flags = zip(*rows, strict=True) if rows else ([],) * 4
+            connection.execute(
+                _SQL["note_refusals"],
+                values
+                | {
+                    "event_ids": list(ids),
+                    "tokens": list(tokens),
+                    "attempts": list(attempts),
+                    "dead": list(dead_flags),
+                },
+            )
+            backoff = _NACK_BACKOFF_FIRST * 2 ** max(attempts, default=0)
+            self._settle(
+                connection, claim, state="released", backoff=None if all(dead_flags) else backoff
+            )
+        return {row[0] for row in rows if row[3]}
+
+    def _settle(
+        self,
+        connection: Connection,
+        claim: Claim,
+        *,
+        state: str,
+        backoff: timedelta | None = None,
+    ) -> None:
+        row = connection.execute(
+            _SQL["settle"], _claim_values(claim) | {"backoff": backoff}
+        ).fetchone()
+        if row is not None and row[0]:
+            connection.execute(_SQL["end_claim"], {"batch_id": claim.batch_id, "state": state})
+
+    def release(self, claim: Claim, *, delay: timedelta = timedelta(0)) -> None:
+        with self._database.connect() as connection, connection.transaction():
+            released = connection.execute(
+                _SQL["release_lease"], _claim_values(claim) | {"delay": delay}
+            )
+            if released.rowcount:
+                connection.execute(
+                    _SQL["end_claim"], {"batch_id": claim.batch_id, "state": "released"}
+                )
+
+    def extend_lease(self, claim: Claim, lease: timedelta) -> None:
+        with self._database.connect() as connection:
+            extended = connection.execute(
+                _SQL["extend_lease"], _claim_values(claim) | {"lease": lease}
+            )
+            if extended.rowcount == 0:
+                raise _not_live(claim)
+
+    def requeue_expired(self) -> int:
+        with self._database.connect() as connection:
+            return connection.execute(_SQL["requeue_expired"]).rowcount
+
+    def joins(self, transaction: Any) -> bool:
+        return isinstance(transaction, psycopg.Connection)
+
+    @contextmanager
+    def _transaction(self, within: Any | None) -> Iterator[Connection]:
+        """The caller's transaction, or one of our own."""
+        if within is not None:
+            yield within
+            return
+        with self._database.connect() as connection, connection.transaction():
+            yield connection
+
+    # -- reading
+
+    def last_token(self, tenant_id: TenantId) -> VisibilityToken:
+        with self._database.connect() as connection:
+            row = connection.execute(_SQL["last_token"], (tenant_id,)).fetchone()
+        return VisibilityToken(row[0]) if row else BEFORE_ALL
+
+    def has_unresolved(
+        self, tenant_id: TenantId, table_ids: Collection[TableId], *, through: VisibilityToken
+    ) -> bool:
+        values = {"tenant_id": tenant_id, "table_ids": list(table_ids), "through": through}
+        with self._database.connect() as connection:
+            row = connection.execute(_SQL["has_unresolved"], values).fetchone()
+        return bool(row and row[0])
+
+    def find_by_key(self, tenant_id: TenantId, table_id: TableId, key: str) -> EventRecord | None:
+        with self._database.connect() as connection:
+            row = connection.execute(_SQL["find_by_key"], (tenant_id, table_id, key)).fetchone()
+        return None if row is None else _record(row)
+
+    def recent_events(self, tenant_id: TenantId, *, limit: int) -> list[EventRecord]:
+        with self._database.connect() as connection:
+            rows = connection.execute(_SQL["recent_events"], (tenant_id, limit)).fetchall()
+        return [_record(row) for row in rows]
+
+    def backlog(self, tenant_id: TenantId) -> Backlog:
+        with self._database.connect() as connection:
+            row = connection.execute(_SQL["backlog"], {"tenant_id": tenant_id}).fetchone()
+        return Backlog(*row) if row else Backlog(0, 0, None)
+
+    # -- upkeep
+
+    def expire_keys(self, *, older_than: timedelta, limit: int) -> int:
+        values = {"older_than": older_than, "limit": limit}
+        with self._database.connect() as connection:
+            expired = connection.execute(_SQL["expire_keys"], values).rowcount
+            connection.execute(_SQL["expire_events"], values)
+        return expired
+
+    def wait_for_work(self, timeout: timedelta) -> bool:
+        if not self._listening:
+            self._listening = True
+            self._database.subscribe(ACCEPTED_CHANNEL, lambda _: self._work.set())
+        woken = self._work.wait(timeout.total_seconds())
+        self._work.clear()
+        return woken
+
+    def wake(self) -> None:
+        self._work.set()
+
+    def close(self) -> None:
+        self._groups.close()
+
+
+def _columns(tenant_id: TenantId, envelopes: Sequence[Envelope]) -> dict[str, Any]:
+    """The envelopes as one array per column, for `unnest`."""
+    return {
+        "tenant_id": tenant_id,
+        "event_ids": [e.event_id for e in envelopes],
+        "table_ids": [e.table_id for e in envelopes],
+        "schema_versions": [e.schema_version for e in envelopes],
+        "operations": [e.operation.value for e in envelopes],
+        "keys": [e.idempotency_key for e in envelopes],
+        "payload_hashes": [e.payload_hash for e in envelopes],
+        "payload_kinds": [_kind(e) for e in envelopes],
+        "payloads": [_payload_bytes(e) for e in envelopes],
+        "row_counts": [e.row_count for e in envelopes],
+        "byte_counts": [e.byte_count for e in envelopes],
+        "raises_fence": [e.raises_fence for e in envelopes],
+        "min_event_times": [e.min_event_time for e in envelopes],
+        "max_event_times": [e.max_event_time for e in envelopes],
+        "trace_ids": [e.trace_id for e in envelopes],
+    }
+
+
+def _kind(envelope: Envelope) -> str:
+    return "inline" if isinstance(envelope.payload, InlinePayload) else "staged"
+
+
+def _payload_bytes(envelope: Envelope) -> bytes:
+    payload = envelope.payload
+    return payload.content if isinstance(payload, InlinePayload) else payload.to_bytes()
+
+
+def _receipt(envelope: Envelope, row: tuple[Any, ...]) -> Receipt:
+    """Read one row of `receipts`; raise what makes the whole call fail, which rolls it back."""
+    inserted, event_id, token, row_count, same_payload, min_schema_version = row
+    if envelope.idempotency_key is not None and not same_payload:
+        raise Conflict(
+            ErrorCode.IDEMPOTENCY_CONFLICT,
+            "this idempotency key was accepted with other rows: send the first rows again to get "
+            "their receipt, or use a new key for new rows",
+            idempotency_key=envelope.idempotency_key,
+            visibility_token=token,
+        )
+    if inserted and min_schema_version and envelope.schema_version < min_schema_version:
+        raise Conflict(
+            ErrorCode.SCHEMA_INCOMPATIBLE,
+            "the table was given other columns meanwhile: check the rows against them again",
+            min_schema_version=min_schema_version,
+        )
+    return Receipt(event_id, token, row_count, inserted)
+
+
+def _claimable(
+    connection: Connection, tenant_id: TenantId, acked_token: int, limit: int, max_bytes: int
+) -> tuple[AcceptedEvent, ...]:
+    rows = connection.execute(
+        _SQL["claimable_events"],
+        {
+            "tenant_id": tenant_id,
+            "acked_token": acked_token,
+            "limit": limit,
+            "max_bytes": max_bytes,
+        },
+        binary=True,
+    )
+    return tuple(_event(tenant_id, row) for row in rows)
+
+
+def _event(tenant_id: TenantId, row: tuple[Any, ...]) -> AcceptedEvent:
+    (
+        token,
+        event_id,
+        table_id,
+        schema_version,
+        operation,
+        key,
+        kind,
+        payload,
+        row_count,
+        byte_count,
+        min_event_time,
+        max_event_time,
+        trace_id,
+        ingested_at,
+        attempts,
+    ) = row
+    content = bytes(payload)
+    envelope = Envelope(
+        event_id=event_id,
+        tenant_id=tenant_id,
+        table_id=table_id,
+        schema_version=schema_version,
+        payload=InlinePayload(content) if kind == "inline" else StagedPayload.from_bytes(content),
+        row_count=row_count,
+        byte_count=byte_count,
+        operation=Operation(operation),
+        idempotency_key=key,
+        min_event_time=min_event_time,
+        max_event_time=max_event_time,
+        trace_id=trace_id,
+    )
+    return AcceptedEvent(token, envelope, ingested_at, attempts)
+
+
+def _hold(
+    connection: Connection,
+    tenant_id: TenantId,
+    *,
+    acked_token: int,
+    events: tuple[AcceptedEvent, ...],
+    consumer_id: ConsumerId,
+    lease: timedelta,
+) -> Claim:
+    batch_id = new_batch_id()
+    values = {
+        "tenant_id": tenant_id,
+        "batch_id": batch_id,
+        "consumer_id": consumer_id,
+        "lease": lease,
+        "first_token": events[0].visibility_token,
+        "last_token": events[-1].visibility_token,
+    }
+    held = connection.execute(_SQL["hold_lease"], values).fetchone()
+    assert held is not None  # noqa: S101 - the row is locked by pick_tenant
+    epoch, attempt, lease_until = held
+    connection.execute(_SQL["insert_claim"], values | {"epoch": epoch, "attempt": attempt})
+    return Claim(
+        batch_id=batch_id,
+        tenant_id=tenant_id,
+        consumer_id=consumer_id,
+        epoch=epoch,
+        attempt=attempt,
+        after_token=VisibilityToken(acked_token),
+        last_token=events[-1].visibility_token,
+        lease_until=lease_until,
+        events=events,
+    )
+
+
+def _claim_values(claim: Claim) -> dict[str, Any]:
+    return {
+        "tenant_id": claim.tenant_id,
+        "batch_id": claim.batch_id,
+        "epoch": claim.epoch,
+        "after_token": claim.after_token,
+        "last_token": claim.last_token,
+    }
+
+
+def _lock_live(connection: Connection, claim: Claim) -> None:
+    if connection.execute(_SQL["lock_live_claim"], _claim_values(claim)).fetchone() is None:
+        raise _not_live(claim)
+
+
+def _not_live(claim: Claim) -> Fenced:
+    return Fenced("the claim is not live any more", batch_id=str(claim.batch_id))
+
+
+def _record(row: tuple[Any, ...]) -> EventRecord:
+    event_id, token, table_id, key, row_count, state, ingested_at, reason = row
+    return EventRecord(
+        event_id, token, table_id, key, row_count, EventState(state), ingested_at, reason
+    )
+
+
+__all__ = ["ACCEPTED_CHANNEL", "Database", "PostgresIngestBus"]

@@ -1,0 +1,283 @@
+-- name: insert_keys
+-- First lock of a publish. Sorted, so that two processes' groups cannot deadlock. A concurrent
+-- publish of the same key waits here for the other's commit.
+INSERT INTO idempotency_key (tenant_id, table_id, key, payload_hash, event_id)
+SELECT %(tenant_id)s, e.table_id, e.key, e.payload_hash, e.event_id
+FROM unnest(%(table_ids)s::bigint[], %(keys)s::text[], %(payload_hashes)s::bytea[],
+            %(event_ids)s::uuid[]) AS e (table_id, key, payload_hash, event_id)
+WHERE e.key IS NOT NULL
+ORDER BY e.table_id, e.key
+ON CONFLICT DO NOTHING
+
+-- name: open_tenant
+INSERT INTO token_counter (tenant_id) VALUES (%(tenant_id)s) ON CONFLICT DO NOTHING
+
+-- name: open_lease
+INSERT INTO ingest_lease (tenant_id) VALUES (%(tenant_id)s) ON CONFLICT DO NOTHING
+
+-- name: take_tokens
+-- Last lock of a publish, held until commit: no token is visible before a smaller one.
+UPDATE token_counter
+SET last_token = last_token + (
+    SELECT count(*)
+    FROM unnest(%(table_ids)s::bigint[], %(keys)s::text[], %(event_ids)s::uuid[])
+         AS e (table_id, key, event_id)
+    WHERE e.key IS NULL OR EXISTS (
+        SELECT 1 FROM idempotency_key k
+        WHERE k.tenant_id = %(tenant_id)s AND k.table_id = e.table_id AND k.key = e.key
+          AND k.event_id = e.event_id)
+)
+WHERE tenant_id = %(tenant_id)s
+
+-- name: insert_events
+-- Only envelopes whose key is theirs: a duplicate's key names an earlier event.
+INSERT INTO ingest_event (tenant_id, visibility_token, event_id, table_id, schema_version,
+                          operation, idempotency_key, payload_kind, payload, row_count, byte_count,
+                          min_event_time, max_event_time, trace_id)
+SELECT %(tenant_id)s,
+       c.last_token - count(*) OVER () + row_number() OVER (ORDER BY e.position),
+       e.event_id, e.table_id, e.schema_version, e.operation, e.key, e.payload_kind, e.payload,
+       e.row_count, e.byte_count, e.min_event_time, e.max_event_time, e.trace_id
+FROM unnest(%(event_ids)s::uuid[], %(table_ids)s::bigint[], %(schema_versions)s::integer[],
+            %(operations)s::text[], %(keys)s::text[], %(payload_kinds)s::text[],
+            %(payloads)s::bytea[], %(row_counts)s::bigint[], %(byte_counts)s::bigint[],
+            %(min_event_times)s::timestamptz[], %(max_event_times)s::timestamptz[],
+            %(trace_ids)s::text[])
+     WITH ORDINALITY AS e (event_id, table_id, schema_version, operation, key, payload_kind,
+                           payload, row_count, byte_count, min_event_time, max_event_time,
+                           trace_id, position)
+CROSS JOIN token_counter c
+WHERE c.tenant_id = %(tenant_id)s
+  AND (e.key IS NULL OR EXISTS (
+        SELECT 1 FROM idempotency_key k
+        WHERE k.tenant_id = %(tenant_id)s AND k.table_id = e.table_id AND k.key = e.key
+          AND k.event_id = e.event_id))
+
+-- name: raise_fences
+-- Under the counter's lock, so that a write is either before the fence and below its token, or
+-- checked against it.
+INSERT INTO schema_fence AS f (tenant_id, table_id, min_schema_version)
+SELECT %(tenant_id)s, e.table_id, max(e.schema_version)
+FROM unnest(%(table_ids)s::bigint[], %(schema_versions)s::integer[], %(raises_fence)s::boolean[])
+     AS e (table_id, schema_version, raises_fence)
+WHERE e.raises_fence
+GROUP BY e.table_id
+ON CONFLICT (tenant_id, table_id) DO UPDATE
+SET min_schema_version = greatest(f.min_schema_version, excluded.min_schema_version)
+
+-- name: receipts
+SELECT e.event_id = v.event_id AS inserted, v.event_id, v.visibility_token, v.row_count,
+       k.payload_hash IS NOT DISTINCT FROM e.payload_hash AS same_payload,
+       f.min_schema_version
+FROM unnest(%(event_ids)s::uuid[], %(table_ids)s::bigint[], %(keys)s::text[],
+            %(payload_hashes)s::bytea[])
+     WITH ORDINALITY AS e (event_id, table_id, key, payload_hash, position)
+LEFT JOIN idempotency_key k
+  ON k.tenant_id = %(tenant_id)s AND k.table_id = e.table_id AND k.key = e.key
+JOIN ingest_event v ON v.event_id = coalesce(k.event_id, e.event_id)
+LEFT JOIN schema_fence f ON f.tenant_id = %(tenant_id)s AND f.table_id = e.table_id
+ORDER BY e.position
+
+-- name: pick_tenant
+-- The tenant that waited longest. Its lease row stays locked until the claim commits.
+SELECT l.tenant_id, l.acked_token, l.epoch, l.attempt, c.last_token
+FROM ingest_lease l
+JOIN token_counter c USING (tenant_id)
+WHERE c.last_token > l.acked_token
+  AND (l.lease_until IS NULL OR l.lease_until <= duckmesh_now())
+  AND (l.not_before IS NULL OR l.not_before <= duckmesh_now())
+ORDER BY l.claimed_at NULLS FIRST
+LIMIT 1
+FOR UPDATE OF l SKIP LOCKED
+
+-- name: claimable_events
+SELECT visibility_token, event_id, table_id, schema_version, operation, idempotency_key,
+       payload_kind, payload, row_count, byte_count, min_event_time, max_event_time, trace_id,
+       ingested_at, attempts
+FROM (
+    SELECT n.*, sum(CASE WHEN payload_kind = 'inline' THEN byte_count ELSE 0 END)
+                    OVER (ORDER BY visibility_token) AS running_bytes,
+           row_number() OVER (ORDER BY visibility_token) AS position
+    FROM (
+        SELECT visibility_token, event_id, table_id, schema_version, operation, idempotency_key,
+               payload_kind, payload, row_count, byte_count, min_event_time, max_event_time,
+               trace_id, ingested_at, attempts
+        FROM ingest_event
+        WHERE tenant_id = %(tenant_id)s AND visibility_token > %(acked_token)s
+          AND state = 'accepted'
+        ORDER BY visibility_token
+        LIMIT %(limit)s
+    ) n
+) r
+WHERE running_bytes <= %(max_bytes)s OR position = 1
+ORDER BY visibility_token
+
+-- name: hold_lease
+UPDATE ingest_lease
+SET epoch = epoch + 1, consumer_id = %(consumer_id)s, batch_id = %(batch_id)s,
+    lease_until = duckmesh_now() + %(lease)s, claimed_at = duckmesh_now(), attempt = attempt + 1,
+    not_before = NULL
+WHERE tenant_id = %(tenant_id)s
+RETURNING epoch, attempt, lease_until
+
+-- name: insert_claim
+INSERT INTO ingest_claim_batch (batch_id, tenant_id, consumer_id, epoch, attempt, first_token,
+                                last_token)
+VALUES (%(batch_id)s, %(tenant_id)s, %(consumer_id)s, %(epoch)s, %(attempt)s, %(first_token)s,
+        %(last_token)s)
+
+-- name: expire_claims_of_tenant
+UPDATE ingest_claim_batch SET state = 'expired', ended_at = clock_timestamp()
+WHERE tenant_id = %s AND state = 'active'
+
+-- name: skip_resolved
+UPDATE ingest_lease SET acked_token = %(last_token)s, attempt = 0
+WHERE tenant_id = %(tenant_id)s AND acked_token < %(last_token)s
+
+-- name: bury_head
+UPDATE ingest_event
+SET state = 'failed', attempts = %(attempt)s, failure_reason = %(reason)s
+WHERE tenant_id = %(tenant_id)s AND state = 'accepted' AND visibility_token = (
+    SELECT min(visibility_token) FROM ingest_event
+    WHERE tenant_id = %(tenant_id)s AND visibility_token > %(acked_token)s AND state = 'accepted')
+
+-- name: lock_live_claim
+-- The fence: no row when the claim is not this one any more, or its lease has run out.
+SELECT acked_token FROM ingest_lease
+WHERE tenant_id = %(tenant_id)s AND batch_id = %(batch_id)s AND epoch = %(epoch)s
+  AND lease_until > duckmesh_now()
+FOR UPDATE
+
+-- name: commit_events
+UPDATE ingest_event SET state = 'committed', payload = NULL
+WHERE tenant_id = %(tenant_id)s AND visibility_token > %(after_token)s
+  AND visibility_token <= %(last_token)s AND state = 'accepted'
+  AND event_id = ANY (%(event_ids)s)
+
+-- name: refuse_events
+UPDATE ingest_event
+SET attempts = attempts + 1,
+    failure_reason = %(reason)s,
+    state = CASE WHEN %(dead)s OR attempts + 1 >= %(max_attempts)s THEN 'failed' ELSE state END
+WHERE tenant_id = %(tenant_id)s AND visibility_token > %(after_token)s
+  AND visibility_token <= %(last_token)s AND state = 'accepted'
+  AND event_id = ANY (%(event_ids)s)
+RETURNING event_id, visibility_token, attempts, state = 'failed'
+
+-- name: note_refusals
+INSERT INTO ingest_claim_item (batch_id, event_id, visibility_token, attempt, reason, dead_lettered)
+SELECT %(batch_id)s, event_id, visibility_token, attempt, %(reason)s, dead
+FROM unnest(%(event_ids)s::uuid[], %(tokens)s::bigint[], %(attempts)s::integer[],
+            %(dead)s::boolean[]) AS i (event_id, visibility_token, attempt, dead)
+ON CONFLICT DO NOTHING
+
+-- name: settle
+-- The acked token moves over the resolved prefix, never over a hole. The claim ends when nothing
+-- in its range is open but what it gave back itself.
+WITH open AS (
+    SELECT min(e.visibility_token) AS first_token,
+           bool_or(i.event_id IS NULL) AS held
+    FROM ingest_event e
+    LEFT JOIN ingest_claim_item i ON i.batch_id = %(batch_id)s AND i.event_id = e.event_id
+    WHERE e.tenant_id = %(tenant_id)s AND e.visibility_token > %(after_token)s
+      AND e.visibility_token <= %(last_token)s AND e.state = 'accepted'
+)
+UPDATE ingest_lease l
+SET acked_token = greatest(l.acked_token, coalesce(open.first_token - 1, %(last_token)s)),
+    attempt = CASE WHEN coalesce(open.first_token - 1, %(last_token)s) > l.acked_token THEN 0
+                   ELSE l.attempt END,
+    batch_id = CASE WHEN open.held THEN l.batch_id END,
+    consumer_id = CASE WHEN open.held THEN l.consumer_id END,
+    lease_until = CASE WHEN open.held THEN l.lease_until END,
+    not_before = CASE WHEN %(backoff)s::interval IS NULL THEN l.not_before
+                      ELSE duckmesh_now() + %(backoff)s::interval END
+FROM open
+WHERE l.tenant_id = %(tenant_id)s
+RETURNING l.batch_id IS NULL
+
+-- name: end_claim
+UPDATE ingest_claim_batch SET state = %(state)s, ended_at = clock_timestamp()
+WHERE batch_id = %(batch_id)s AND state = 'active'
+
+-- name: release_lease
+-- Given back without blame: the attempt does not count.
+UPDATE ingest_lease
+SET batch_id = NULL, consumer_id = NULL, lease_until = NULL,
+    attempt = greatest(attempt - 1, 0), not_before = duckmesh_now() + %(delay)s
+WHERE tenant_id = %(tenant_id)s AND batch_id = %(batch_id)s AND epoch = %(epoch)s
+
+-- name: extend_lease
+UPDATE ingest_lease SET lease_until = duckmesh_now() + %(lease)s
+WHERE tenant_id = %(tenant_id)s AND batch_id = %(batch_id)s AND epoch = %(epoch)s
+  AND lease_until > duckmesh_now()
+
+-- name: requeue_expired
+-- The epoch grows, so that the old holder is fenced even before a new one comes.
+WITH expired AS (
+    UPDATE ingest_lease
+    SET batch_id = NULL, consumer_id = NULL, lease_until = NULL, epoch = epoch + 1
+    WHERE lease_until <= duckmesh_now()
+    RETURNING tenant_id
+)
+UPDATE ingest_claim_batch b SET state = 'expired', ended_at = clock_timestamp()
+FROM expired
+WHERE b.tenant_id = expired.tenant_id AND b.state = 'active'
+
+-- name: last_token
+SELECT last_token FROM token_counter WHERE tenant_id = %s
+
+-- name: has_unresolved
+SELECT EXISTS (
+    SELECT 1 FROM ingest_event
+    WHERE tenant_id = %(tenant_id)s
+      AND visibility_token > (SELECT acked_token FROM ingest_lease
+                              WHERE tenant_id = %(tenant_id)s)
+      AND visibility_token <= %(through)s
+      AND state = 'accepted'
+      AND table_id = ANY (%(table_ids)s)
+)
+
+-- name: find_by_key
+SELECT e.event_id, e.visibility_token, e.table_id, e.idempotency_key, e.row_count, e.state,
+       e.ingested_at, e.failure_reason
+FROM idempotency_key k JOIN ingest_event e USING (event_id)
+WHERE k.tenant_id = %s AND k.table_id = %s AND k.key = %s
+
+-- name: recent_events
+SELECT event_id, visibility_token, table_id, idempotency_key, row_count, state, ingested_at,
+       failure_reason
+FROM ingest_event WHERE tenant_id = %s
+ORDER BY visibility_token DESC LIMIT %s
+
+-- name: backlog
+SELECT count(*), coalesce(sum(byte_count), 0)::bigint, min(ingested_at)
+FROM ingest_event
+WHERE tenant_id = %(tenant_id)s
+  AND visibility_token > (SELECT acked_token FROM ingest_lease WHERE tenant_id = %(tenant_id)s)
+  AND state = 'accepted'
+
+-- name: expire_keys
+DELETE FROM idempotency_key
+WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM idempotency_key
+    WHERE created_at < duckmesh_now() - %(older_than)s LIMIT %(limit)s))
+
+-- name: expire_events
+-- Committed events older than any key. Their rows are in snapshots; only receipts end here.
+DELETE FROM ingest_event
+WHERE (tenant_id, visibility_token) IN (
+    SELECT e.tenant_id, e.visibility_token
+    FROM ingest_lease l
+    CROSS JOIN LATERAL (
+        SELECT tenant_id, visibility_token, ingested_at FROM ingest_event
+        WHERE tenant_id = l.tenant_id AND state = 'committed'
+        ORDER BY visibility_token LIMIT %(limit)s
+    ) e
+    WHERE e.ingested_at < duckmesh_now() - %(older_than)s
+      AND NOT EXISTS (SELECT 1 FROM ingest_event x
+                      JOIN idempotency_key k ON k.event_id = x.event_id
+                      WHERE x.tenant_id = e.tenant_id
+                        AND x.visibility_token = e.visibility_token
+                        AND k.tenant_id = x.tenant_id AND k.table_id = x.table_id
+                        AND k.key = x.idempotency_key)
+    LIMIT %(limit)s)
