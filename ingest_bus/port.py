@@ -5,7 +5,7 @@ from concurrent.futures import Future
 from datetime import timedelta
 from typing import Any, Protocol
 
-from duckmesh.identifiers import ConsumerId, EventId, TableId, TenantId
+from duckmesh.identifiers import ConsumerId, EventId, SchemaVersion, TableId, TenantId
 from duckmesh.tokens import VisibilityToken
 from ingest_bus.envelope import Backlog, Claim, Envelope, EventRecord, Receipt
 
@@ -36,6 +36,21 @@ class IngestBus(Protocol):
 
     def submit(self, envelopes: Sequence[Envelope]) -> "Future[list[Receipt]]":
         """`publish` without waiting. Tokens follow the order of one caller's submits."""
+        ...
+
+    def fence(
+        self,
+        tenant_id: TenantId,
+        table_id: TableId,
+        *,
+        below: SchemaVersion,
+        within: Any | None = None,
+    ) -> None:
+        """Send back every later envelope of the table whose schema version is below this one.
+
+        Every token issued before is smaller than every token issued after. `within` is as for
+        `ack`; then the fence stands when the transaction commits, and publishes wait for that.
+        """
         ...
 
     def claim_batch(

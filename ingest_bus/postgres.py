@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 import psycopg
 
 from duckmesh.errors import Conflict, ErrorCode, Fenced
-from duckmesh.identifiers import ConsumerId, EventId, TableId, TenantId, new_batch_id
+from duckmesh.identifiers import ConsumerId, EventId, SchemaVersion, TableId, TenantId, new_batch_id
 from duckmesh.statements import Statements
 from duckmesh.tokens import BEFORE_ALL, VisibilityToken
 from ingest_bus.envelope import (
@@ -90,6 +90,20 @@ class PostgresIngestBus:
                 ]
         self._database.announce(ACCEPTED_CHANNEL)
         return receipts
+
+    def fence(
+        self,
+        tenant_id: TenantId,
+        table_id: TableId,
+        *,
+        below: SchemaVersion,
+        within: Any | None = None,
+    ) -> None:
+        values = {"tenant_id": tenant_id, "table_id": table_id, "below": below}
+        with self._transaction(within) as connection:
+            self._open_tenant(connection, tenant_id)
+            connection.execute(_SQL["lock_counter"], values)
+            connection.execute(_SQL["set_fence"], values)
 
     def _open_tenant(self, connection: Connection, tenant_id: TenantId) -> None:
         if tenant_id not in self._known_tenants:

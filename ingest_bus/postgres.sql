@@ -58,10 +58,22 @@ WHERE c.tenant_id = %(tenant_id)s
 -- checked against it.
 INSERT INTO schema_fence AS f (tenant_id, table_id, min_schema_version)
 SELECT %(tenant_id)s, e.table_id, max(e.schema_version)
-FROM unnest(%(table_ids)s::bigint[], %(schema_versions)s::integer[], %(raises_fence)s::boolean[])
-     AS e (table_id, schema_version, raises_fence)
+FROM unnest(%(event_ids)s::uuid[], %(table_ids)s::bigint[], %(schema_versions)s::integer[],
+            %(raises_fence)s::boolean[])
+     AS e (event_id, table_id, schema_version, raises_fence)
+-- A duplicate raised its fence when it was accepted first.
+JOIN ingest_event v ON v.event_id = e.event_id
 WHERE e.raises_fence
 GROUP BY e.table_id
+ON CONFLICT (tenant_id, table_id) DO UPDATE
+SET min_schema_version = greatest(f.min_schema_version, excluded.min_schema_version)
+
+-- name: lock_counter
+SELECT last_token FROM token_counter WHERE tenant_id = %(tenant_id)s FOR UPDATE
+
+-- name: set_fence
+INSERT INTO schema_fence AS f (tenant_id, table_id, min_schema_version)
+VALUES (%(tenant_id)s, %(table_id)s, %(below)s)
 ON CONFLICT (tenant_id, table_id) DO UPDATE
 SET min_schema_version = greatest(f.min_schema_version, excluded.min_schema_version)
 
