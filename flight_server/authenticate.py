@@ -13,8 +13,8 @@ from pyarrow import flight
 from duckmesh.errors import Denied, DuckMeshError, ErrorCode, Internal
 from flight_server.boundary import flight_exception
 from flight_server.headers import CallOptions, RawHeaders, read_options, trace_id_of
-from flight_server.identity import Identity
 from flight_server.sessions import Basic, Bearer, Session, Sessions, parse_authorization
+from gateway.identity import Identity
 
 MIDDLEWARE: Final = "duckmesh"
 """The key of this middleware in pyarrow's dictionary."""
@@ -31,7 +31,7 @@ class Authenticator(Protocol):
     def open_identity(self) -> Identity | None:
         """The identity of a caller who shows no credential; None when one is required."""
 
-    def confirm(self, identity: Identity) -> None:
+    def check_live(self, identity: Identity) -> None:
         """Raise Denied when the key behind a session has been revoked since."""
 
 
@@ -89,7 +89,7 @@ class Authentication(flight.ServerMiddlewareFactory):  # type: ignore[misc]
         credential = parse_authorization([str(v) for v in headers.get("authorization", ())])
         if isinstance(credential, Bearer) and credential.is_session:
             session = self._sessions.open(credential.token)
-            self._authenticator.confirm(session.identity)
+            self._authenticator.check_live(session.identity)
             renew = self._sessions.due_for_renewal(session)
         else:
             session = self._sessions.begin(self._identify(credential))

@@ -1,0 +1,67 @@
+"""A small real Flight server and real drivers, for what only a wire can show."""
+
+import threading
+from contextlib import contextmanager
+
+import pytest
+from pyarrow import flight
+
+from duckmesh.errors import Denied, ErrorCode
+from duckmesh.identifiers import KeyId, TenantId
+from gateway.identity import EVERY_ROLE, Identity
+
+ADA = Identity(TenantId(1), "acme", "ada", KeyId("k-ada"), EVERY_ROLE)
+ANYBODY = Identity(TenantId(2), "default", "anonymous", None, EVERY_ROLE)
+
+
+class KnownKeys:
+    """An Authenticator over a dictionary, with an open door or without."""
+
+    def __init__(self, keys, open_identity=None):
+        self.keys = dict(keys)
+        self.anonymous = open_identity
+
+    def authenticate_api_key(self, secret):
+        if secret not in self.keys:
+            raise Denied(ErrorCode.UNAUTHORIZED, "the API key is not known")
+        return self.keys[secret]
+
+    def open_identity(self):
+        return self.anonymous
+
+    def check_live(self, identity):
+        if identity.key_id is not None and identity not in self.keys.values():
+            raise Denied(ErrorCode.UNAUTHORIZED, "the API key was revoked: connect with another")
+
+
+@pytest.fixture
+def ada():
+    return ADA
+
+
+@pytest.fixture
+def anybody():
+    return ANYBODY
+
+
+@pytest.fixture
+def known_keys():
+    return KnownKeys
+
+
+@pytest.fixture
+def running():
+    """Start a Flight server on a free loopback port; it is shut down when the block ends."""
+
+    @contextmanager
+    def start(server: flight.FlightServerBase):
+        thread = threading.Thread(target=server.serve, daemon=True)
+        thread.start()
+        try:
+            yield f"grpc://127.0.0.1:{server.port}"
+        finally:
+            server.shutdown()
+            thread.join(timeout=10)
+            assert not thread.is_alive()
+
+    return start

@@ -1,0 +1,130 @@
+"""Session tokens and the credentials of the authorization header."""
+
+import base64
+from datetime import timedelta
+
+import pytest
+
+from duckmesh.errors import Denied, ErrorCode
+from duckmesh.identifiers import KeyId, TenantId
+from duckmesh.tokens import VisibilityToken
+from flight_server.sessions import TOKEN_PREFIX, Basic, Bearer, Sessions, parse_authorization
+from flight_server.tickets import Purpose, Seal
+from gateway.identity import EVERY_ROLE, Identity
+
+WHO = Identity(TenantId(7), "acme", "etl", KeyId("k1"), EVERY_ROLE)
+
+
+class Clock:
+    def __init__(self):
+        self.seconds = 1_000_000.0
+
+    def __call__(self):
+        return self.seconds
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def seal(clock):
+    return Seal(b"s" * 32, now=clock)
+
+
+@pytest.fixture
+def sessions(seal):
+    return Sessions(seal, lifetime=timedelta(hours=1))
+
+
+def test_a_session_travels_whole(sessions):
+    session = sessions.begin(WHO).having_written(VisibilityToken(41))
+    opened = sessions.open(sessions.token_of(session))
+    assert opened == session
+    assert opened.identity == WHO
+
+
+def test_the_last_token_never_moves_back(sessions):
+    session = sessions.begin(WHO).having_written(VisibilityToken(5))
+    assert session.having_written(VisibilityToken(4)).last_token == 5
+    assert session.having_written(VisibilityToken(6)).last_token == 6
+
+
+def test_an_identity_without_a_key_stays_without(sessions):
+    opened_door = Identity(TenantId(1), "default", "anonymous", None, frozenset())
+    opened = sessions.open(sessions.token_of(sessions.begin(opened_door)))
+    assert opened.identity == opened_door
+
+
+def test_a_token_is_a_printable_header(sessions):
+    token = sessions.token_of(sessions.begin(WHO))
+    assert token.isascii()
+    assert token.isprintable()
+    assert " " not in token
+
+
+@pytest.mark.parametrize("damage", [lambda t: t[:-1], lambda t: t + "A", lambda t: t[:9] + "!é"])
+def test_a_damaged_session_is_unauthorized(sessions, damage):
+    with pytest.raises(Denied) as caught:
+        sessions.open(damage(sessions.token_of(sessions.begin(WHO))))
+    assert caught.value.code is ErrorCode.UNAUTHORIZED
+
+
+def test_a_ticket_is_no_session(sessions, seal):
+    ticket = seal.seal(Purpose.TICKET, b"", lifetime=timedelta(hours=1))
+    with pytest.raises(Denied):
+        sessions.open(TOKEN_PREFIX + base64.urlsafe_b64encode(ticket).decode())
+
+
+def test_a_session_expires_unless_it_is_renewed_in_time(sessions, clock):
+    token = sessions.token_of(sessions.begin(WHO))
+    clock.seconds += 1799
+    assert not sessions.due_for_renewal(sessions.open(token))
+    clock.seconds += 2
+    session = sessions.open(token)
+    assert sessions.due_for_renewal(session)
+    renewed = sessions.token_of(session)
+    clock.seconds += 1800
+    with pytest.raises(Denied, match="expired: connect again"):
+        sessions.open(token)
+    assert sessions.open(renewed).session_id == session.session_id
+
+
+def basic(text):
+    return "Basic " + base64.b64encode(text.encode()).decode()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([], None),
+        (["", " "], None),
+        ([basic("user:pa:ss")], Basic("user", "pa:ss")),
+        ([basic("ü:ä")], Basic("ü", "ä")),
+        ([basic("user:x").rstrip("=")], Basic("user", "x")),
+        ([basic("user:")], None),
+        (["bearer  abc "], Bearer("abc")),
+        (["Bearer "], None),
+        (["Bearer abc", "Bearer abc"], Bearer("abc")),
+    ],
+)
+def test_a_credential_is_read_from_its_header(values, expected):
+    assert parse_authorization(values) == expected
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["Digest abc"],
+        ["abc"],
+        ["Basic ???"],
+        ["Basic " + base64.b64encode(b"\xff:x").decode()],
+        ["Basic " + base64.b64encode(b"no colon").decode()],
+        ["Bearer a", "Bearer b"],
+    ],
+)
+def test_a_malformed_credential_is_unauthorized(values):
+    with pytest.raises(Denied) as caught:
+        parse_authorization(values)
+    assert caught.value.code is ErrorCode.UNAUTHORIZED
