@@ -1,0 +1,390 @@
+"""The settings, group by group: each with its default, its bounds and its meaning.
+
+Values are plain and their units stand last in the names; `timedelta`s for use inside are derived.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+
+MIB: Final = 1024 * 1024
+GIB: Final = 1024 * MIB
+SEALING_SECRET_MIN_BYTES: Final = 32
+
+_UNITS: Final = {
+    "_ms": timedelta(milliseconds=1),
+    "_seconds": timedelta(seconds=1),
+    "_days": timedelta(days=1),
+}
+_STORE_URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://.+")
+_TENANT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+class Profile(StrEnum):
+    """Where DuckMesh runs: it chooses the defaults, and `prod` refuses what is unsafe."""
+
+    DEV = "dev"
+    TEST = "test"
+    PROD = "prod"
+
+
+class LogLevel(StrEnum):
+    """The least severe level that is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(StrEnum):
+    """`json`: one object a line, for machines. `console`: for people."""
+
+    JSON = "json"
+    CONSOLE = "console"
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The accepted form of a setting in words, where its type alone does not tell."""
+
+    text: str
+
+
+class Span:
+    """A field such as `lease_seconds` as a timedelta, under the name without the unit."""
+
+    def __init__(self, field: str) -> None:
+        self._field = field
+        self._unit = next(unit for suffix, unit in _UNITS.items() if field.endswith(suffix))
+
+    def __get__(self, group: object, kind: type | None = None) -> timedelta:
+        amount: float = getattr(group, self._field)
+        return amount * self._unit
+
+
+def _dsn(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if not (text.startswith(("postgresql://", "postgres://")) or "=" in text):
+        raise ValueError("not a Postgres address")
+    return value
+
+
+def _sealing_secret(value: SecretStr) -> SecretStr:
+    if len(value.get_secret_value().encode()) < SEALING_SECRET_MIN_BYTES:
+        raise ValueError("too short")
+    return value
+
+
+def _store_url(value: str) -> str:
+    if not _STORE_URL.fullmatch(value):
+        raise ValueError("not a URL")
+    return value
+
+
+def _tenant(value: str) -> str:
+    if not _TENANT_NAME.fullmatch(value):
+        raise ValueError("not a tenant's name")
+    return value
+
+
+Dsn = Annotated[
+    SecretStr,
+    AfterValidator(_dsn),
+    Form("`postgresql://user:password@host:port/database`, or `key=value` pairs as libpq reads"),
+]
+SealingSecret = Annotated[
+    SecretStr,
+    AfterValidator(_sealing_secret),
+    Form(f"random text of at least {SEALING_SECRET_MIN_BYTES} bytes"),
+]
+StoreUrl = Annotated[
+    str,
+    AfterValidator(_store_url),
+    Form("a URL such as `s3://bucket/prefix` or `file:///directory`"),
+]
+TenantName = Annotated[
+    str,
+    AfterValidator(_tenant),
+    Form("1 to 63 characters of a-z, 0-9, `-` and `_`, the first a letter or digit"),
+]
+UserPath = Annotated[Path, AfterValidator(Path.expanduser), Form("a path; `~` is the home")]
+NonEmpty = Annotated[str, Field(min_length=1)]
+
+
+class Group(BaseModel):
+    """Frozen; an unknown key is refused; no error repeats the value it refuses."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        ignored_types=(Span,),
+        allow_inf_nan=False,
+    )
+
+
+class CatalogSettings(Group):
+    """The Postgres that holds the catalog and, by default, the bus."""
+
+    dsn: Dsn | None = Field(
+        default=None,
+        description="The catalog's address. `duckmesh up` runs a Postgres of its own without.",
+    )
+    pool_min: int = Field(
+        default=1, ge=0, le=1000, description="Connections that a process keeps open."
+    )
+    pool_max: int = Field(
+        default=8, ge=1, le=1000, description="Connections that a process opens at most."
+    )
+    connect_timeout_seconds: float = Field(
+        default=5, gt=0, le=300, description="How long a call waits for a connection."
+    )
+    connect_timeout = Span("connect_timeout_seconds")
+
+
+class StoreSettings(Group):
+    """The object store that holds the Parquet files."""
+
+    url: StoreUrl | None = Field(
+        default=None,
+        description="Where objects lie. `duckmesh up` uses a directory in `data_dir` without.",
+    )
+    endpoint: NonEmpty | None = Field(
+        default=None,
+        description="The address of an S3 server that is not AWS, such as `https://host:9000`.",
+    )
+    region: NonEmpty | None = Field(default=None, description="The S3 region.")
+    access_key_id: NonEmpty | None = Field(
+        default=None,
+        description="The S3 key's id. Without, the S3 client's own sources: environment, role.",
+    )
+    secret_access_key: SecretStr | None = Field(default=None, description="The S3 key's secret.")
+    session_token: SecretStr | None = Field(
+        default=None, description="The token of temporary S3 credentials."
+    )
+    allow_http: bool = Field(default=False, description="Whether the endpoint may be plain `http`.")
+    virtual_hosted_style: bool = Field(
+        default=False,
+        description="Whether the bucket stands in the host name; in the path when not.",
+    )
+    auto_create_bucket: bool = Field(
+        default=False, description="Whether to create the bucket when it is missing."
+    )
+    connect_timeout_seconds: float = Field(
+        default=5, gt=0, le=300, description="How long a connection may take."
+    )
+    request_timeout_seconds: float = Field(
+        default=30, gt=0, le=3600, description="How long one request with its answer may take."
+    )
+    retry_timeout_seconds: float = Field(
+        default=60, ge=0, le=3600, description="No retry of a call begins later than this."
+    )
+    max_retries: int = Field(default=8, ge=0, le=100, description="Retries of one call at most.")
+    connect_timeout = Span("connect_timeout_seconds")
+    request_timeout = Span("request_timeout_seconds")
+    retry_timeout = Span("retry_timeout_seconds")
+
+
+class CacheSettings(Group):
+    """The serving process's local copies of immutable files."""
+
+    directory: UserPath | None = Field(
+        default=None, description="Where copies lie; `cache` in `data_dir` when not set."
+    )
+    capacity_bytes: int = Field(
+        default=10 * GIB, ge=16 * MIB, description="The size of all copies at most, in bytes."
+    )
+
+
+class FlightSettings(Group):
+    """The Flight SQL door."""
+
+    host: NonEmpty = Field(default="127.0.0.1", description="The address to listen on.")
+    port: int = Field(default=31337, ge=0, le=65535, description="The port; 0 takes a free one.")
+    tls_certificate: UserPath | None = Field(
+        default=None,
+        description="The server's certificate chain (PEM). With `tls_key` it turns TLS on.",
+    )
+    tls_key: UserPath | None = Field(
+        default=None, description="The certificate's private key (PEM)."
+    )
+    client_ca: UserPath | None = Field(
+        default=None,
+        description="Certificates (PEM) that a client's must descend from: mutual TLS.",
+    )
+    allow_plaintext: bool = Field(
+        default=False,
+        description="Whether `prod` may listen without TLS beyond this machine, behind a proxy.",
+    )
+
+    @property
+    def loopback_only(self) -> bool:
+        """Whether only this machine can reach the door."""
+        return self.host in {"localhost", "::1"} or self.host.startswith("127.")
+
+
+class AuthSettings(Group):
+    """Who may do what."""
+
+    open_mode: bool = Field(
+        default=False,
+        description="Whether callers without credentials may do everything. Not in `prod`.",
+    )
+    default_tenant: TenantName = Field(
+        default="default", description="The tenant of callers without credentials, in open mode."
+    )
+    session_lifetime_seconds: float = Field(
+        default=86400, gt=0, description="How long a session's bearer token is valid."
+    )
+    ticket_lifetime_seconds: float = Field(
+        default=3600, gt=0, description="How long a query's ticket may be redeemed."
+    )
+    sealing_secret: SealingSecret | None = Field(
+        default=None,
+        description=(
+            "Signs sessions and tickets; equal in all serving processes. Drawn at start when not "
+            "set: then one process does not know another's sessions."
+        ),
+    )
+    session_lifetime = Span("session_lifetime_seconds")
+    ticket_lifetime = Span("ticket_lifetime_seconds")
+
+
+class IngestSettings(Group):
+    """What one write may be, and how it is carried."""
+
+    inline_max_bytes: int = Field(
+        default=MIB, ge=0, le=64 * MIB, description="A larger write is staged in the object store."
+    )
+    write_max_bytes: int = Field(
+        default=64 * GIB, ge=1, description="A larger write is refused with PAYLOAD_TOO_LARGE."
+    )
+    staged_file_target_bytes: int = Field(
+        default=128 * MIB, ge=MIB, description="The size of a staged file, about."
+    )
+    key_window_days: float = Field(
+        default=7, gt=0, le=3650, description="How long an idempotency key is remembered."
+    )
+    max_pending_events: int = Field(
+        default=100_000,
+        ge=1,
+        description="Writes of a tenant that wait for publication; beyond, RATE_LIMITED.",
+    )
+    max_pending_bytes: int = Field(
+        default=4 * GIB, ge=1, description="The same, by the bytes that these writes carry."
+    )
+    stream_window: int = Field(
+        default=32,
+        ge=1,
+        le=10_000,
+        description="Batches of one ingest stream that wait for a receipt.",
+    )
+    key_window = Span("key_window_days")
+
+
+class CoordinatorSettings(Group):
+    """How accepted writes become visible."""
+
+    consumer_id: NonEmpty | None = Field(
+        default=None,
+        description="The name that leases carry; host name and process id when not set.",
+    )
+    claim_limit: int = Field(
+        default=5000, ge=1, le=1_000_000, description="Writes taken in one claim at most."
+    )
+    claim_max_bytes: int = Field(
+        default=256 * MIB, ge=1, description="Payload bytes taken in one claim at most."
+    )
+    lease_seconds: float = Field(
+        default=30,
+        ge=1,
+        le=3600,
+        description="How long a claim is one coordinator's; it is extended.",
+    )
+    poll_seconds: float = Field(
+        default=1.0,
+        gt=0,
+        le=60,
+        description="How often to look for work when no notification comes.",
+    )
+    flush_interval_ms: int = Field(
+        default=150,
+        ge=0,
+        le=60_000,
+        description="How long to gather writes when nobody waits for them.",
+    )
+    inline_file_max_bytes: int = Field(
+        default=MIB, ge=0, le=64 * MIB, description="A larger data file lies in the object store."
+    )
+    max_attempts: int = Field(
+        default=5, ge=1, le=100, description="Attempts on a write before it becomes a dead letter."
+    )
+    backoff_seconds: float = Field(
+        default=0.1, gt=0, le=60, description="The pause after a first failure; it doubles."
+    )
+    backoff_max_seconds: float = Field(
+        default=30, gt=0, le=3600, description="The longest pause after a failure."
+    )
+    lease = Span("lease_seconds")
+    poll = Span("poll_seconds")
+    flush_interval = Span("flush_interval_ms")
+    backoff = Span("backoff_seconds")
+    backoff_max = Span("backoff_max_seconds")
+
+
+class QuerySettings(Group):
+    """What one query may use."""
+
+    consistency_timeout_ms: int = Field(
+        default=3000,
+        ge=0,
+        le=3_600_000,
+        description="How long a query waits for its token by default.",
+    )
+    max_consistency_timeout_ms: int = Field(
+        default=60_000,
+        ge=0,
+        le=3_600_000,
+        description="The longest wait that a client may ask for.",
+    )
+    wall_time_seconds: float = Field(
+        default=60, gt=0, le=86_400, description="How long a query may run; beyond, QUERY_TIMEOUT."
+    )
+    memory_bytes: int = Field(
+        default=GIB,
+        ge=64 * MIB,
+        description="What a query may hold in memory; beyond, QUERY_MEMORY.",
+    )
+    threads: int = Field(default=2, ge=1, le=1024, description="Threads of one query.")
+    max_concurrent: int = Field(
+        default=4, ge=1, le=10_000, description="Queries of a serving process that run at once."
+    )
+    max_queued: int = Field(
+        default=64,
+        ge=0,
+        le=100_000,
+        description="Queries that wait for their turn; beyond, they are told.",
+    )
+    batch_rows: int = Field(
+        default=65_536, ge=1, le=10_000_000, description="Rows of one batch of an answer at most."
+    )
+    consistency_timeout = Span("consistency_timeout_ms")
+    max_consistency_timeout = Span("max_consistency_timeout_ms")
+    wall_time = Span("wall_time_seconds")
+
+
+class LoggingSettings(Group):
+    """What is logged to standard error, and how."""
+
+    level: LogLevel = Field(
+        default=LogLevel.INFO, description="The least severe level that is logged."
+    )
+    format: LogFormat = Field(
+        default=LogFormat.JSON, description="One JSON object a line, or lines for people."
+    )
