@@ -12,6 +12,7 @@ from pyarrow import flight
 
 from duckmesh.errors import Denied, DuckMeshError, ErrorCode, Internal
 from flight_server.boundary import flight_exception
+from flight_server.calls import CallsInFlight, Place
 from flight_server.headers import CallOptions, RawHeaders, read_options, trace_id_of
 from flight_server.sessions import Basic, Bearer, Session, Sessions, parse_authorization
 from gateway.identity import Identity
@@ -39,9 +40,16 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
     """One call: who, in which session, with which headers. Lives as long as the call."""
 
     def __init__(
-        self, session: Session, headers: RawHeaders, trace_id: str, *, new_token: str | None
+        self,
+        session: Session,
+        headers: RawHeaders,
+        trace_id: str,
+        *,
+        place: Place,
+        new_token: str | None,
     ) -> None:
         super().__init__()
+        self.place = place
         self.session = session
         self.trace_id = trace_id
         self._headers = headers
@@ -60,32 +68,39 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
         # the same each time. A token that a write moved is sent by the RPC itself.
         return {} if self._new_token is None else {"authorization": f"Bearer {self._new_token}"}
 
-    def call_completed(self, exception: Exception | None) -> None:
-        """Nothing is held for a call."""
+    def call_completed(self, exception: Exception | None) -> None:  # noqa: ARG002 - pyarrow's
+        self.place.leave()
 
 
 class Authentication(flight.ServerMiddlewareFactory):  # type: ignore[misc]
     """Turns the credential of each call into a Call, or refuses it as UNAUTHENTICATED."""
 
-    def __init__(self, authenticator: Authenticator, sessions: Sessions) -> None:
+    def __init__(
+        self, authenticator: Authenticator, sessions: Sessions, calls: CallsInFlight
+    ) -> None:
         super().__init__()
+        self._calls = calls
         self._authenticator = authenticator
         self._sessions = sessions
 
     def start_call(self, info: Any, headers: RawHeaders) -> Call:
         trace_id = trace_id_of(headers)
+        place: Place | None = None
         try:
-            return self._admit(headers, trace_id)
+            place = self._calls.enter()
+            return self._admit(headers, trace_id, place)
         except DuckMeshError as error:
+            _give_back(place)
             _log.info(
                 "call_refused", rpc=str(info.method), error_code=error.code.value, trace_id=trace_id
             )
             raise flight_exception(error, trace_id) from None
         except Exception:  # noqa: BLE001 - logged, and mapped to INTERNAL
+            _give_back(place)
             _log.exception("call_failed", rpc=str(info.method), trace_id=trace_id)
             raise flight_exception(Internal(), trace_id) from None
 
-    def _admit(self, headers: RawHeaders, trace_id: str) -> Call:
+    def _admit(self, headers: RawHeaders, trace_id: str, place: Place) -> Call:
         credential = parse_authorization([str(v) for v in headers.get("authorization", ())])
         if isinstance(credential, Bearer) and credential.is_session:
             session = self._sessions.open(credential.token)
@@ -95,7 +110,7 @@ class Authentication(flight.ServerMiddlewareFactory):  # type: ignore[misc]
             session = self._sessions.begin(self._identify(credential))
             renew = True
         token = self._sessions.token_of(session) if renew else None
-        return Call(session, headers, trace_id, new_token=token)
+        return Call(session, headers, trace_id, place=place, new_token=token)
 
     def _identify(self, credential: Basic | Bearer | None) -> Identity:
         match credential:
@@ -108,6 +123,12 @@ class Authentication(flight.ServerMiddlewareFactory):  # type: ignore[misc]
                     ErrorCode.UNAUTHORIZED,
                     "show an API key: as the password of user and password, or as a Bearer token",
                 )
+
+
+def _give_back(place: Place | None) -> None:
+    # pyarrow does not complete a call that was refused here.
+    if place is not None:
+        place.leave()
 
 
 class AcceptHandshake(flight.ServerAuthHandler):  # type: ignore[misc]

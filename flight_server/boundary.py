@@ -36,6 +36,7 @@ from duckmesh.errors import (
     Overloaded,
     Unavailable,
 )
+from duckmesh.telemetry import bind_trace
 from flight_server import messages
 
 TEXT_MAX_CHARS: Final = 1024
@@ -221,7 +222,8 @@ def boundary(
     gone is CANCELLED: it is the consequence and not the fault.
     """
     try:
-        yield
+        with bind_trace(trace_id, tenant=tenant):
+            yield
     except DuckMeshError as error:
         _log_error(rpc, error, trace_id, tenant)
         raise _sent(rpc, context, error, trace_id) from None

@@ -5,16 +5,15 @@ statement and database. The rules per header: an empty value clears those before
 minimum tokens the largest counts; several different snapshots are refused; else the last counts.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
-from uuid import uuid4
 
 from duckmesh.errors import ErrorCode, Invalid
 from duckmesh.identifiers import SnapshotId, check_idempotency_key
+from duckmesh.telemetry import parse_trace_id
 from duckmesh.tokens import VisibilityToken, parse_token
 
 MIN_TOKEN: Final = "x-duckmesh-min-visibility-token"  # noqa: S105 - a header's name
@@ -29,9 +28,6 @@ TRACEPARENT: Final = "traceparent"
 
 TIMEOUT_MAX: Final = timedelta(minutes=10)
 _MAX_ID: Final = 2**63 - 1
-# W3C Trace Context: version, trace id, parent id, flags.
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
-_TRACE_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 RawHeaders = Mapping[str, Sequence[str | bytes]]
 """As pyarrow gives them: lower-case names; a name that ends in `-bin` has bytes."""
@@ -77,13 +73,11 @@ def read_options(headers: RawHeaders) -> CallOptions:
 
 def trace_id_of(headers: RawHeaders) -> str:
     """The caller's trace id, or a new one. Never raises: a bad trace id is not worth a failure."""
-    for text in _values(headers, TRACEPARENT):
-        if parsed := _TRACEPARENT.fullmatch(text.lower()):
-            return parsed[1]
-    for text in _values(headers, TRACE_ID):
-        if _TRACE_ID.fullmatch(text):
-            return text
-    return uuid4().hex
+    x_trace_id, traceparent = _values(headers, TRACE_ID), _values(headers, TRACEPARENT)
+    return parse_trace_id(
+        x_trace_id=x_trace_id[-1] if x_trace_id else None,
+        traceparent=traceparent[-1] if traceparent else None,
+    )
 
 
 def _values(headers: RawHeaders, name: str) -> list[str]:

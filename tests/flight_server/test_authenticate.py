@@ -13,6 +13,7 @@ from pyarrow import flight
 from flight_server import sql_info
 from flight_server.authenticate import MIDDLEWARE, AcceptHandshake, Authentication, call_of
 from flight_server.boundary import boundary, install_traceback_filter
+from flight_server.calls import CallsInFlight
 from flight_server.sessions import TOKEN_PREFIX, Sessions
 from flight_server.tickets import Seal
 
@@ -30,14 +31,15 @@ class Clock:
 class WhoServer(flight.FlightServerBase):
     """Answers every question with who asked, and records the calls."""
 
-    def __init__(self, authenticator, clock):
+    def __init__(self, authenticator, clock, limit=100):
         install_traceback_filter()
         self.sessions = Sessions(Seal(b"s" * 32, now=clock), lifetime=timedelta(hours=1))
+        self.in_flight = CallsInFlight(limit)
         self.calls = []
         super().__init__(
             "grpc://127.0.0.1:0",
             auth_handler=AcceptHandshake(),
-            middleware={MIDDLEWARE: Authentication(authenticator, self.sessions)},
+            middleware={MIDDLEWARE: Authentication(authenticator, self.sessions, self.in_flight)},
         )
 
     def get_flight_info(self, context, descriptor):
@@ -185,3 +187,24 @@ def test_the_drivers_call_headers_reach_the_options(running, known_keys, anybody
         pytest.raises(adbc_driver_manager.Error, match="VISIBILITY_TOKEN_INVALID"),
     ):
         who(connection)
+
+
+def test_calls_beyond_the_limit_are_told_to_slow_down(running, known_keys, anybody, clock):
+    server = WhoServer(known_keys({}, anybody), clock, limit=1)
+    with running(server) as uri, connect(uri) as connection:
+        held = server.in_flight.enter()
+        with pytest.raises(adbc_driver_manager.Error) as caught:
+            who(connection)
+        held.leave()
+        assert who(connection) == ["anonymous"]
+    assert caught.value.status_code is STATUS.IO
+    assert "[TOO_MANY_QUERIES]" in str(caught.value)
+    assert server.in_flight.count == 0, "every call gave its place back"
+
+
+def test_refused_calls_give_their_place_back(running, known_keys, clock):
+    server = WhoServer(known_keys({}), clock, limit=1)
+    with running(server) as uri, connect(uri) as connection:
+        for _ in range(3):
+            with pytest.raises(adbc_driver_manager.Error, match="UNAUTHORIZED"):
+                who(connection)

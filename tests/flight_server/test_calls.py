@@ -1,0 +1,101 @@
+"""Calls in flight: bounded, watched, drained."""
+
+import threading
+from datetime import timedelta
+
+import pytest
+
+from duckmesh.errors import ErrorCode, Overloaded, Unavailable
+from flight_server.calls import CallsInFlight
+
+SOON = timedelta(seconds=5)
+NOW = timedelta(0)
+
+
+class Caller:
+    def __init__(self):
+        self.gone = False
+        self.asked = 0
+
+    def is_cancelled(self):
+        self.asked += 1
+        return self.gone
+
+
+@pytest.fixture
+def calls():
+    calls = CallsInFlight(2)
+    yield calls
+    calls.close()
+
+
+def test_a_place_is_free_again_when_its_call_has_left(calls):
+    first, _second = calls.enter(), calls.enter()
+    with pytest.raises(Overloaded) as caught:
+        calls.enter()
+    assert caught.value.code is ErrorCode.TOO_MANY_QUERIES
+    assert caught.value.context["retry_after_seconds"] > 0
+    first.leave()
+    first.leave()
+    calls.enter()
+    assert calls.count == 2
+
+
+def test_a_caller_who_goes_is_noticed_once(calls):
+    caller, noticed, other = Caller(), threading.Semaphore(0), threading.Semaphore(0)
+    place = calls.enter()
+    place.on_cancel(caller, noticed.release)
+    calls.enter().on_cancel(Caller(), other.release)
+    caller.gone = True
+    assert noticed.acquire(timeout=5)
+    assert not noticed.acquire(timeout=0.1), "cancelled twice"
+    assert not other.acquire(blocking=False), "another call was cancelled"
+
+
+def test_the_context_of_a_call_that_left_is_never_touched_again(calls):
+    ended, watched, seen = Caller(), Caller(), threading.Event()
+    place = calls.enter()
+    place.on_cancel(ended, lambda: None)
+    place.leave()
+    asked = ended.asked
+    calls.enter().on_cancel(watched, seen.set)
+    watched.gone = True
+    assert seen.wait(5)
+    assert ended.asked == asked
+
+
+def test_a_cancel_that_fails_does_not_stop_the_others(calls):
+    first, second, noticed = Caller(), Caller(), threading.Event()
+
+    def fail():
+        raise RuntimeError
+
+    calls.enter().on_cancel(first, fail)
+    calls.enter().on_cancel(second, noticed.set)
+    first.gone = True
+    second.gone = True
+    assert noticed.wait(5)
+
+
+def test_a_drain_waits_for_calls_and_admits_no_more(calls):
+    place = calls.enter()
+    outcome = []
+    thread = threading.Thread(target=lambda: outcome.append(calls.drain(SOON)))
+    thread.start()
+    with pytest.raises(Unavailable, match="shutting down"):
+        while thread.is_alive():
+            calls.enter().leave()
+    place.leave()
+    thread.join(5)
+    assert outcome == [True]
+
+
+def test_a_drain_cancels_what_outlasts_its_grace(calls):
+    place = calls.enter()
+    place.on_cancel(Caller(), place.leave)
+    assert calls.drain(timedelta(milliseconds=10))
+
+
+def test_a_drain_gives_up_on_a_call_that_does_not_heed(calls):
+    calls.enter().on_cancel(Caller(), lambda: None)
+    assert not calls.drain(timedelta(milliseconds=10))
