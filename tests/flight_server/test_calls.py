@@ -82,7 +82,7 @@ def test_a_drain_waits_for_calls_and_admits_no_more(calls):
     outcome = []
     thread = threading.Thread(target=lambda: outcome.append(calls.drain(SOON)))
     thread.start()
-    with pytest.raises(Unavailable, match="shutting down"):
+    with pytest.raises(Unavailable, match="shutting down"):  # noqa: PT012 - the moment is unknown
         while thread.is_alive():
             calls.enter().leave()
     place.leave()
