@@ -4,11 +4,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
-from obstore.store import ClientConfig, RetryConfig, S3Config
 from obstore.store import S3Store as Bucket
 
 from duckmesh.errors import Unavailable
@@ -20,6 +19,9 @@ from object_store.port import ObjectStat
 from object_store.probe import probe
 from object_store.s3_bucket import create_bucket
 from object_store.s3_writer import S3Writer
+
+if TYPE_CHECKING:  # obstore publishes these as types only.
+    from obstore.store import ClientConfig, RetryConfig, S3Config
 
 _LIST_PAGE: Final = 1000
 
@@ -190,7 +192,7 @@ def _translated(act: str, key: str, absent: type[Exception] | None = None) -> It
         raise unavailable(act, key) from error
 
 
-def _config(options: StoreOptions) -> S3Config:
+def _config(options: StoreOptions) -> "S3Config":
     config: S3Config = {"virtual_hosted_style_request": options.virtual_hosted_style}
     if options.endpoint is not None:
         config["endpoint"] = options.endpoint
@@ -205,7 +207,7 @@ def _config(options: StoreOptions) -> S3Config:
     return config
 
 
-def _client_options(options: StoreOptions) -> ClientConfig:
+def _client_options(options: StoreOptions) -> "ClientConfig":
     return {
         "allow_http": options.allow_http,
         "connect_timeout": options.connect_timeout,
@@ -213,5 +215,5 @@ def _client_options(options: StoreOptions) -> ClientConfig:
     }
 
 
-def _retry_config(options: StoreOptions) -> RetryConfig:
+def _retry_config(options: StoreOptions) -> "RetryConfig":
     return {"max_retries": options.max_retries, "retry_timeout": options.retry_timeout}
