@@ -1,0 +1,47 @@
+# What a developer does. `make` alone lists it.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test check format lock bench clean
+
+BIN := .venv/bin
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+help: ## list what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## make .venv as requirements.lock names it (does nothing when it is current)
+	@./bootstrap
+
+demo: setup ## start everything on this machine, write, and read it back
+	$(BIN)/duckmesh demo
+
+up: setup ## start everything on this machine, until Ctrl-C
+	$(BIN)/duckmesh up
+
+test: setup ## run the tests (PYTEST_ARGS="-k barrier", WORKERS=0 for one process)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+check: setup ## formatting, lint, types, floors
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## write the formatting, and what lint can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: ## write the lock files from pyproject.toml (needs uv)
+	uv pip compile --quiet --generate-hashes --no-annotate --no-header --universal \
+		--python-version 3.11 --extra dev pyproject.toml -o requirements.lock
+	uv pip compile --quiet --generate-hashes --no-annotate --no-header --universal \
+		--python-version 3.11 --constraints requirements.lock pyproject.toml \
+		-o deploy/requirements.lock
+
+bench: setup ## measure, and print the figures
+	$(BIN)/duckmesh bench
+
+clean: ## remove caches and builds (.venv stays)
+	rm -rf dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
