@@ -1,0 +1,268 @@
+"""One locked in-memory DuckDB, for one tenant.
+
+Its SQL reaches the tenant's own views and nothing else: no file outside the tenant's directories,
+no extension, no setting, no Python variable.
+
+A view does not name its files. It reads a list from a variable, and variables belong to one
+cursor: so many snapshots are queried at once through one view, each cursor seeing its own, and
+a new snapshot costs one SET VARIABLE per table that the query names. A view is created when it
+is first named and never changed; a table whose columns changed is read through another instance.
+"""
+
+import contextlib
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from duckmesh.statements import Statements
+from query_engine.permitted import SESSION_FUNCTIONS
+from query_engine.quoting import identifier, literal, literal_list
+from query_engine.relations import MAIN_SCHEMA, Relation, RelationSet, TableRelation
+
+_SQL: Final = Statements("query_engine", "engine.sql")
+_IDLE_CURSORS_MAX: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceSettings:
+    """What every instance of an engine is given."""
+
+    threads: int
+    memory_limit_bytes: int
+    temp_directory: Path | None
+    temp_limit_bytes: int
+
+
+def _files_variable(name: str) -> str:
+    """The variable that holds a table's files: hex, for any character may be in a table's name."""
+    return "duckmesh_files_" + name.lower().encode().hex()
+
+
+def _session_variable(function: str) -> str:
+    return "duckmesh_session_" + function
+
+
+def _table_source(schema: str, name: str) -> str:
+    return "duckmesh_table_" + f"{schema}.{name}".lower().encode().hex()
+
+
+def _shape(table: TableRelation) -> str:
+    schema = table.table.schema
+    return str(schema.to_string(show_field_metadata=False, show_schema_metadata=False))
+
+
+class Session:
+    """One cursor of an instance with the variables it holds. Used by one query at a time."""
+
+    def __init__(self, cursor: duckdb.DuckDBPyConnection, empty_file: str) -> None:
+        self.cursor = cursor
+        self._empty = (empty_file,)
+        self._files: dict[str, tuple[str, ...]] = {}
+        self._values: dict[str, int] = {}
+        self._registered: list[str] = []
+
+    def point(self, relations: Iterable[Relation], absent: Iterable[str] = ()) -> None:
+        """Make the relations' views read these files; forget the files of the `absent` names."""
+        for relation in relations:
+            variable = _files_variable(relation.name)
+            files = relation.file_texts or self._empty
+            if self._files.get(variable) != files:
+                self._set(variable, list(files))
+                self._files[variable] = files
+        for name in absent:
+            variable = _files_variable(name)
+            if self._files.pop(variable, None) is not None:
+                self.cursor.execute(_SQL["reset_variable"].format(variable=identifier(variable)))
+
+    def remember(self, values: Mapping[str, int]) -> None:
+        """Give the session functions their values; those not named answer NULL."""
+        for function in SESSION_FUNCTIONS:
+            value = values.get(function)
+            if self._values.get(function) == value:
+                continue
+            self._set(_session_variable(function), value)
+            if value is None:
+                del self._values[function]
+            else:
+                self._values[function] = value
+
+    def attach(self, tables: Iterable[TableRelation]) -> None:
+        """Put tables in memory behind their views, until `detach`."""
+        for table in tables:
+            source = _table_source(table.schema_name, table.name)
+            self.cursor.register(source, table.table)
+            self._registered.append(source)
+
+    def detach(self) -> None:
+        while self._registered:
+            self.cursor.unregister(self._registered.pop())
+
+    def _set(self, variable: str, value: list[str] | int | None) -> None:
+        self.cursor.execute(_SQL["set_variable"].format(variable=identifier(variable)), [value])
+
+
+class Instance:
+    """A locked DuckDB. Safe from any thread; `close` waits for nothing: close it when idle."""
+
+    def __init__(self, directories: Iterable[Path], settings: InstanceSettings) -> None:
+        self.directories = frozenset(directories)
+        self.users = 0
+        """Queries that hold this instance; counted by the pool, under its lock."""
+        self.retired = False
+        """Set when it may take no further query: the pool then closes it once idle."""
+        self._home = Path(tempfile.mkdtemp(prefix="duckmesh-", dir=settings.temp_directory))
+        self._empty_file = str(self._home / "empty.parquet")
+        pq.write_table(pa.table({"none": pa.nulls(0, pa.int32())}), self._empty_file)
+        # Lock order: _creating, then _lock. _lock is never held while DuckDB works.
+        self._creating = threading.Lock()
+        self._lock = threading.Lock()
+        self._idle: list[Session] = []
+        self._shapes: dict[tuple[str, str], str] = {}
+        self._root = duckdb.connect(
+            ":memory:",
+            config={
+                "threads": settings.threads,
+                "memory_limit": f"{settings.memory_limit_bytes}B",
+                "allow_unsigned_extensions": False,
+            },
+        )
+        self._configure(settings)
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """The directories that no message may tell."""
+        return (str(self._home), *map(str, self.directories))
+
+    def _configure(self, settings: InstanceSettings) -> None:
+        self._root.execute(_SQL["open"])
+        for function in SESSION_FUNCTIONS:
+            variable = literal(_session_variable(function))
+            self._root.execute(
+                _SQL["session_function"].format(function=function, variable=variable)
+            )
+        spill = str(self._home / "spill") if settings.temp_directory is not None else ""
+        self._root.execute(
+            _SQL["lock"].format(
+                temp_bytes=literal(f"{settings.temp_limit_bytes}B"),
+                temp=literal(spill),
+                directories=literal_list(f"{each}/" for each in map(str, self.directories)),
+                paths=literal_list([self._empty_file]),
+            )
+        )
+
+    def fits(self, relations: Iterable[Relation], whole: RelationSet | None) -> bool:
+        """Whether the relations can be read here: each view is absent, or has their columns.
+
+        `whole` is given when the query lists the catalog: then no other view may be here.
+        """
+        with self._lock:
+            shapes = self._shapes
+            if any(
+                shapes.get((MAIN_SCHEMA, each.name.lower()), each.column_map) != each.column_map
+                for each in relations
+            ):
+                return False
+            if whole is None:
+                return True
+            return all(
+                name in whole.by_name or schema != MAIN_SCHEMA for schema, name in self._shapes
+            )
+
+    def fits_tables(self, tables: Iterable[TableRelation]) -> bool:
+        """Whether the tables in memory can be read here, by the same rule."""
+        with self._lock:
+            return all(
+                self._shapes.get((each.schema_name.lower(), each.name.lower()), shape) == shape
+                for each in tables
+                for shape in (_shape(each),)
+            )
+
+    def prepare(self, relations: Iterable[Relation], tables: Iterable[TableRelation]) -> bool:
+        """Create the views that are not here yet. Queries of other views go on beside it.
+
+        False when another query has meanwhile created one of them with other columns.
+        """
+        with self._creating:
+            for relation in relations:
+                key = (MAIN_SCHEMA, relation.name.lower())
+                if key not in self._shapes:
+                    self._create_view(relation)
+                    self._keep(key, relation.column_map)
+                elif self._shapes[key] != relation.column_map:
+                    return False
+            for table in tables:
+                key = (table.schema_name.lower(), table.name.lower())
+                if key not in self._shapes:
+                    self._create_table_view(table)
+                    self._keep(key, _shape(table))
+                elif self._shapes[key] != _shape(table):
+                    return False
+        return True
+
+    def _keep(self, key: tuple[str, str], shape: str) -> None:
+        with self._lock:
+            self._shapes[key] = shape
+
+    def _create_view(self, relation: Relation) -> None:
+        # Bound over the empty file: to create a view opens none of the tenant's files.
+        admin = Session(self._root, self._empty_file)
+        admin.point([Relation(relation.name, relation.schema, ())])
+        self._root.execute(
+            _SQL["create_view"].format(
+                view=identifier(relation.name),
+                variable=literal(_files_variable(relation.name)),
+                columns=relation.column_map,
+            )
+        )
+
+    def _create_table_view(self, table: TableRelation) -> None:
+        source = _table_source(table.schema_name, table.name)
+        self._root.register(source, table.table.schema.empty_table())
+        try:
+            schema = identifier(table.schema_name)
+            self._root.execute(_SQL["create_schema"].format(schema=schema))
+            self._root.execute(
+                _SQL["create_table_view"].format(
+                    schema=schema, view=identifier(table.name), source=identifier(source)
+                )
+            )
+        finally:
+            self._root.unregister(source)
+
+    def session(self) -> Session:
+        """A cursor for one query: an idle one, whose variables are likely right, or a new one."""
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return Session(self._root.cursor(), self._empty_file)
+
+    def give_back(self, session: Session, *, clean: bool) -> None:
+        """Keep a session for the next query, or close it: after an error, and when many idle."""
+        if clean:
+            try:
+                session.detach()
+            except duckdb.Error:
+                clean = False
+        with self._lock:
+            if clean and len(self._idle) < _IDLE_CURSORS_MAX and not self.retired:
+                self._idle.append(session)
+                return
+        session.cursor.close()
+
+    def close(self) -> None:
+        """Release memory and files. Idempotent."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for session in idle:
+            session.cursor.close()
+        self._root.close()
+        with contextlib.suppress(OSError):
+            shutil.rmtree(self._home)

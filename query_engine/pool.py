@@ -1,0 +1,123 @@
+"""The instances of an engine: at most so many, the least recently used goes first."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from query_engine.instance import Instance, InstanceSettings
+from query_engine.relations import Relation, RelationSet, TableRelation
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a query reads of a relation set."""
+
+    relations: tuple[Relation, ...]
+    tables: tuple[TableRelation, ...]
+    """The tables in memory whose views must exist."""
+    attached: tuple[TableRelation, ...]
+    """Those whose rows are read. Their sources would show in a listing, so no others are."""
+    absent: tuple[str, ...]
+    """Names that the query mentions and the snapshot does not have (names of CTEs)."""
+    whole: RelationSet | None
+    """Set when the query lists the catalog, so that it must hold exactly these tables."""
+
+
+class InstancePool:
+    """Instances by tenant. A tenant has more than one while its tables change their columns.
+
+    Lock order: a tenant's opening lock, then the pool's, then an instance's.
+    """
+
+    def __init__(self, settings: InstanceSettings, instances_max: int) -> None:
+        self._settings = settings
+        self._max = instances_max
+        self._lock = threading.Lock()
+        self._opening: dict[str, threading.Lock] = {}
+        self._instances: list[tuple[str, Instance]] = []  # least recently used first
+
+    @property
+    def count(self) -> int:
+        with self._lock:
+            return len(self._instances)
+
+    def lease(self, relations: RelationSet, needs: Needs) -> Instance:
+        """An instance prepared for `needs`, until `release`. Opens one when none fits (~20 ms)."""
+        while True:
+            instance = self._find(relations, needs)
+            if instance is None:
+                with self._opening_lock(relations.tenant):
+                    instance = self._find(relations, needs) or self._open(relations)
+            try:
+                prepared = instance.prepare(needs.relations, needs.tables)
+            except BaseException:
+                self.release(instance)
+                raise
+            if prepared:
+                return instance
+            self.release(instance)
+
+    def release(self, instance: Instance, *, broken: bool = False) -> None:
+        """End a lease. A broken instance takes no further query."""
+        with self._lock:
+            instance.users -= 1
+            if broken:
+                self._retire(instance)
+            idle = instance.retired and instance.users == 0
+        if idle:
+            instance.close()
+
+    def close(self) -> None:
+        """Close what is idle now, and the rest as their queries end."""
+        with self._lock:
+            instances = [instance for _, instance in self._instances]
+            for instance in instances:
+                self._retire(instance)
+            idle = [instance for instance in instances if instance.users == 0]
+        for instance in idle:
+            instance.close()
+
+    @contextmanager
+    def _opening_lock(self, tenant: str) -> Iterator[None]:
+        with self._lock:
+            lock = self._opening.setdefault(tenant, threading.Lock())
+        with lock:
+            yield
+
+    def _find(self, relations: RelationSet, needs: Needs) -> Instance | None:
+        directories = frozenset(relations.directories)
+        with self._lock:
+            for at in range(len(self._instances) - 1, -1, -1):
+                tenant, instance = self._instances[at]
+                if (
+                    tenant == relations.tenant
+                    and directories <= instance.directories
+                    and instance.fits(needs.relations, needs.whole)
+                    and instance.fits_tables(needs.tables)
+                ):
+                    self._instances.append(self._instances.pop(at))
+                    instance.users += 1
+                    return instance
+        return None
+
+    def _open(self, relations: RelationSet) -> Instance:
+        instance = Instance(relations.directories, self._settings)
+        instance.users = 1
+        with self._lock:
+            self._instances.append((relations.tenant, instance))
+            surplus = self._surplus()
+        for each in surplus:
+            each.close()
+        return instance
+
+    def _surplus(self) -> Sequence[Instance]:
+        """Retire the least recently used beyond the limit; return those that are idle already."""
+        oldest = [instance for _, instance in self._instances[: -self._max]]
+        for instance in oldest:
+            self._retire(instance)
+        return [instance for instance in oldest if instance.users == 0]
+
+    def _retire(self, instance: Instance) -> None:
+        instance.retired = True
+        self._instances = [each for each in self._instances if each[1] is not instance]

@@ -1,0 +1,334 @@
+"""The rows of one running query, as they come, in messages that every client accepts."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Final, Self, TypeVar
+
+import pyarrow as pa
+
+from duckmesh.errors import DuckMeshError, ErrorCode, Exceeded, Internal, Invalid
+from query_engine.failures import FailureContext, cancelled, translate
+from query_engine.instance import Session
+from query_engine.parameters import Bindings, with_typed_nulls
+from query_engine.syntax import Parameter
+from query_engine.watch import Guard
+
+MESSAGE_BYTES_MAX: Final = 3 * 2**20
+"""Rows of one batch. Clients refuse messages of 4 MiB; headers and padding take their part."""
+
+_VECTOR_ROWS: Final = 2048
+_GUESSED_WIDTH: Final = 24
+_WIDTHS: Final = {
+    "BOOLEAN": 1,
+    "TINYINT": 1,
+    "UTINYINT": 1,
+    "SMALLINT": 2,
+    "USMALLINT": 2,
+    "INTEGER": 4,
+    "UINTEGER": 4,
+    "FLOAT": 4,
+    "DATE": 4,
+    "BIGINT": 8,
+    "UBIGINT": 8,
+    "DOUBLE": 8,
+    "TIME": 8,
+    "TIME_NS": 8,
+    "TIMESTAMP": 8,
+    "TIMESTAMP_S": 8,
+    "TIMESTAMP_MS": 8,
+    "TIMESTAMP_NS": 8,
+    "TIMESTAMPTZ_NS": 8,
+    "TIMESTAMP WITH TIME ZONE": 8,
+    "DECIMAL": 16,
+    "HUGEINT": 16,
+    "UHUGEINT": 16,
+    "INTERVAL": 16,
+}
+"""Bytes of a value on the wire, for the types whose values all have one size."""
+
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class QueryLimits:
+    """What one query may take; None is no limit. `wall_time` counts while DuckDB is waited for."""
+
+    wall_time: timedelta | None = None
+    rows: int | None = None
+    bytes: int | None = None
+
+
+@dataclass(slots=True)
+class QueryStats:
+    """What a query has read and given so far."""
+
+    scanned_files: int
+    rows: int = 0
+    bytes: int = 0
+    batches: int = 0
+    guard: Guard | None = field(default=None, repr=False)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in DuckDB."""
+        return 0.0 if self.guard is None else self.guard.seconds
+
+
+def rows_per_batch(types: Iterable[object], wanted: int) -> tuple[int, bool]:
+    """How many rows DuckDB puts in a batch, and whether that alone keeps every message small."""
+    widths = [_WIDTHS.get(str(kind).split("(", 1)[0]) for kind in types]
+    bounded = None not in widths
+    width = sum(_GUESSED_WIDTH if each is None else each for each in widths) + len(widths) / 8
+    rows = min(wanted, int(MESSAGE_BYTES_MAX / max(width, 1)))
+    # Whole vectors, so that DuckDB does not cut one to fill a batch.
+    return max(1, rows - rows % _VECTOR_ROWS or rows), bounded
+
+
+def message_bytes(batch: pa.RecordBatch) -> int:
+    """The size of a batch on the wire; a dictionary travels apart from its batches."""
+    return sum(
+        column.indices.nbytes if isinstance(column, pa.DictionaryArray) else column.nbytes
+        for column in batch.columns
+    )
+
+
+def split(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """The batch in slices of at most MESSAGE_BYTES_MAX, without a copy; a row is never cut."""
+    pending = [batch]
+    while pending:
+        part = pending.pop()
+        if part.num_rows <= 1 or message_bytes(part) <= MESSAGE_BYTES_MAX:
+            yield part
+        else:
+            half = part.num_rows // 2
+            pending += [part.slice(half), part.slice(0, half)]
+
+
+class ResultStream:
+    """An iterator over batches. One thread reads; any thread may close.
+
+    A Python iterator stands between DuckDB and the door on purpose: a DuckDB reader handed on
+    bare would send DuckDB's own words, with its paths, to the client when it fails midway. It
+    holds no batch back and costs microseconds per batch of 65,536 rows.
+    """
+
+    def __init__(
+        self,
+        *,
+        session: Session,
+        sql: str,
+        places: tuple[Parameter, ...],
+        bindings: Iterator[Bindings],
+        guard: Guard,
+        limits: QueryLimits,
+        stats: QueryStats,
+        batch_rows: int,
+        failure: FailureContext,
+        on_cancel: Callable[[], None],
+        on_release: Callable[[bool, bool], None],
+    ) -> None:
+        self._session = session
+        self._sql = sql
+        self._places = places
+        self._bindings = bindings
+        self._guard = guard
+        self._limits = limits
+        self._stats = stats
+        self._wanted_rows = batch_rows
+        self._failure = failure
+        self._on_cancel = on_cancel
+        self._on_release = on_release
+        self._pulling = threading.Lock()
+        self._closing = False
+        self._released = False
+        self._clean = True
+        self._broken = False
+        self._reader: pa.RecordBatchReader | None = None
+        self._parts: Iterator[pa.RecordBatch] = iter(())
+        self._schema: pa.Schema | None = None
+        self._bounded = False
+
+    def open(self) -> pa.Schema:
+        """Bind and start the first execution; returns once its first rows are under way.
+
+        On any error everything is released before it is raised.
+        """
+        schema = self._step(self._start)
+        if schema is None:
+            raise cancelled()
+        return schema
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> pa.RecordBatch:
+        batch = self._step(self._pull)
+        if batch is None:
+            self.close()
+            raise StopIteration
+        return batch
+
+    def close(self) -> None:
+        """Stop, and release everything. Idempotent, from any thread; never waits for DuckDB.
+
+        When a reader is inside DuckDB it is interrupted, and releases on its way out.
+        """
+        self._closing = True
+        self._release_if_idle()
+
+    def __del__(self) -> None:
+        # A stream dropped unread must not keep its cursor, nor its place in the pool.
+        self.close()
+
+    def _step(self, step: Callable[[], _T]) -> _T | None:
+        """Run a step of the reading thread; None when the stream is closed."""
+        try:
+            with self._pulling:
+                if self._closing:
+                    self._guard.check()
+                    return None
+                return step()
+        except BaseException as error:  # noqa: BLE001 - re-raised in the caller's words.
+            self._closing = True
+            raise self._judge(error) from None
+        finally:
+            if self._closing:
+                self._release_if_idle()
+
+    def _judge(self, error: BaseException) -> BaseException:
+        self._clean = False
+        if not isinstance(error, Exception) or isinstance(error, DuckMeshError):
+            return error
+        known = self._guard.verdict() or translate(error, self._failure)
+        if isinstance(known, Internal):
+            # DuckDB refuses every later statement after an error of this kind.
+            self._broken = True
+            _log.error("a query failed inside DuckDB", exc_info=error)
+        return known
+
+    def _start(self) -> pa.Schema:
+        self._execute(next(self._bindings))
+        return self._schema
+
+    def _pull(self) -> pa.RecordBatch | None:
+        while True:
+            part = next(self._parts, None)
+            if part is not None:
+                self._count(part)
+                return part
+            if self._reader is None:
+                return None
+            self._guard.start()
+            try:
+                batch = self._reader.read_next_batch()
+            except StopIteration:
+                if not self._next_execution():
+                    return None
+                continue
+            finally:
+                self._guard.stop()
+            self._parts = iter((batch,)) if self._bounded else split(batch)
+
+    def _next_execution(self) -> bool:
+        self._drop_reader()
+        bindings = next(self._bindings, None)
+        if bindings is None:
+            return False
+        self._execute(bindings)
+        return True
+
+    def _execute(self, bindings: Bindings) -> None:
+        self._guard.start()
+        try:
+            reader = self._open_reader(self._sql, bindings.values)
+            if bindings.null_types and any(map(pa.types.is_null, reader.schema.types)):
+                names = reader.schema.names
+                reader.close()
+                sql, values = with_typed_nulls(self._sql, self._places, bindings)
+                reader = _renamed(self._open_reader(sql, values), names)
+        finally:
+            self._guard.stop()
+        if self._schema is None:
+            self._schema = reader.schema
+        elif reader.schema != self._schema:
+            reader = _cast(reader, self._schema)
+        self._reader = reader
+
+    def _open_reader(self, sql: str, values: Mapping[str, Any]) -> pa.RecordBatchReader:
+        # `sql` streams; `execute` would hold the whole result in memory.
+        cursor = self._session.cursor
+        relation = cursor.sql(sql, params=dict(values)) if values else cursor.sql(sql)
+        rows, self._bounded = rows_per_batch(relation.types, self._wanted_rows)
+        return relation.to_arrow_reader(rows)
+
+    def _count(self, batch: pa.RecordBatch) -> None:
+        stats, limits = self._stats, self._limits
+        stats.rows += batch.num_rows
+        stats.batches += 1
+        if limits.bytes is not None or not self._bounded:
+            stats.bytes += message_bytes(batch)
+        _check_limit("rows", stats.rows, limits.rows)
+        _check_limit("bytes", stats.bytes, limits.bytes)
+
+    def _drop_reader(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
+
+    def _release_if_idle(self) -> None:
+        if not self._pulling.acquire(blocking=False):
+            # The reading thread is inside: it sees `_closing` when it comes out.
+            self._on_cancel()
+            return
+        try:
+            if self._released:
+                return
+            self._released = True
+            self._guard.hold(None)
+            clean = self._clean and not self._guard.stopped
+            try:
+                self._parts = iter(())
+                self._drop_reader()
+            except Exception:  # noqa: BLE001 - a result that failed may fail again when dropped.
+                clean = False
+            self._on_release(clean, self._broken)
+        finally:
+            self._pulling.release()
+
+
+def _check_limit(what: str, used: int, limit: int | None) -> None:
+    if limit is not None and used > limit:
+        raise Exceeded(
+            ErrorCode.QUOTA_EXCEEDED,
+            f"the result is larger than its limit of {limit} {what}; ask for less, or aggregate",
+            limit=limit,
+            unit=what,
+        )
+
+
+def _renamed(reader: pa.RecordBatchReader, names: list[str]) -> pa.RecordBatchReader:
+    return _rebuilt(reader, pa.schema(list(zip(names, reader.schema.types, strict=True))))
+
+
+def _cast(reader: pa.RecordBatchReader, schema: pa.Schema) -> pa.RecordBatchReader:
+    """The batches of a later row of parameters in the types of the first."""
+    try:
+        return reader.cast(schema)
+    except pa.ArrowException:
+        reader.close()
+    raise Invalid(
+        ErrorCode.QUERY_EXECUTION_FAILED,
+        "the rows of parameters give results of different types; cast the result's columns",
+    )
+
+
+def _rebuilt(reader: pa.RecordBatchReader, schema: pa.Schema) -> pa.RecordBatchReader:
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in reader:
+            yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
