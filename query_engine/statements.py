@@ -21,8 +21,7 @@ from query_engine.syntax import Names, walk
 _SQL: Final = Statements("query_engine", "engine.sql")
 _SQL_MAX_CHARS: Final = 1_000_000
 _CACHED_STATEMENTS: Final = 1024
-_CACHED_SQL: Final = Statements("query_engine", "engine.sql")
-_SQL_MAX_CHARS: Final = 16_384
+_CACHED_SQL_MAX_CHARS: Final = 16_384
 
 # Possessive and unambiguous: a hostile text costs one pass over it, no more.
 _SPACE = r"(?:\s|--[^\n]*+|/\*(?:[^*]|\*(?!/))*+\*/)"
