@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from duckmesh.errors import ErrorCode, Invalid
 from duckmesh.settings_forms import accepted_form, is_secret
@@ -70,10 +71,13 @@ PROFILE_DEFAULTS: Final[Mapping[Profile, Mapping[str, Any]]] = {
 }
 
 
-class Settings(BaseModel):
-    """All settings of a process, checked. Its repr shows no secret."""
+class Settings(BaseSettings):
+    """All settings of a process, checked. Its repr shows no secret.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    `load_settings` makes it. Called directly, it takes its arguments and the defaults alone.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     profile: Profile = Field(
         default=Profile.DEV,
@@ -96,6 +100,19 @@ class Settings(BaseModel):
     coordinator: CoordinatorSettings = CoordinatorSettings()
     query: QuerySettings = QuerySettings()
     logging: LoggingSettings = LoggingSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what load_settings merged: the library's sources pass over unknown variables."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
 
 
 def _fields() -> Iterator[tuple[str, FieldInfo]]:

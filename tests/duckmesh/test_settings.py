@@ -133,6 +133,16 @@ def test_settings_are_frozen_and_closed() -> None:
         Settings.model_validate({"flight": {"prot": 1}})
 
 
+def test_settings_made_directly_read_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROFILE", "prod")
+    monkeypatch.setenv("DATA_DIR", "elsewhere")
+    monkeypatch.setenv("DUCKMESH_FLIGHT_PORT", "1")
+    settings = Settings()
+    assert settings.profile is Profile.DEV
+    assert settings.data_dir == Path("~/.local/share/duckmesh").expanduser()
+    assert settings.flight.port == 31337
+
+
 def test_units_in_names_become_timedeltas() -> None:
     settings = load(overrides={"coordinator.flush_interval_ms": 250, "ingest.key_window_days": 2})
     assert settings.coordinator.lease == timedelta(seconds=30)
