@@ -211,7 +211,8 @@ def test_a_killed_supervisor_takes_postgres_with_it_and_loses_nothing(
     write_row(told["dsn"], 2)
     old_socket_dir = socket_dir_of(told["dsn"])
     supervisor.process.kill()
-    # No pause: the next start waits until the former server has ended.
+    supervisor.process.wait()
+    # Postgres may still be shutting down: the next start waits until it has ended.
     with EmbeddedPostgres(data_dir) as server:
         assert gone(told["pid"])
         assert rows(server.dsn) == [1, 2]
