@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
-from duckmesh.errors import DuckMeshError
+from duckmesh.errors import DuckMeshError, ErrorCode, Unavailable
 from duckmesh.identifiers import TenantId
 from ingest_bus.envelope import Envelope, Receipt
 
@@ -31,6 +31,11 @@ class _Call:
     envelopes: Sequence[Envelope]
     answer: "Future[list[Receipt]]" = field(default_factory=Future)
 
+    def __post_init__(self) -> None:
+        # A publish under way cannot be taken back. A caller that could cancel its answer would
+        # leave the group's other callers without theirs.
+        self.answer.set_running_or_notify_cancel()
+
 
 @dataclass(slots=True)
 class _Lane:
@@ -47,6 +52,8 @@ class GroupCommit:
         self._commit = commit
         self._lanes: dict[TenantId, _Lane] = {}
         self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
+        self._closed = False
         self._leaders = ThreadPoolExecutor(threads, thread_name_prefix="group-commit")
 
     def publish(self, tenant_id: TenantId, envelopes: Sequence[Envelope]) -> list[Receipt]:
@@ -64,12 +71,20 @@ class GroupCommit:
         return call.answer
 
     def close(self) -> None:
-        """Finish everything submitted so far."""
+        """Finish everything submitted so far; what comes later is refused."""
+        with self._idle:
+            self._closed = True
+            # A leader that gives its lead away still needs the pool.
+            self._idle.wait_for(lambda: not any(lane.leading for lane in self._lanes.values()))
         self._leaders.shutdown(wait=True)
 
     def _enqueue(self, tenant_id: TenantId, call: _Call) -> bool:
         """Queue the call; True when its caller becomes the tenant's leader."""
         with self._lock:
+            if self._closed:
+                raise Unavailable(
+                    ErrorCode.NOT_READY, "this process is stopping: retry with another"
+                )
             lane = self._lanes.setdefault(tenant_id, _Lane())
             lane.waiting.append(call)
             if lane.leading:
@@ -92,7 +107,7 @@ class GroupCommit:
         with self._lock:
             lane = self._lanes[tenant_id]
             if not lane.waiting:
-                lane.leading = False
+                self._end_lead(lane)
                 return
         self._leaders.submit(self._lead, tenant_id)
 
@@ -111,15 +126,20 @@ class GroupCommit:
                     break
                 group.append(lane.waiting.popleft())
             if not group:
-                lane.leading = False
+                self._end_lead(lane)
         return group
+
+    def _end_lead(self, lane: _Lane) -> None:
+        """Under the lock: the next call of the lane leads again."""
+        lane.leading = False
+        self._idle.notify_all()
 
     def _commit_group(self, tenant_id: TenantId, group: Sequence[_Call]) -> None:
         try:
             receipts = self._commit(tenant_id, [e for call in group for e in call.envelopes])
-        except DuckMeshError as error:
+        except Exception as error:  # noqa: BLE001 - every caller must get an answer
             self._fail_alone(tenant_id, group, error)
-        except BaseException as error:  # noqa: BLE001 - every caller must get an answer
+        except BaseException as error:  # noqa: BLE001 - also when this thread is interrupted
             for call in group:
                 call.answer.set_exception(error)
         else:
@@ -127,11 +147,12 @@ class GroupCommit:
             for call in group:
                 call.answer.set_result([next(answers) for _ in call.envelopes])
 
-    def _fail_alone(
-        self, tenant_id: TenantId, group: Sequence[_Call], error: DuckMeshError
-    ) -> None:
-        """A call that breaks its group fails alone; the others are committed one by one."""
-        if len(group) == 1 or error.retryable:
+    def _fail_alone(self, tenant_id: TenantId, group: Sequence[_Call], error: Exception) -> None:
+        """A call that breaks its group fails alone; the others are committed one by one.
+
+        A failure of the database is everybody's: whether the group was committed is not known.
+        """
+        if len(group) == 1 or (isinstance(error, DuckMeshError) and error.retryable):
             for call in group:
                 call.answer.set_exception(error)
             return

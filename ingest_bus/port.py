@@ -13,6 +13,12 @@ MAX_ATTEMPTS = 5
 """Nacks of one event, or claims of one head event that ended in their consumer's death, before
 the event is dead-lettered."""
 
+ISOLATE_FROM_ATTEMPT = 3
+"""From this claim of the same head event on, it is claimed alone: it may be what kills."""
+
+NACK_BACKOFF_FIRST = timedelta(milliseconds=100)
+"""The tenant rests this long, times 2^attempts, before a refused event is claimed again."""
+
 
 class IngestBus(Protocol):
     """Accepted envelopes, durable, in one order per tenant.
@@ -113,9 +119,16 @@ class IngestBus(Protocol):
         ...
 
     def has_unresolved(
-        self, tenant_id: TenantId, table_ids: Collection[TableId], *, through: VisibilityToken
+        self,
+        tenant_id: TenantId,
+        table_ids: Collection[TableId] | None,
+        *,
+        through: VisibilityToken,
     ) -> bool:
-        """Whether an event of these tables up to `through` is neither committed nor dead."""
+        """Whether an event of these tables up to `through` is neither committed nor dead.
+
+        None stands for all tables of the tenant.
+        """
         ...
 
     def find_by_key(self, tenant_id: TenantId, table_id: TableId, key: str) -> EventRecord | None:
@@ -150,4 +163,4 @@ class IngestBus(Protocol):
         ...
 
 
-__all__ = ["MAX_ATTEMPTS", "IngestBus"]
+__all__ = ["ISOLATE_FROM_ATTEMPT", "MAX_ATTEMPTS", "NACK_BACKOFF_FIRST", "IngestBus"]

@@ -13,8 +13,9 @@ from datetime import timedelta
 from typing import Any, Final, Protocol
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
-from duckmesh.errors import Conflict, ErrorCode, Fenced
+from duckmesh.errors import Conflict, Corrupt, ErrorCode, Fenced
 from duckmesh.identifiers import ConsumerId, EventId, SchemaVersion, TableId, TenantId, new_batch_id
 from duckmesh.statements import Statements
 from duckmesh.tokens import BEFORE_ALL, VisibilityToken
@@ -31,12 +32,10 @@ from ingest_bus.envelope import (
     StagedPayload,
 )
 from ingest_bus.group_commit import GroupCommit
-from ingest_bus.port import MAX_ATTEMPTS
+from ingest_bus.port import ISOLATE_FROM_ATTEMPT, MAX_ATTEMPTS, NACK_BACKOFF_FIRST
 
 _SQL = Statements("ingest_bus", "postgres.sql")
-_ISOLATE_FROM_ATTEMPT: Final = 3
-"""From this claim of the same head event on, it is claimed alone: it may be what kills."""
-_NACK_BACKOFF_FIRST: Final = timedelta(milliseconds=100)
+_PUBLISH_TRIES: Final = 3
 
 ACCEPTED_CHANNEL: Final = "duckmesh_accepted"
 
@@ -67,7 +66,11 @@ class PostgresIngestBus:
         return self._groups.publish(envelopes[0].tenant_id, envelopes) if envelopes else []
 
     def submit(self, envelopes: Sequence[Envelope]) -> "Future[list[Receipt]]":
-        return self._groups.submit(envelopes[0].tenant_id, envelopes)
+        if envelopes:
+            return self._groups.submit(envelopes[0].tenant_id, envelopes)
+        nothing: Future[list[Receipt]] = Future()
+        nothing.set_result([])
+        return nothing
 
     def _commit_group(self, tenant_id: TenantId, envelopes: Sequence[Envelope]) -> list[Receipt]:
         """One transaction, one round trip. Died before its commit: nothing was accepted.
@@ -75,21 +78,14 @@ class PostgresIngestBus:
         Died after it, before the answer: the client repeats its key and gets these receipts.
         """
         values = _columns(tenant_id, envelopes)
-        with self._database.connect() as connection:
-            self._open_tenant(connection, tenant_id)
-            with connection.pipeline(), connection.transaction():
-                if any(e.idempotency_key for e in envelopes):
-                    connection.execute(_SQL["insert_keys"], values)
-                connection.execute(_SQL["take_tokens"], values)
-                connection.execute(_SQL["insert_events"], values, binary=True)
-                if any(e.raises_fence for e in envelopes):
-                    connection.execute(_SQL["raise_fences"], values)
-                rows = connection.execute(_SQL["receipts"], values).fetchall()
-                receipts = [
-                    _receipt(envelope, row) for envelope, row in zip(envelopes, rows, strict=True)
-                ]
-        self._database.announce(ACCEPTED_CHANNEL)
-        return receipts
+        for _ in range(_PUBLISH_TRIES):
+            with self._database.connect() as connection:
+                self._open_tenant(connection, tenant_id)
+                receipts = _accept(connection, envelopes, values)
+            if receipts is not None:
+                self._database.announce(ACCEPTED_CHANNEL)
+                return receipts
+        raise Corrupt("an idempotency key names an event that is gone", tenant_id=tenant_id)
 
     def fence(
         self,
@@ -109,7 +105,9 @@ class PostgresIngestBus:
         if tenant_id not in self._known_tenants:
             connection.execute(_SQL["open_tenant"], {"tenant_id": tenant_id})
             connection.execute(_SQL["open_lease"], {"tenant_id": tenant_id})
-            self._known_tenants.add(tenant_id)
+            # Inside a transaction the rows may still be rolled back: the next call looks again.
+            if connection.info.transaction_status is TransactionStatus.IDLE:
+                self._known_tenants.add(tenant_id)
 
     # -- claiming
 
@@ -117,38 +115,25 @@ class PostgresIngestBus:
         self, consumer_id: ConsumerId, *, limit: int, max_bytes: int, lease: timedelta
     ) -> Claim | None:
         with self._database.connect() as connection, connection.transaction():
-            picked = connection.execute(_SQL["pick_tenant"]).fetchone()
-            if picked is None:
-                return None
-            tenant_id, acked_token, _, attempt, last_token = picked
-            # A lease that ran out is ours now: its claim has ended.
-            connection.execute(_SQL["expire_claims_of_tenant"], (tenant_id,))
-            if attempt >= MAX_ATTEMPTS:
-                self._bury_head(connection, tenant_id, acked_token, attempt)
-            elif attempt + 1 >= _ISOLATE_FROM_ATTEMPT:
-                limit = 1
-            events = _claimable(connection, tenant_id, acked_token, limit, max_bytes)
-            if not events:
-                # Only dead-lettered tokens were left: step over them.
+            while picked := connection.execute(_SQL["pick_tenant"]).fetchone():
+                tenant_id, acked_token, _, attempt, last_token = picked
+                events = _next_events(
+                    connection, tenant_id, acked_token, attempt, limit=limit, max_bytes=max_bytes
+                )
+                if events:
+                    return _hold(
+                        connection,
+                        tenant_id,
+                        acked_token=acked_token,
+                        events=events,
+                        consumer_id=consumer_id,
+                        lease=lease,
+                    )
+                # Only dead-lettered tokens were left: step over them, and look at the others.
                 connection.execute(
                     _SQL["skip_resolved"], {"tenant_id": tenant_id, "last_token": last_token}
                 )
-                return None
-            return _hold(
-                connection,
-                tenant_id,
-                acked_token=acked_token,
-                events=events,
-                consumer_id=consumer_id,
-                lease=lease,
-            )
-
-    def _bury_head(
-        self, connection: Connection, tenant_id: TenantId, acked_token: int, attempt: int
-    ) -> None:
-        reason = f"each of {attempt} claims of this event ended with the death of its consumer"
-        values = {"tenant_id": tenant_id, "acked_token": acked_token}
-        connection.execute(_SQL["bury_head"], values | {"attempt": attempt, "reason": reason})
+        return None
 
     def ack(self, claim: Claim, events: Collection[EventId], *, within: Any | None = None) -> None:
         with self._transaction(within) as connection:
@@ -187,7 +172,7 @@ class PostgresIngestBus:
                     "dead": list(dead_flags),
                 },
             )
-            backoff = _NACK_BACKOFF_FIRST * 2 ** max(attempts, default=0)
+            backoff = NACK_BACKOFF_FIRST * 2 ** max(attempts, default=0)
             self._settle(
                 connection, claim, state="released", backoff=None if all(dead_flags) else backoff
             )
@@ -249,9 +234,14 @@ class PostgresIngestBus:
         return VisibilityToken(row[0]) if row else BEFORE_ALL
 
     def has_unresolved(
-        self, tenant_id: TenantId, table_ids: Collection[TableId], *, through: VisibilityToken
+        self,
+        tenant_id: TenantId,
+        table_ids: Collection[TableId] | None,
+        *,
+        through: VisibilityToken,
     ) -> bool:
-        values = {"tenant_id": tenant_id, "table_ids": list(table_ids), "through": through}
+        tables = None if table_ids is None else list(table_ids)
+        values = {"tenant_id": tenant_id, "table_ids": tables, "through": through}
         with self._database.connect() as connection:
             row = connection.execute(_SQL["has_unresolved"], values).fetchone()
         return bool(row and row[0])
@@ -293,6 +283,25 @@ class PostgresIngestBus:
 
     def close(self) -> None:
         self._groups.close()
+
+
+def _accept(
+    connection: Connection, envelopes: Sequence[Envelope], values: dict[str, Any]
+) -> list[Receipt] | None:
+    """The publish transaction. None, with nothing accepted, when a key of a duplicate expired
+    between its first statement and its last: then the write is new, and is published again."""
+    with connection.pipeline(), connection.transaction():
+        if any(e.idempotency_key for e in envelopes):
+            connection.execute(_SQL["insert_keys"], values)
+        connection.execute(_SQL["take_tokens"], values)
+        connection.execute(_SQL["insert_events"], values, binary=True)
+        if any(e.raises_fence for e in envelopes):
+            connection.execute(_SQL["raise_fences"], values)
+        rows = connection.execute(_SQL["receipts"], values).fetchall()
+        if len(rows) < len(envelopes):
+            raise psycopg.Rollback
+        return [_receipt(envelope, row) for envelope, row in zip(envelopes, rows, strict=True)]
+    return None
 
 
 def _columns(tenant_id: TenantId, envelopes: Sequence[Envelope]) -> dict[str, Any]:
@@ -343,6 +352,34 @@ def _receipt(envelope: Envelope, row: tuple[Any, ...]) -> Receipt:
             min_schema_version=min_schema_version,
         )
     return Receipt(event_id, token, row_count, inserted)
+
+
+def _next_events(
+    connection: Connection,
+    tenant_id: TenantId,
+    acked_token: int,
+    attempt: int,
+    *,
+    limit: int,
+    max_bytes: int,
+) -> tuple[AcceptedEvent, ...]:
+    """The events of the tenant's next claim, after what its earlier claims say of their head."""
+    # A lease that ran out is ours now: its claim has ended.
+    connection.execute(_SQL["expire_claims_of_tenant"], (tenant_id,))
+    if attempt >= MAX_ATTEMPTS:
+        _bury_head(connection, tenant_id, acked_token, attempt)
+    elif attempt + 1 >= ISOLATE_FROM_ATTEMPT:
+        limit = 1
+    return _claimable(connection, tenant_id, acked_token, limit, max_bytes)
+
+
+def _bury_head(connection: Connection, tenant_id: TenantId, acked_token: int, attempt: int) -> None:
+    reason = f"each of {attempt} claims of this event ended with the death of its consumer"
+    values = {"tenant_id": tenant_id, "acked_token": acked_token}
+    connection.execute(_SQL["bury_head"], values | {"attempt": attempt, "reason": reason})
+    # The deaths were the buried event's. Left standing, they would bury the next one at its
+    # first death.
+    connection.execute(_SQL["forgive"], values)
 
 
 def _claimable(

@@ -4,9 +4,11 @@
 INSERT INTO idempotency_key (tenant_id, table_id, key, payload_hash, event_id)
 SELECT %(tenant_id)s, e.table_id, e.key, e.payload_hash, e.event_id
 FROM unnest(%(table_ids)s::bigint[], %(keys)s::text[], %(payload_hashes)s::bytea[],
-            %(event_ids)s::uuid[]) AS e (table_id, key, payload_hash, event_id)
+            %(event_ids)s::uuid[])
+     WITH ORDINALITY AS e (table_id, key, payload_hash, event_id, position)
 WHERE e.key IS NOT NULL
-ORDER BY e.table_id, e.key
+-- Of equal keys in one group the first caller's is the original.
+ORDER BY e.table_id, e.key, e.position
 ON CONFLICT DO NOTHING
 
 -- name: open_tenant
@@ -153,6 +155,9 @@ WHERE tenant_id = %(tenant_id)s AND state = 'accepted' AND visibility_token = (
     SELECT min(visibility_token) FROM ingest_event
     WHERE tenant_id = %(tenant_id)s AND visibility_token > %(acked_token)s AND state = 'accepted')
 
+-- name: forgive
+UPDATE ingest_lease SET attempt = 0 WHERE tenant_id = %(tenant_id)s
+
 -- name: lock_live_claim
 -- The fence: no row when the claim is not this one any more, or its lease has run out.
 SELECT acked_token FROM ingest_lease
@@ -196,8 +201,10 @@ WITH open AS (
 )
 UPDATE ingest_lease l
 SET acked_token = greatest(l.acked_token, coalesce(open.first_token - 1, %(last_token)s)),
+    -- A claim that its consumer ended itself did not end in death: its attempt does not count.
     attempt = CASE WHEN coalesce(open.first_token - 1, %(last_token)s) > l.acked_token THEN 0
-                   ELSE l.attempt END,
+                   WHEN open.held THEN l.attempt
+                   ELSE greatest(l.attempt - 1, 0) END,
     batch_id = CASE WHEN open.held THEN l.batch_id END,
     consumer_id = CASE WHEN open.held THEN l.consumer_id END,
     lease_until = CASE WHEN open.held THEN l.lease_until END,
@@ -217,6 +224,7 @@ UPDATE ingest_lease
 SET batch_id = NULL, consumer_id = NULL, lease_until = NULL,
     attempt = greatest(attempt - 1, 0), not_before = duckmesh_now() + %(delay)s
 WHERE tenant_id = %(tenant_id)s AND batch_id = %(batch_id)s AND epoch = %(epoch)s
+  AND lease_until > duckmesh_now()
 
 -- name: extend_lease
 UPDATE ingest_lease SET lease_until = duckmesh_now() + %(lease)s
@@ -246,7 +254,7 @@ SELECT EXISTS (
                               WHERE tenant_id = %(tenant_id)s)
       AND visibility_token <= %(through)s
       AND state = 'accepted'
-      AND table_id = ANY (%(table_ids)s)
+      AND (%(table_ids)s::bigint[] IS NULL OR table_id = ANY (%(table_ids)s))
 )
 
 -- name: find_by_key
