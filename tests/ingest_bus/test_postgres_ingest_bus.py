@@ -1,0 +1,295 @@
+"""What the bus in Postgres promises beyond the port: transactions joined, rows kept, races lost."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
+
+import psycopg
+import pytest
+
+from catalog import snapshots
+from catalog.connection import Catalog
+from catalog.snapshots import Publication
+from duckmesh.errors import Conflict, Fenced, Unavailable
+from duckmesh.identifiers import EventId, SchemaVersion, TableId, TenantId
+from duckmesh.tokens import VisibilityToken
+from ingest_bus.envelope import Claim, EventState
+from ingest_bus.memory import MemoryIngestBus
+from ingest_bus.port import IngestBus
+from ingest_bus.postgres import PostgresIngestBus
+from tests.bus_worlds import (
+    LEASE,
+    PATIENCE_SECONDS,
+    MemoryWorld,
+    PostgresWorld,
+    claim,
+    claimed,
+    publish,
+    together,
+    tokens_of,
+    until,
+    write,
+)
+
+
+@pytest.fixture
+def bus(world: PostgresWorld) -> IngestBus:
+    return world.bus
+
+
+@pytest.fixture
+def acme(world: PostgresWorld) -> TenantId:
+    return world.tenant("acme")
+
+
+def all_of(held: Claim) -> list[EventId]:
+    return [event.envelope.event_id for event in held.events]
+
+
+def someone_waits_for_a_lock(world: PostgresWorld) -> bool:
+    return world.ask(
+        "SELECT count(*) > 0 FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    ) == [(True,)]
+
+
+# -- acks and fences in a transaction of the catalog
+
+
+def test_an_ack_in_a_transaction_happens_when_it_commits(
+    world: PostgresWorld, bus: IngestBus, acme: TenantId
+) -> None:
+    publish(bus, acme, 2)
+    held = claimed(bus)
+    with world.transaction() as transaction:
+        assert bus.joins(transaction)
+        bus.ack(held, all_of(held), within=transaction)
+        assert world.another_bus().backlog(acme).events == 2
+    assert bus.backlog(acme).events == 0
+
+
+def test_an_ack_in_a_transaction_that_rolls_back_leaves_nothing(
+    world: PostgresWorld, bus: IngestBus, acme: TenantId
+) -> None:
+    publish(bus, acme, 2)
+    held = claimed(bus)
+    before = bus.recent_events(acme, limit=9)
+    with world.transaction() as transaction:
+        bus.ack(held, all_of(held)[:1], within=transaction)
+        bus.nack(held, all_of(held)[1:], "broken", dead=True, within=transaction)
+        raise psycopg.Rollback
+    assert bus.recent_events(acme, limit=9) == before
+    assert world.ask("SELECT count(*) FROM ingest_claim_item") == [(0,)]
+    bus.ack(held, all_of(held))
+    assert bus.backlog(acme).events == 0
+
+
+def test_a_fenced_ack_undoes_the_publication_it_was_to_join(
+    world: PostgresWorld, bus: IngestBus, acme: TenantId
+) -> None:
+    publish(bus, acme, 1)
+    held = claimed(bus)
+    world.advance(LEASE * 2)
+    replacement = claimed(bus)
+    late = Publication(acme, held.epoch, held.after_token, held.last_token, created_by="zombie")
+
+    def publish_and_ack() -> None:
+        with world.transaction() as transaction:
+            snapshots.commit_snapshot(transaction, late)
+            bus.ack(held, all_of(held), within=transaction)
+
+    with pytest.raises(Fenced):
+        publish_and_ack()
+    with world.catalog.connect() as connection:
+        assert snapshots.newest(connection, acme).max_visibility_token == 0
+    bus.ack(replacement, all_of(replacement))
+
+
+def test_a_claim_whose_ack_is_under_way_cannot_be_taken_even_when_its_lease_runs_out(
+    world: PostgresWorld, bus: IngestBus, acme: TenantId
+) -> None:
+    publish(bus, acme, 1)
+    held = claimed(bus)
+    with world.transaction() as transaction:
+        bus.ack(held, all_of(held), within=transaction)
+        world.advance(LEASE * 2)
+        assert claim(world.another_bus()) is None
+    assert claim(bus) is None
+    assert bus.recent_events(acme, limit=1)[0].state is EventState.COMMITTED
+
+
+def test_requeue_expired_waits_for_an_ack_under_way_and_then_leaves_it(
+    world: PostgresWorld, bus: IngestBus, acme: TenantId
+) -> None:
+    publish(bus, acme, 1)
+    held = claimed(bus)
+    with ThreadPoolExecutor(1) as thread:
+        with world.transaction() as transaction:
+            bus.ack(held, all_of(held), within=transaction)
+            world.advance(LEASE * 2)
+            requeued = thread.submit(bus.requeue_expired)
+            until(lambda: someone_waits_for_a_lock(world))
+        assert requeued.result(PATIENCE_SECONDS) == 0
+
+
+def test_a_bus_in_memory_joins_no_transaction(world: PostgresWorld) -> None:
+    with world.transaction() as transaction:
+        assert not MemoryWorld().bus.joins(transaction)
+    assert not world.bus.joins(object())
+    assert isinstance(MemoryWorld().bus, MemoryIngestBus)
+
+
+def test_a_fence_in_a_transaction_stands_when_it_commits_and_publishes_wait_for_that(
+    world: PostgresWorld, bus: IngestBus, acme: TenantId
+) -> None:
+    publish(bus, acme, 1)
+    with ThreadPoolExecutor(1) as thread:
+        with world.transaction() as transaction:
+            bus.fence(acme, TableId(1), below=SchemaVersion(2), within=transaction)
+            waiting = thread.submit(world.another_bus().publish, [write(acme, version=1)])
+            until(lambda: someone_waits_for_a_lock(world))
+            assert not waiting.done()
+        assert isinstance(waiting.exception(PATIENCE_SECONDS), Conflict)
+
+
+def test_a_fence_in_a_transaction_that_rolls_back_leaves_nothing(
+    world: PostgresWorld, bus: IngestBus, acme: TenantId
+) -> None:
+    with world.transaction() as transaction:
+        bus.fence(acme, TableId(1), below=SchemaVersion(2), within=transaction)
+        raise psycopg.Rollback
+    assert bus.publish([write(acme, version=1)])[0].visibility_token == 1
+    assert world.another_bus().publish([write(acme, version=1)])[0].visibility_token == 2
+
+
+# -- what is kept, and for how long
+
+
+def test_a_dead_letter_keeps_its_payload_and_a_committed_event_does_not(
+    world: PostgresWorld, bus: IngestBus, acme: TenantId
+) -> None:
+    publish(bus, acme, 2, content=b"kept")
+    held = claimed(bus)
+    bus.nack(held, all_of(held)[:1], "broken", dead=True)
+    bus.ack(held, all_of(held)[1:])
+    assert world.ask("SELECT state, payload FROM ingest_event ORDER BY visibility_token") == [
+        ("failed", b"kept"),
+        ("committed", None),
+    ]
+
+
+def test_a_refusal_is_noted_with_its_claim(
+    world: PostgresWorld, bus: IngestBus, acme: TenantId
+) -> None:
+    publish(bus, acme, 1)
+    held = claimed(bus)
+    bus.nack(held, all_of(held), "the store is slow")
+    assert world.ask(
+        "SELECT i.reason, i.attempt, i.dead_lettered, b.state FROM ingest_claim_item i "
+        "JOIN ingest_claim_batch b USING (batch_id)"
+    ) == [("the store is slow", 1, False, "released")]
+
+
+def test_committed_events_go_with_their_age_and_dead_or_waiting_ones_stay(
+    world: PostgresWorld, bus: IngestBus, acme: TenantId
+) -> None:
+    bus.publish([write(acme), write(acme), write(acme, key="k"), write(acme)])
+    held = claimed(bus, limit=3)
+    bus.nack(held, all_of(held)[:1], "broken", dead=True)
+    bus.ack(held, all_of(held)[1:])
+    week = timedelta(days=7)
+    world.advance(week + timedelta(minutes=1))
+    bus.expire_keys(older_than=timedelta(days=30), limit=10)
+    assert [e.visibility_token for e in bus.recent_events(acme, limit=9)] == [4, 3, 2, 1]
+    # The key goes first; its event, now unnamed, with it.
+    assert bus.expire_keys(older_than=week, limit=10) == 1
+    assert [e.visibility_token for e in bus.recent_events(acme, limit=9)] == [4, 1]
+    assert tokens_of(claimed(bus)) == [4]
+
+
+# -- races
+
+
+def test_a_duplicate_whose_key_expires_under_it_is_accepted_as_new(
+    world: PostgresWorld, bus: IngestBus, acme: TenantId
+) -> None:
+    bus.publish([write(acme, key="k")])
+    world.advance(timedelta(days=8))
+    with ThreadPoolExecutor(1) as thread:
+        with world.transaction() as transaction:
+            # The publish passes its keys and then stands at the counter row.
+            transaction.execute("SELECT FROM token_counter FOR UPDATE")
+            waiting = thread.submit(bus.publish, [write(acme), write(acme, key="k")])
+            until(lambda: someone_waits_for_a_lock(world))
+            assert world.another_bus().expire_keys(older_than=timedelta(days=7), limit=9) == 1
+        receipts = waiting.result(PATIENCE_SECONDS)
+    assert [(r.visibility_token, r.inserted) for r in receipts] == [(2, True), (3, True)]
+
+
+def test_a_write_that_postgres_cannot_store_fails_alone(
+    world: PostgresWorld, bus: IngestBus, acme: TenantId
+) -> None:
+    publish(bus, acme, 1)
+    with ThreadPoolExecutor(1) as thread:
+        with world.transaction() as transaction:
+            transaction.execute("SELECT FROM token_counter FOR UPDATE")
+            first = thread.submit(bus.publish, [write(acme)])
+            until(lambda: someone_waits_for_a_lock(world))
+            faults = [
+                bus.submit([write(acme, trace_id="\x00")]),
+                bus.submit([write(acme, key="\ud800")]),
+            ]
+            good = [bus.submit([write(acme)]) for _ in range(3)]
+        assert first.result(PATIENCE_SECONDS)[0].visibility_token == 2
+        assert [g.result(PATIENCE_SECONDS)[0].visibility_token for g in good] == [3, 4, 5]
+    assert all(fault.exception(PATIENCE_SECONDS) is not None for fault in faults)
+
+
+def test_acks_nacks_and_claims_of_many_consumers_lose_and_repeat_nothing(
+    world: PostgresWorld, acme: TenantId
+) -> None:
+    buses = [world.bus, world.another_bus()]
+    total = 120
+
+    def produce() -> None:
+        for n in range(total):
+            publish(world.bus, acme, 1, key=f"k{n}")
+
+    def consume(bus: IngestBus) -> list[int]:
+        acked: list[int] = []
+        while bus.last_token(acme) < total or bus.has_unresolved(
+            acme, None, through=VisibilityToken(total)
+        ):
+            held = claim(bus, limit=7)
+            if held is None:
+                continue
+            for turn, event in enumerate(held.events):
+                if turn % 3 == 2:
+                    bus.release(held)
+                    break
+                bus.ack(held, [event.envelope.event_id])
+                acked.append(event.visibility_token)
+        return acked
+
+    _, *runs = together(produce, *[partial(consume, bus) for bus in buses * 2])
+    acked = [token for run in runs if isinstance(run, list) for token in run]
+    assert sorted(acked) == list(range(1, total + 1))
+
+
+# -- the backend
+
+
+def test_a_backend_that_cannot_be_reached_is_unavailable(database_dsn: str) -> None:
+    nowhere = psycopg.conninfo.make_conninfo(database_dsn, host="/nonexistent")
+    with Catalog(nowhere, connect_timeout=timedelta(seconds=0.5)) as catalog:
+        bus = PostgresIngestBus(catalog)
+        for call in (
+            lambda: bus.publish([write(TenantId(1))]),
+            lambda: bus.submit([write(TenantId(1))]).result(),
+            lambda: claim(bus),
+            lambda: bus.last_token(TenantId(1)),
+            bus.requeue_expired,
+        ):
+            with pytest.raises(Unavailable):
+                call()
+        bus.close()
