@@ -20,6 +20,8 @@ from typing import Final, Self
 CHUNK_BYTES: Final = 64 * 1024
 SMALL_BUFFER_BYTES: Final = 16 * 1024
 """The receive buffer of the proxy: a peer that is not read from soon cannot write."""
+SEND_TIMEOUT: Final = struct.pack("ll", 0, 200_000)
+"""A fifth of a second, as the C struct timeval."""
 
 
 class Fault(Enum):
@@ -44,6 +46,7 @@ class _Connection:
     after_bytes: int
     server: socket.socket | None = None
     seen_bytes: int = 0
+    ended: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def passes(self, chunk: bytes) -> bool:
@@ -54,6 +57,8 @@ class _Connection:
 
     def reset(self) -> None:
         """Close both sides at once: the client gets a RST, not an end of stream."""
+        # First of all: the pumps that wake must not take it for an end, and pass that on.
+        self.ended = True
         for side in (self.client, self.server):
             if side is None:
                 continue
@@ -167,6 +172,8 @@ class TcpProxy:
     def _serve(self, connection: _Connection) -> None:
         try:
             connection.server = socket.create_connection(self._upstream)
+            for side in (connection.client, connection.server):
+                side.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, SEND_TIMEOUT)
         except OSError:
             self._end(connection)
             return
@@ -180,15 +187,25 @@ class TcpProxy:
                 if self._stops_reading(connection):
                     return
                 chunk = source.recv(CHUNK_BYTES)
+                if connection.ended:
+                    return
                 if not chunk:
                     target.shutdown(socket.SHUT_WR)
                     return
                 if connection.passes(chunk):
-                    target.sendall(chunk)
+                    self._send(connection, target, chunk)
                 elif not self._fail(connection):
                     return
         except OSError:
             self._end(connection)
+
+    @staticmethod
+    def _send(connection: _Connection, target: socket.socket, chunk: bytes) -> None:
+        """Send all of it, waking now and then: a peer that reads nothing must not hold up `stop`."""
+        left = memoryview(chunk)
+        while left and not connection.ended:
+            with contextlib.suppress(BlockingIOError):
+                left = left[target.send(left) :]
 
     @staticmethod
     def _stops_reading(connection: _Connection) -> bool:

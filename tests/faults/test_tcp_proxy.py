@@ -75,6 +75,17 @@ def test_a_switch_resets_open_connections(proxy: TcpProxy) -> None:
             client.recv(1)
 
 
+def test_it_stops_though_a_peer_reads_nothing(proxy: TcpProxy) -> None:
+    with dial(proxy) as client:
+        client.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            client.sendall(b"x" * 64_000_000)
+        stopping = threading.Thread(target=proxy.stop)
+        stopping.start()
+        stopping.join(LIMIT_SECONDS)
+        assert not stopping.is_alive()
+
+
 def test_a_hanging_connection_is_read_but_never_answered(proxy: TcpProxy) -> None:
     proxy.switch(Fault.HANG)
     with dial(proxy) as client:
