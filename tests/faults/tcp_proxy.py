@@ -201,7 +201,7 @@ class TcpProxy:
 
     @staticmethod
     def _send(connection: _Connection, target: socket.socket, chunk: bytes) -> None:
-        """Send all of it, waking now and then: a peer that reads nothing must not hold up `stop`."""
+        """Send all, waking now and then: a peer that reads nothing must not hold up `stop`."""
         left = memoryview(chunk)
         while left and not connection.ended:
             with contextlib.suppress(BlockingIOError):
