@@ -4,12 +4,11 @@ For now DuckDB runs inside this process. `run` and `describe` take and give plai
 streams, so that worker processes can stand behind the same calls.
 """
 
+import contextlib
 import difflib
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -18,11 +17,11 @@ from typing import Any, Final, Self
 import duckdb
 import pyarrow as pa
 
-from duckmesh.errors import DuckMeshError
-from duckmesh.statements import Statements
+from duckmesh.errors import DuckMeshError, Invalid
+from query_engine.describe import Description, ParameterSketch
 from query_engine.failures import FailureContext, table_missing, translate
 from query_engine.instance import Instance, InstanceSettings, Session
-from query_engine.parameters import ParameterReader, identifiers, parameter_type, unknown_error
+from query_engine.parameters import ParameterReader, identifiers
 from query_engine.permitted import SESSION_FUNCTIONS
 from query_engine.pool import InstancePool, Needs
 from query_engine.relations import RelationSet
@@ -31,21 +30,8 @@ from query_engine.stream import QueryLimits, QueryStats, ResultStream
 from query_engine.syntax import Names, is_catalog_view
 from query_engine.watch import Guard, Watch
 
-_SQL: Final = Statements("query_engine", "engine.sql")
 _DESCRIPTIONS_MAX: Final = 1024
 _NO_LIMITS: Final = QueryLimits()
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """What a statement takes and gives, found without running it.
-
-    A parameter whose type DuckDB cannot tell is a string, never a null.
-    """
-
-    result_schema: pa.Schema
-    parameter_schema: pa.Schema
-    is_query: bool
 
 
 class Interruption:
@@ -130,6 +116,7 @@ class QueryEngine:
         settings = InstanceSettings(threads, memory_limit_bytes, temp_directory, temp_limit_bytes)
         self._gate = StatementGate()
         self._parameters = ParameterReader()
+        self._sketch = ParameterSketch()
         self._pool = InstancePool(settings, instances_max)
         self._watch = Watch()
         self._lock = threading.Lock()
@@ -140,6 +127,7 @@ class QueryEngine:
         self._pool.close()
         self._watch.close()
         self._parameters.close()
+        self._sketch.close()
         self._gate.close()
 
     def __enter__(self) -> Self:
@@ -279,8 +267,8 @@ class QueryEngine:
         clean = False
         try:
             wanted = identifiers(names.parameters)
-            types = self._parameter_types(session, sql, wanted)
-            result = self._result_schema(session, instance, sql, types)
+            types = self._sketch.types(sql, needs) if wanted else {}
+            result = self._result_schema(session, instance, sql, wanted, types)
             clean = True
         finally:
             instance.give_back(session, clean=clean)
@@ -288,30 +276,20 @@ class QueryEngine:
         fields = [pa.field(name, types.get(name) or pa.string()) for name in wanted]
         return Description(result, pa.schema(fields), is_query=True)
 
-    def _parameter_types(
-        self, session: Session, sql: str, wanted: tuple[str, ...]
-    ) -> Mapping[str, pa.DataType]:
-        if not wanted:
-            return {}
-        try:
-            rows = session.cursor.execute(_SQL["parameter_types"], [sql]).fetchall()
-        except duckdb.Error:
-            return {}
-        return parameter_types(json.loads(rows[0][0]))
-
     def _result_schema(
-        self, session: Session, instance: Instance, sql: str, types: Mapping[str, pa.DataType]
+        self,
+        session: Session,
+        instance: Instance,
+        sql: str,
+        wanted: tuple[str, ...],
+        types: Mapping[str, pa.DataType],
     ) -> pa.Schema:
-        wanted = identifiers(_names(self._gate.admit(sql)).parameters)
         schema = self._bound_schema(session, instance, sql, dict.fromkeys(wanted))
         if any(name not in types for name in wanted) and pa.null() in schema.types:
             # A parameter of no known type went straight into the result: it is a string.
             samples = {name: None if name in types else "" for name in wanted}
-            try:
+            with contextlib.suppress(Invalid):
                 return self._bound_schema(session, instance, sql, samples)
-            except DuckMeshError as error:
-                if not unknown_error(error):
-                    raise
         return schema
 
     def _bound_schema(
@@ -324,21 +302,6 @@ class QueryEngine:
                 return reader.schema
         except duckdb.Error as error:
             raise self._translated(error, instance) from None
-
-
-def parameter_types(plan: Any) -> dict[str, pa.DataType]:
-    """The types of the parameters in a serialised plan, by identifier."""
-    types: dict[str, pa.DataType] = {}
-    stack = [plan]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, list):
-            stack.extend(node)
-        elif isinstance(node, dict):
-            if node.get("expression_class") == "BOUND_PARAMETER":
-                types[str(node["identifier"])] = parameter_type(node.get("return_type") or {})
-            stack.extend(node.values())
-    return types
 
 
 def _names(statement: Statement) -> Names:

@@ -36,6 +36,9 @@ SELECT * FROM read_parquet(getvariable({variable}), hive_partitioning = false, s
 -- name: create_schema
 CREATE SCHEMA IF NOT EXISTS duckmesh.{schema}
 
+-- name: create_table
+CREATE TABLE duckmesh.{schema}.{table} ({columns})
+
 -- name: create_table_view
 CREATE VIEW duckmesh.{schema}.{view} AS SELECT * FROM temp.main.{source}
 

@@ -96,7 +96,10 @@ def _by_kind(kind: str, message: str) -> DuckMeshError:
                 "a data file of the snapshot could not be read; run the query again",
             )
         case "Permission":
-            return Invalid(ErrorCode.SQL_NOT_ALLOWED, message)
+            # DuckDB names the file here, which lies where no directory is hidden for us.
+            return Invalid(
+                ErrorCode.SQL_NOT_ALLOWED, "the query reaches for something outside its tables"
+            )
         case "Not implemented":
             return NotSupported(ErrorCode.NOT_SUPPORTED, message)
         case "Catalog" if missing := _NO_TABLE.search(message):

@@ -13,7 +13,7 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
-from duckmesh.errors import DuckMeshError, ErrorCode, Invalid, NotSupported
+from duckmesh.errors import ErrorCode, Invalid, NotSupported
 from duckmesh.statements import Statements
 from query_engine.quoting import sql_type
 from query_engine.syntax import Parameter
@@ -171,41 +171,3 @@ def with_typed_nulls(
         text = text[: place.at] + typed + text[place.at + place.length :]
     left = {k: v for k, v in bindings.values.items() if k not in bindings.null_types}
     return text.decode(), left
-
-
-def parameter_type(described: Mapping[str, Any]) -> pa.DataType:
-    """The Arrow type for a `return_type` of DuckDB's serialised plan; text where unknown."""
-    kind = str(described.get("id", ""))
-    info = described.get("type_info") or {}
-    if kind == "DECIMAL":
-        return pa.decimal128(int(info.get("width", 18)), int(info.get("scale", 3)))
-    return _ARROW_BY_ID.get(kind, pa.string())
-
-
-_ARROW_BY_ID: Final[dict[str, pa.DataType]] = {
-    "BOOLEAN": pa.bool_(),
-    "TINYINT": pa.int8(),
-    "SMALLINT": pa.int16(),
-    "INTEGER": pa.int32(),
-    "BIGINT": pa.int64(),
-    "UTINYINT": pa.uint8(),
-    "USMALLINT": pa.uint16(),
-    "UINTEGER": pa.uint32(),
-    "UBIGINT": pa.uint64(),
-    "HUGEINT": pa.decimal128(38, 0),
-    "FLOAT": pa.float32(),
-    "DOUBLE": pa.float64(),
-    "BLOB": pa.binary(),
-    "DATE": pa.date32(),
-    "TIME": pa.time64("us"),
-    "TIMESTAMP": pa.timestamp("us"),
-    "TIMESTAMP_S": pa.timestamp("s"),
-    "TIMESTAMP_MS": pa.timestamp("ms"),
-    "TIMESTAMP_NS": pa.timestamp("ns"),
-    "TIMESTAMP WITH TIME ZONE": pa.timestamp("us", "UTC"),
-}
-
-
-def unknown_error(error: DuckMeshError) -> bool:
-    """Whether a statement failed to bind, as it does while a parameter's type is unknown."""
-    return isinstance(error, Invalid) and error.code is ErrorCode.QUERY_EXECUTION_FAILED

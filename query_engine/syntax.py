@@ -152,7 +152,8 @@ class _Findings:
             if str(node.get("table_name", "")).strip('"').lower() not in SHOWN:
                 self._refuse(
                     Invalid(
-                        ErrorCode.SQL_NOT_ALLOWED, "SHOW lists tables, schemas or databases only"
+                        ErrorCode.SQL_NOT_ALLOWED,
+                        "SHOW lists tables, schemas or databases; write DESCRIBE for one table",
                     )
                 )
         elif not node.get("query"):
