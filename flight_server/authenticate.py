@@ -88,7 +88,7 @@ class Authentication(flight.ServerMiddlewareFactory):  # type: ignore[misc]
         place: Place | None = None
         try:
             place = self._calls.enter()
-            return self._admit(headers, trace_id, place)
+            return self._admit(info, headers, trace_id, place)
         except DuckMeshError as error:
             _give_back(place)
             _log.info(
@@ -100,12 +100,16 @@ class Authentication(flight.ServerMiddlewareFactory):  # type: ignore[misc]
             _log.exception("call_failed", rpc=str(info.method), trace_id=trace_id)
             raise flight_exception(Internal(), trace_id) from None
 
-    def _admit(self, headers: RawHeaders, trace_id: str, place: Place) -> Call:
+    def _admit(self, info: Any, headers: RawHeaders, trace_id: str, place: Place) -> Call:
         credential = parse_authorization([str(v) for v in headers.get("authorization", ())])
         if isinstance(credential, Bearer) and credential.is_session:
             session = self._sessions.open(credential.token)
             self._authenticator.check_live(session.identity)
-            renew = self._sessions.due_for_renewal(session)
+            # Only DoGet renews: the RPCs that write send a token of their own, and of two
+            # `authorization` headers ADBC keeps the first.
+            renew = info.method == flight.FlightMethod.DO_GET and self._sessions.due_for_renewal(
+                session
+            )
         else:
             session = self._sessions.begin(self._identify(credential))
             renew = True

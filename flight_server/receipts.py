@@ -1,0 +1,85 @@
+"""Answers of a long-lived ingest stream: one per batch, in order, while more batches come in."""
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, Final, Protocol, Self
+
+import pyarrow as pa
+
+from duckmesh.errors import Cancelled, DuckMeshError, ErrorCode
+
+_END: Final = None
+Answer = Callable[[], bytes]
+"""Blocks until a batch is durable, and gives the message that says so."""
+FailureAnswer = Callable[[DuckMeshError], bytes]
+
+
+class MetadataWriter(Protocol):
+    """What is used of pyarrow's FlightMetadataWriter."""
+
+    def write(self, message: Any) -> None: ...
+
+
+class ReceiptWriter:
+    """Sends answers in the order in which they were put, from a thread of its own.
+
+    At most `window` batches wait for their answer: `put` blocks beyond that, and so slows the
+    sender down. A batch that fails ends the stream: its failure is sent in its place, nothing
+    after it is answered, and `put` and `finish` raise it. Use it as a context manager.
+    """
+
+    def __init__(self, writer: MetadataWriter, *, window: int, on_failure: FailureAnswer) -> None:
+        self._writer = writer
+        self._on_failure = on_failure
+        self._waiting: queue.Queue[Answer | None] = queue.Queue(window)
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="flight-receipts", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Also after an error: what is durable is answered, so that its sender need not guess.
+        self._waiting.put(_END)
+        self._thread.join()
+
+    def put(self, answer: Answer) -> None:
+        """Queue the answer of the next batch. Raises the failure of an earlier one."""
+        self._raise_failure()
+        self._waiting.put(answer)
+
+    def finish(self) -> None:
+        """Block until every answer is sent. Raises the first failure."""
+        self._waiting.put(_END)
+        self._thread.join()
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        while (answer := self._waiting.get()) is not _END:
+            # After a failure the rest is taken off the queue unanswered, so that `put` never hangs.
+            if self._failure is None:
+                self._send(answer)
+
+    def _send(self, answer: Answer) -> None:
+        try:
+            message = answer()
+        except DuckMeshError as error:
+            self._failure = error
+            message = self._on_failure(error)
+        except Exception as error:  # noqa: BLE001 - raised by the thread that reads
+            self._failure = error
+            return
+        try:
+            self._writer.write(pa.py_buffer(message))
+        except Exception:  # noqa: BLE001 - pyarrow raises OSError, ArrowException and FlightError
+            # The sender has gone. The batch is durable: its key finds the receipt.
+            self._failure = self._failure or Cancelled(
+                ErrorCode.INGEST_CANCELLED,
+                "the sender left before it was answered: repeat the batches with their keys",
+            )
