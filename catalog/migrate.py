@@ -9,7 +9,6 @@ from datetime import datetime
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import LiteralString, cast
 
 import psycopg
 
@@ -69,13 +68,14 @@ def known_migrations() -> list[Migration]:
 def _locked(dsn: str) -> Iterator[Connection]:
     """A connection that holds the one migration lock: a second migrator waits."""
     try:
-        connection = psycopg.connect(dsn, autocommit=True, application_name="duckmesh migrate")
+        with psycopg.connect(
+            dsn, autocommit=True, application_name="duckmesh migrate"
+        ) as connection:
+            connection.execute(_SQL["lock"])
+            connection.execute(_SQL["create_migration_table"])
+            yield connection
     except psycopg.OperationalError as cause:
         raise unavailable() from cause
-    with connection:
-        connection.execute(_SQL["lock"])
-        connection.execute(_SQL["create_migration_table"])
-        yield connection
 
 
 def _applied(connection: Connection, known: Sequence[Migration]) -> dict[int, datetime]:
@@ -94,10 +94,6 @@ def _applied(connection: Connection, known: Sequence[Migration]) -> dict[int, da
     return applied
 
 
-def _run(connection: Connection, script: str) -> None:
-    connection.execute(cast("LiteralString", script))
-
-
 def migrate_up(dsn: str) -> list[MigrationState]:
     """Apply every pending migration; return those applied now.
 
@@ -113,7 +109,7 @@ def migrate_up(dsn: str) -> list[MigrationState]:
             if migration.version in applied:
                 continue
             with connection.transaction():
-                _run(connection, migration.up)
+                connection.execute(migration.up)
                 row = connection.execute(
                     _SQL["record"], (migration.version, migration.name, migration.checksum)
                 ).fetchone()
@@ -134,7 +130,7 @@ def migrate_down(dsn: str, *, to_version: int) -> list[int]:
         for migration in reversed(known):
             if migration.version in applied and migration.version > to_version:
                 with connection.transaction():
-                    _run(connection, migration.down)
+                    connection.execute(migration.down)
                     connection.execute(_SQL["forget"], (migration.version,))
                 undone.append(migration.version)
     return undone

@@ -131,7 +131,7 @@ def commit_snapshot(connection: Connection, publication: Publication) -> Snapsho
     """
     head = lock_head(connection, publication.tenant_id)
     # A watermark below `after_token` is right: what lies between was dead-lettered.
-    if head.newest.max_visibility_token > publication.after_token:
+    if head.newest.max_visibility_token > min(publication.after_token, publication.watermark):
         raise Fenced("the tenant's watermark has moved", tenant_id=publication.tenant_id)
     if publication.epoch < head.publisher_epoch:
         raise Fenced("a newer publisher owns the tenant", tenant_id=publication.tenant_id)

@@ -95,16 +95,13 @@ def propose_schema(connection: Connection, table: Table, offered: pa.Schema) -> 
     """
     columns = normal_schema(offered)
     with connection.transaction():
-        row = connection.execute(
-            _SQL["next_schema_version"],
-            {"tenant_id": table.tenant_id, "table_id": table.table_id},
-        ).fetchone()
-        if row is None:
+        values = {"tenant_id": table.tenant_id, "table_id": table.table_id}
+        if connection.execute(_SQL["lock_live_table"], values).fetchone() is None:
             raise table_not_found(table.name)
-        _, newest, next_field_id = row
-        schema = TableSchema(
-            SchemaVersion(newest + 1), with_field_ids(columns, first_id=next_field_id)
-        )
+        row = connection.execute(_SQL["next_schema_version"], values).fetchone()
+        assert row is not None  # noqa: S101 - an aggregate has one row
+        version, next_field_id = row
+        schema = TableSchema(version, with_field_ids(columns, first_id=next_field_id))
         _insert_version(connection, table.table_id, schema, begin_snapshot=None)
     return schema
 

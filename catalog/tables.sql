@@ -7,18 +7,18 @@ RETURNING table_id
 INSERT INTO table_schema_version (table_id, schema_version, arrow_schema, columns, begin_snapshot)
 VALUES (%s, %s, %s, %s, %s)
 
+-- name: lock_live_table
+-- Two replacements cannot draw one number. A statement of its own: the next one then sees what
+-- the one before it committed. It waits for no publication, which only refers to the row.
+SELECT table_id FROM table_def
+WHERE tenant_id = %(tenant_id)s AND table_id = %(table_id)s AND end_snapshot IS NULL
+FOR NO KEY UPDATE
+
 -- name: next_schema_version
--- Locks the table's row, so that two replacements cannot draw one number.
-SELECT t.schema_version, max(v.schema_version), max(c.next_field_id)
-FROM (SELECT table_id, schema_version FROM table_def
-      WHERE tenant_id = %(tenant_id)s AND table_id = %(table_id)s AND end_snapshot IS NULL
-      FOR UPDATE) t
-JOIN table_schema_version v USING (table_id)
-CROSS JOIN LATERAL (
-    SELECT 1 + max((c ->> 'field_id')::integer) AS next_field_id
-    FROM jsonb_array_elements(v.columns) c
-) c
-GROUP BY t.schema_version
+SELECT 1 + max(v.schema_version), 1 + max((c ->> 'field_id')::integer)
+FROM table_schema_version v
+CROSS JOIN LATERAL jsonb_array_elements(v.columns) c
+WHERE v.table_id = %(table_id)s
 
 -- name: adopt_schema_version
 UPDATE table_def SET schema_version = greatest(schema_version, %(version)s)
