@@ -551,8 +551,11 @@ def test_a_lone_dead_event_of_one_tenant_does_not_hide_the_work_of_another(
     die(world, times=MAX_ATTEMPTS)
     other = world.tenant("other")
     publish(bus, other, 1)
-    world.advance(timedelta(seconds=1))
-    assert {claimed(bus).tenant_id} == {other}
+    held = claimed(bus)
+    bus.ack(held, ids(held))
+    publish(bus, other, 1)
+    # The other was served last, so the tenant with the dead event comes first.
+    assert claimed(bus).tenant_id == other
     assert claim(bus) is None
     assert bus.backlog(acme).events == 0
 
