@@ -1,0 +1,351 @@
+-- The whole schema as the migrations leave it, for reading. Nothing runs this file but a test, which
+-- holds it equal to the sum of the up files.
+
+-- Which migrations were applied (catalog/migrate.sql creates this one).
+CREATE TABLE duckmesh_schema_migrations (
+    version    integer PRIMARY KEY,
+    name       text NOT NULL,
+    checksum   text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- =================================================================================================
+-- Tenants, their API keys, and the secrets every serving process shares.
+-- =================================================================================================
+
+-- The one clock of leases and grace. Tests move it with `SET duckmesh.clock_offset`.
+CREATE FUNCTION duckmesh_now() RETURNS timestamptz
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN clock_timestamp()
+    + coalesce(nullif(current_setting('duckmesh.clock_offset', true), ''), '0')::interval;
+
+CREATE TABLE tenant (
+    tenant_id   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name        text NOT NULL UNIQUE CHECK (name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    disabled_at timestamptz
+);
+
+CREATE TABLE api_key (
+    key_id      text PRIMARY KEY,
+    tenant_id   bigint NOT NULL REFERENCES tenant,
+    name        text NOT NULL,
+    secret_hash bytea NOT NULL UNIQUE CHECK (octet_length(secret_hash) = 32),
+    roles       text[] NOT NULL CHECK (
+        roles <@ ARRAY['ingest_writer', 'query_reader', 'table_admin', 'ops_admin']
+        AND cardinality(roles) > 0
+    ),
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    revoked_at  timestamptz
+);
+
+CREATE INDEX api_key_of_tenant ON api_key (tenant_id, created_at);
+
+-- Tickets and sessions are sealed with this, so that any serving process opens them.
+CREATE TABLE sealing_secret (
+    purpose    text PRIMARY KEY,
+    secret     bytea NOT NULL CHECK (octet_length(secret) >= 32),
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- =================================================================================================
+-- Tables and their schema versions. A table exists in the snapshots from begin_snapshot on,
+-- up to, and not in, end_snapshot.
+-- =================================================================================================
+
+CREATE TABLE table_def (
+    table_id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tenant_id        bigint NOT NULL REFERENCES tenant,
+    name             text NOT NULL,
+    primary_key_cols text[] NOT NULL DEFAULT '{}',
+    partition_spec   jsonb NOT NULL DEFAULT '[]',
+    -- The version that new writes are checked against.
+    schema_version   integer NOT NULL DEFAULT 1,
+    -- The write that created the table, so that its retry is known as a retry.
+    creation_key     text,
+    created_at       timestamptz NOT NULL DEFAULT now(),
+    begin_snapshot   bigint NOT NULL,
+    end_snapshot     bigint
+);
+
+CREATE UNIQUE INDEX table_def_live_name ON table_def (tenant_id, name) WHERE end_snapshot IS NULL;
+CREATE INDEX table_def_of_tenant ON table_def (tenant_id, begin_snapshot);
+
+CREATE TABLE table_schema_version (
+    table_id           bigint NOT NULL REFERENCES table_def,
+    schema_version     integer NOT NULL CHECK (schema_version > 0),
+    -- The Arrow IPC schema message: exact types, field ids in each field's PARQUET:field_id.
+    arrow_schema       bytea NOT NULL,
+    -- The same for people: [{"field_id", "name", "type", "nullable"}].
+    columns            jsonb NOT NULL,
+    compatibility_mode text NOT NULL DEFAULT 'backward'
+        CHECK (compatibility_mode IN ('none', 'backward', 'forward', 'full')),
+    created_at         timestamptz NOT NULL DEFAULT now(),
+    -- NULL until the write that brings the version is published.
+    begin_snapshot     bigint,
+    PRIMARY KEY (table_id, schema_version)
+);
+
+-- =================================================================================================
+-- The Postgres bus: durable envelopes in token order, idempotency keys, claims under leases.
+-- =================================================================================================
+
+-- The counter row. It is the last thing a publish transaction locks, and it is held until commit,
+-- so a token is never visible before a smaller one.
+CREATE TABLE token_counter (
+    tenant_id  bigint PRIMARY KEY REFERENCES tenant,
+    last_token bigint NOT NULL DEFAULT 0
+) WITH (fillfactor = 10);
+
+CREATE TABLE ingest_event (
+    tenant_id        bigint NOT NULL,
+    visibility_token bigint NOT NULL CHECK (visibility_token > 0),
+    event_id         uuid NOT NULL,
+    table_id         bigint NOT NULL,
+    schema_version   integer NOT NULL,
+    operation        text NOT NULL CHECK (operation IN ('insert', 'overwrite')),
+    idempotency_key  text,
+    -- Arrow record-batch messages for 'inline'; a JSON list of files for 'staged'. They are
+    -- compressed where it pays: pglz would cost and gain nothing.
+    payload_kind     text NOT NULL CHECK (payload_kind IN ('inline', 'staged')),
+    payload          bytea STORAGE EXTERNAL,
+    row_count        bigint NOT NULL,
+    byte_count       bigint NOT NULL,
+    min_event_time   timestamptz,
+    max_event_time   timestamptz,
+    trace_id         text,
+    ingested_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- A claimed event is an accepted one inside its tenant's lease: see ingest_lease.
+    state            text NOT NULL DEFAULT 'accepted'
+        CHECK (state IN ('accepted', 'committed', 'failed')),
+    attempts         integer NOT NULL DEFAULT 0,
+    failure_reason   text,
+    PRIMARY KEY (tenant_id, visibility_token)
+) WITH (fillfactor = 80);
+
+CREATE UNIQUE INDEX ingest_event_by_id ON ingest_event (event_id);
+CREATE INDEX ingest_event_failed ON ingest_event (tenant_id, visibility_token)
+    WHERE state = 'failed';
+
+CREATE TABLE idempotency_key (
+    tenant_id    bigint NOT NULL,
+    table_id     bigint NOT NULL,
+    key          text NOT NULL,
+    payload_hash bytea NOT NULL,
+    event_id     uuid NOT NULL,
+    created_at   timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (tenant_id, table_id, key)
+);
+
+CREATE INDEX idempotency_key_by_age ON idempotency_key USING brin (created_at);
+
+-- Writes checked against an older schema version than this are sent back to be checked again.
+CREATE TABLE schema_fence (
+    tenant_id          bigint NOT NULL,
+    table_id           bigint NOT NULL,
+    min_schema_version integer NOT NULL,
+    PRIMARY KEY (tenant_id, table_id)
+);
+
+-- One row per tenant: everything up to acked_token is resolved; the rest may be under a lease.
+CREATE TABLE ingest_lease (
+    tenant_id   bigint PRIMARY KEY REFERENCES tenant,
+    acked_token bigint NOT NULL DEFAULT 0,
+    epoch       bigint NOT NULL DEFAULT 0,
+    consumer_id text,
+    batch_id    uuid,
+    lease_until timestamptz,
+    claimed_at  timestamptz,
+    -- How often the event at acked_token + 1 was claimed without progress: a poison event that
+    -- kills its consumer is known by this number.
+    attempt     integer NOT NULL DEFAULT 0,
+    not_before  timestamptz
+) WITH (fillfactor = 50);
+
+CREATE TABLE ingest_claim_batch (
+    batch_id    uuid PRIMARY KEY,
+    tenant_id   bigint NOT NULL REFERENCES tenant,
+    consumer_id text NOT NULL,
+    epoch       bigint NOT NULL,
+    attempt     integer NOT NULL,
+    first_token bigint NOT NULL,
+    last_token  bigint NOT NULL,
+    claimed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    ended_at    timestamptz,
+    state       text NOT NULL DEFAULT 'active'
+        CHECK (state IN ('active', 'acked', 'released', 'expired'))
+);
+
+CREATE INDEX ingest_claim_batch_active ON ingest_claim_batch (tenant_id) WHERE state = 'active';
+CREATE INDEX ingest_claim_batch_ended ON ingest_claim_batch (ended_at) WHERE ended_at IS NOT NULL;
+
+-- The exceptions of a claim: what was refused, and why. An ordinary event leaves no row here.
+CREATE TABLE ingest_claim_item (
+    batch_id         uuid NOT NULL REFERENCES ingest_claim_batch ON DELETE CASCADE,
+    event_id         uuid NOT NULL,
+    visibility_token bigint NOT NULL,
+    attempt          integer NOT NULL,
+    reason           text NOT NULL,
+    dead_lettered    boolean NOT NULL,
+    noted_at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (batch_id, event_id)
+);
+
+-- =================================================================================================
+-- Snapshots, data files, manifests and watermarks: what is visible.
+-- =================================================================================================
+
+CREATE SEQUENCE snapshot_id_sequence AS bigint;
+
+CREATE TABLE snapshot (
+    snapshot_id          bigint PRIMARY KEY,
+    tenant_id            bigint NOT NULL REFERENCES tenant,
+    parent_snapshot_id   bigint REFERENCES snapshot,
+    -- Later than its parent's, always: time travel by time has one answer.
+    created_at           timestamptz NOT NULL,
+    created_by           text NOT NULL,
+    operation            text NOT NULL
+        CHECK (operation IN ('create_tenant', 'publish', 'create_table', 'drop_table', 'compact',
+                             'restore')),
+    -- Every token of the tenant up to this one is in the snapshot, or dead-lettered.
+    max_visibility_token bigint NOT NULL
+);
+
+CREATE INDEX snapshot_latest ON snapshot (tenant_id, snapshot_id DESC)
+    INCLUDE (max_visibility_token);
+CREATE UNIQUE INDEX snapshot_by_time ON snapshot (tenant_id, created_at DESC)
+    INCLUDE (snapshot_id);
+
+-- The newest snapshot of each tenant. Its row lock orders publications; the publisher's epoch
+-- fences one who woke too late.
+CREATE TABLE publication_head (
+    tenant_id            bigint PRIMARY KEY REFERENCES tenant,
+    snapshot_id          bigint NOT NULL REFERENCES snapshot,
+    created_at           timestamptz NOT NULL,
+    max_visibility_token bigint NOT NULL,
+    publisher_epoch      bigint NOT NULL DEFAULT 0
+) WITH (fillfactor = 10);
+
+CREATE TABLE snapshot_table_watermark (
+    table_id             bigint NOT NULL REFERENCES table_def,
+    snapshot_id          bigint NOT NULL REFERENCES snapshot,
+    max_visibility_token bigint NOT NULL,
+    PRIMARY KEY (table_id, snapshot_id)
+);
+
+CREATE TABLE data_file (
+    file_id         uuid PRIMARY KEY,
+    tenant_id       bigint NOT NULL REFERENCES tenant,
+    table_id        bigint NOT NULL REFERENCES table_def,
+    -- The object's key; NULL for an inline file, whose bytes lie in data_file_content.
+    path            text UNIQUE,
+    format          text NOT NULL DEFAULT 'parquet' CHECK (format = 'parquet'),
+    schema_version  integer NOT NULL,
+    partition       jsonb NOT NULL DEFAULT '{}',
+    record_count    bigint NOT NULL CHECK (record_count >= 0),
+    file_size_bytes bigint NOT NULL CHECK (file_size_bytes > 0),
+    min_event_time  timestamptz,
+    max_event_time  timestamptz,
+    -- {"column": {"min", "max", "nulls"}} as the Parquet footer has them.
+    stats           jsonb NOT NULL DEFAULT '{}',
+    min_token       bigint NOT NULL,
+    max_token       bigint NOT NULL,
+    begin_snapshot  bigint NOT NULL REFERENCES snapshot,
+    end_snapshot    bigint REFERENCES snapshot,
+    CHECK (end_snapshot > begin_snapshot)
+);
+
+-- "Which files at S" is one range of this index.
+CREATE INDEX data_file_of_table ON data_file (table_id, begin_snapshot, end_snapshot);
+CREATE INDEX data_file_live ON data_file (table_id) WHERE end_snapshot IS NULL;
+
+CREATE TABLE data_file_content (
+    file_id uuid PRIMARY KEY REFERENCES data_file ON DELETE CASCADE,
+    content bytea STORAGE EXTERNAL NOT NULL
+);
+
+-- The log of additions and removals: the manifest's history, and the change feed.
+CREATE TABLE snapshot_file (
+    snapshot_id bigint NOT NULL REFERENCES snapshot,
+    file_id     uuid NOT NULL REFERENCES data_file,
+    table_id    bigint NOT NULL,
+    change_type text NOT NULL CHECK (change_type IN ('add', 'remove')),
+    PRIMARY KEY (snapshot_id, file_id)
+);
+
+CREATE INDEX snapshot_file_of_file ON snapshot_file (file_id);
+
+-- =================================================================================================
+-- Leases of periodic duties, and what was done: runs and audit.
+-- =================================================================================================
+
+CREATE TABLE lease (
+    name        text PRIMARY KEY,
+    holder      text NOT NULL,
+    epoch       bigint NOT NULL,
+    lease_until timestamptz NOT NULL
+);
+
+CREATE TABLE compaction_run (
+    run_id       uuid PRIMARY KEY,
+    tenant_id    bigint NOT NULL REFERENCES tenant,
+    table_id     bigint NOT NULL REFERENCES table_def,
+    snapshot_id  bigint REFERENCES snapshot,
+    started_at   timestamptz NOT NULL DEFAULT now(),
+    ended_at     timestamptz,
+    state        text NOT NULL DEFAULT 'running'
+        CHECK (state IN ('running', 'published', 'lost', 'failed')),
+    files_in     integer NOT NULL DEFAULT 0,
+    files_out    integer NOT NULL DEFAULT 0,
+    bytes_in     bigint NOT NULL DEFAULT 0,
+    bytes_out    bigint NOT NULL DEFAULT 0,
+    failure      text
+);
+
+CREATE INDEX compaction_run_of_tenant ON compaction_run (tenant_id, started_at DESC);
+
+CREATE TABLE gc_run (
+    run_id        uuid PRIMARY KEY,
+    tenant_id     bigint REFERENCES tenant,
+    started_at    timestamptz NOT NULL DEFAULT now(),
+    ended_at      timestamptz,
+    state         text NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'done', 'failed')),
+    dry_run       boolean NOT NULL DEFAULT false,
+    files_deleted bigint NOT NULL DEFAULT 0,
+    bytes_deleted bigint NOT NULL DEFAULT 0,
+    failure       text
+);
+
+CREATE INDEX gc_run_by_start ON gc_run (started_at DESC);
+
+CREATE TABLE query_audit (
+    query_id             uuid PRIMARY KEY,
+    tenant_id            bigint NOT NULL REFERENCES tenant,
+    principal            text NOT NULL,
+    sql_text             text NOT NULL,
+    snapshot_id          bigint,
+    min_visibility_token bigint,
+    trace_id             text,
+    started_at           timestamptz NOT NULL,
+    queue_seconds        double precision NOT NULL DEFAULT 0,
+    run_seconds          double precision NOT NULL DEFAULT 0,
+    row_count            bigint NOT NULL DEFAULT 0,
+    byte_count           bigint NOT NULL DEFAULT 0,
+    scanned_files        integer NOT NULL DEFAULT 0,
+    outcome              text NOT NULL
+);
+
+CREATE INDEX query_audit_of_tenant ON query_audit (tenant_id, started_at DESC);
+
+CREATE TABLE incident_audit (
+    incident_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tenant_id   bigint REFERENCES tenant,
+    principal   text NOT NULL,
+    act         text NOT NULL,
+    subject     text NOT NULL,
+    detail      jsonb NOT NULL DEFAULT '{}',
+    trace_id    text,
+    noted_at    timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE INDEX incident_audit_of_tenant ON incident_audit (tenant_id, noted_at DESC);

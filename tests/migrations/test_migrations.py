@@ -1,0 +1,177 @@
+"""Migrations on a real Postgres: up, down, up; edited, too new, concurrent, interrupted."""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from catalog.migrate import (
+    MigrationState,
+    known_migrations,
+    migrate_down,
+    migrate_up,
+    migration_status,
+    migrations_folder,
+)
+from duckmesh.errors import Corrupt, ErrorCode, Invalid, Unavailable
+from duckmesh.statements import Statements
+from tests.bus_worlds import together
+
+VERSIONS = [migration.version for migration in known_migrations()]
+NEWEST = VERSIONS[-1]
+BOOKKEEPING = "duckmesh_schema_migrations"
+
+_SQL = Statements("tests.migrations", "describe_schema.sql")
+
+Description = dict[str, list[tuple[Any, ...]]]
+
+
+def describe(dsn: str) -> Description:
+    """Everything in the database's schema, as Postgres's own catalog has it."""
+    with psycopg.connect(dsn) as connection:
+        return {name: connection.execute(_SQL[name]).fetchall() for name in _SQL}
+
+
+def run(dsn: str, statement: Any, *values: Any) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(statement, values or None)
+
+
+def applied(dsn: str) -> list[int]:
+    return [state.version for state in migration_status(dsn) if state.applied_at is not None]
+
+
+def test_up_applies_every_migration_once(empty_database_dsn: str) -> None:
+    assert applied(empty_database_dsn) == []
+    done = migrate_up(empty_database_dsn)
+    assert [state.version for state in done] == VERSIONS
+    assert migration_status(empty_database_dsn) == done
+    assert migrate_up(empty_database_dsn) == []
+
+
+def test_up_down_up_ends_where_up_ends(empty_database_dsn: str) -> None:
+    migrate_up(empty_database_dsn)
+    first = describe(empty_database_dsn)
+    assert migrate_down(empty_database_dsn, to_version=0) == VERSIONS[::-1]
+    migrate_up(empty_database_dsn)
+    assert describe(empty_database_dsn) == first
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_each_down_undoes_exactly_its_own_up(empty_database_dsn: str, version: int) -> None:
+    migrate_up(empty_database_dsn)
+    whole = describe(empty_database_dsn)
+    migrate_down(empty_database_dsn, to_version=version)
+    before = describe(empty_database_dsn)
+    migrate_down(empty_database_dsn, to_version=version - 1)
+    assert applied(empty_database_dsn) == VERSIONS[: version - 1]
+    assert describe(empty_database_dsn) != before
+    migrate_up(empty_database_dsn)
+    assert describe(empty_database_dsn) == whole
+
+
+def test_down_leaves_nothing_behind(empty_database_dsn: str) -> None:
+    migrate_up(empty_database_dsn)
+    migrate_down(empty_database_dsn, to_version=0)
+    left = describe(empty_database_dsn)
+    assert [row for row in left["relations"] if BOOKKEEPING not in row[0]] == []
+    assert (left["functions"], left["sequences"], left["triggers_and_types"]) == ([], [], [])
+
+
+def test_down_with_rows_in_every_table_works(database_dsn: str) -> None:
+    from catalog.tenants import ensure_tenant
+
+    with psycopg.connect(database_dsn, autocommit=True) as connection:
+        ensure_tenant(connection, "acme", created_by="test")
+    assert migrate_down(database_dsn, to_version=0) == VERSIONS[::-1]
+
+
+def test_the_readable_sum_is_the_sum_of_the_migrations(
+    empty_database_dsn: str, database_dsn: str
+) -> None:
+    text = (migrations_folder() / "schema.sql").read_text(encoding="utf-8")
+    run(empty_database_dsn, text)
+    assert describe(empty_database_dsn) == describe(database_dsn)
+
+
+CALLS: dict[str, Callable[[str], object]] = {
+    "up": migrate_up,
+    "down": partial(migrate_down, to_version=0),
+    "status": migration_status,
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_migration_that_was_edited_after_it_was_applied_is_refused(
+    database_dsn: str, call: str
+) -> None:
+    run(
+        database_dsn,
+        "UPDATE duckmesh_schema_migrations SET checksum = 'edited' WHERE version = 2",
+    )
+    before = describe(database_dsn)
+    with pytest.raises(Corrupt, match="migration 2"):
+        CALLS[call](database_dsn)
+    assert describe(database_dsn) == before
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_catalog_newer_than_this_release_is_refused(database_dsn: str, call: str) -> None:
+    run(
+        database_dsn,
+        "INSERT INTO duckmesh_schema_migrations (version, name, checksum) "
+        "VALUES (%s, 'later', 'c')",
+        NEWEST + 1,
+    )
+    before = describe(database_dsn)
+    with pytest.raises(Invalid, match="newer release") as raised:
+        CALLS[call](database_dsn)
+    assert raised.value.code is ErrorCode.NOT_READY
+    assert describe(database_dsn) == before
+
+
+def test_of_concurrent_migrators_each_migration_is_applied_by_one(
+    empty_database_dsn: str, database_dsn: str
+) -> None:
+    answers = together(*[lambda: migrate_up(empty_database_dsn)] * 4)
+    done: list[MigrationState] = []
+    for answer in answers:
+        assert isinstance(answer, list)
+        done += answer
+    assert [state.version for state in done] == VERSIONS
+    assert describe(empty_database_dsn) == describe(database_dsn)
+
+
+def test_a_migration_that_fails_leaves_nothing_and_the_next_run_goes_on(
+    empty_database_dsn: str, database_dsn: str
+) -> None:
+    run(empty_database_dsn, "CREATE TABLE data_file (mine integer)")
+    with pytest.raises(psycopg.errors.DuplicateTable):
+        migrate_up(empty_database_dsn)
+    assert applied(empty_database_dsn) == [1, 2, 3]
+    relations = [row[0] for row in describe(empty_database_dsn)["relations"]]
+    assert "snapshot" not in relations
+    run(empty_database_dsn, "DROP TABLE data_file")
+    assert [state.version for state in migrate_up(empty_database_dsn)] == VERSIONS[3:]
+    assert describe(empty_database_dsn) == describe(database_dsn)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_postgres_that_cannot_be_reached_is_unavailable(database_dsn: str, call: str) -> None:
+    nowhere = psycopg.conninfo.make_conninfo(database_dsn, host="/nonexistent")
+    with pytest.raises(Unavailable):
+        CALLS[call](nowhere)
+
+
+def test_every_up_file_has_its_down_file_and_says_what_it_is_for() -> None:
+    folder = Path(str(migrations_folder()))
+    ups = sorted(folder.glob("*.up.sql"))
+    assert [int(up.name[:4]) for up in ups] == VERSIONS
+    for up in ups:
+        assert up.with_name(up.name.replace(".up.", ".down.")).is_file()
+        assert up.read_text(encoding="utf-8").startswith("-- ")
+        assert not re.search(r"\b(BEGIN|COMMIT|CONCURRENTLY)\b", up.read_text(encoding="utf-8"))
