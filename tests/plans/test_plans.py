@@ -1,0 +1,177 @@
+"""Hot statements touch the rows they need: index scans alone over what grows without end."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, LiteralString
+
+import psycopg
+import pytest
+
+from catalog import files, snapshots, tables
+from duckmesh.identifiers import TenantId, new_batch_id
+from duckmesh.statements import Statements
+from ingest_bus import postgres
+from tests.bus_worlds import write
+from tests.postgres_fixtures import _temporary_database, dsn_of
+
+_SYNTHETIC = Statements("tests.plans", "synthetic_catalog.sql")
+
+GROWING = {
+    "snapshot",
+    "snapshot_file",
+    "snapshot_table_watermark",
+    "data_file",
+    "data_file_content",
+    "ingest_event",
+    "idempotency_key",
+}
+"""Tables that grow with every write. No hot statement reads one from end to end."""
+
+TENANT = TenantId(1)
+BUS, SNAPSHOTS, FILES, TABLES = (m._SQL for m in (postgres, snapshots, files, tables))
+MOMENT = datetime(2026, 1, 1, 4, tzinfo=UTC)
+ENVELOPES = [
+    *(write(TENANT, key=f"key-{n}") for n in range(4, 40, 4)),
+    *(write(TENANT, key=f"new-{n}") for n in range(10)),
+    *(write(TENANT) for _ in range(10)),
+]
+PUBLISHED = postgres._columns(TENANT, ENVELOPES)
+CLAIM = {
+    "tenant_id": TENANT,
+    "batch_id": new_batch_id(),
+    "epoch": 1,
+    "after_token": 99_500,
+    "last_token": 99_600,
+    "backoff": None,
+    "event_ids": [e.event_id for e in ENVELOPES],
+    "reason": "refused",
+    "dead": False,
+    "max_attempts": 5,
+    "attempt": 5,
+    "acked_token": 99_500,
+}
+
+
+@dataclass(frozen=True)
+class Hot:
+    """A statement on the path of every write or read, and the indexes it is to use."""
+
+    statements: Statements
+    name: str
+    values: Any
+    indexes: set[str] = field(default_factory=set)
+
+    @property
+    def text(self) -> LiteralString:
+        return self.statements[self.name]
+
+
+HOT = [
+    # a publish
+    Hot(BUS, "insert_keys", PUBLISHED),
+    Hot(BUS, "take_tokens", PUBLISHED, {"token_counter_pkey", "idempotency_key_pkey"}),
+    Hot(BUS, "insert_events", PUBLISHED, {"idempotency_key_pkey"}),
+    Hot(BUS, "receipts", PUBLISHED, {"idempotency_key_pkey", "ingest_event_by_id"}),
+    # a claim
+    Hot(BUS, "pick_tenant", None),
+    Hot(
+        BUS,
+        "claimable_events",
+        {"tenant_id": TENANT, "acked_token": 99_500, "limit": 500, "max_bytes": 2**20},
+        {"ingest_event_pkey"},
+    ),
+    Hot(BUS, "expire_claims_of_tenant", (TENANT,)),
+    Hot(BUS, "hold_lease", CLAIM | {"consumer_id": "c", "lease": "30s"}, {"ingest_lease_pkey"}),
+    Hot(BUS, "lock_live_claim", CLAIM, {"ingest_lease_pkey"}),
+    Hot(BUS, "commit_events", CLAIM),
+    Hot(BUS, "refuse_events", CLAIM),
+    Hot(BUS, "bury_head", CLAIM, {"ingest_event_pkey"}),
+    Hot(BUS, "settle", CLAIM, {"ingest_event_pkey", "ingest_lease_pkey"}),
+    # the barrier
+    Hot(BUS, "last_token", (TENANT,), {"token_counter_pkey"}),
+    Hot(
+        BUS,
+        "has_unresolved",
+        {"tenant_id": TENANT, "table_ids": [1, 2], "through": 99_900},
+        {"ingest_event_pkey", "ingest_lease_pkey"},
+    ),
+    Hot(
+        BUS,
+        "has_unresolved",
+        {"tenant_id": TENANT, "table_ids": None, "through": 99_900},
+        {"ingest_event_pkey", "ingest_lease_pkey"},
+    ),
+    Hot(BUS, "backlog", {"tenant_id": TENANT}, {"ingest_event_pkey", "ingest_lease_pkey"}),
+    Hot(BUS, "find_by_key", (TENANT, 5, "key-4"), {"idempotency_key_pkey", "ingest_event_by_id"}),
+    Hot(BUS, "recent_events", (TENANT, 20), {"ingest_event_pkey"}),
+    # a publication
+    Hot(SNAPSHOTS, "lock_head", (TENANT,), {"publication_head_pkey"}),
+    Hot(SNAPSHOTS, "end_files", {"snapshot_id": 20_001, "table_ids": [1, 2]}, {"data_file_live"}),
+    Hot(
+        SNAPSHOTS,
+        "end_named_files",
+        {"snapshot_id": 20_001, "file_ids": CLAIM["event_ids"]},
+        {"data_file_pkey"},
+    ),
+    # a query
+    Hot(SNAPSHOTS, "head", (TENANT,), {"publication_head_pkey"}),
+    Hot(SNAPSHOTS, "by_id", (TENANT, 12_345)),
+    Hot(SNAPSHOTS, "by_time", (TENANT, MOMENT), {"snapshot_by_time"}),
+    Hot(SNAPSHOTS, "recent", (TenantId(7), 20_000, 20), {"snapshot_latest"}),
+    Hot(FILES, "manifest", {"table_ids": [1, 2], "snapshot_id": 19_999}),
+    Hot(FILES, "manifest", {"table_ids": [1], "snapshot_id": 10_000}),
+    Hot(FILES, "live_inline_files", {"table_ids": [1, 2], "limit": 100}, {"data_file_live"}),
+    Hot(FILES, "known_paths", (["tenant-1/part-2", "tenant-1/part-x"],), {"data_file_path_key"}),
+    Hot(
+        TABLES,
+        "tables_at",
+        {"tenant_id": TENANT, "snapshot_id": 19_999},
+        {"snapshot_table_watermark_pkey"},
+    ),
+    Hot(TABLES, "find_live_table", (TENANT, "table-1")),
+]
+
+
+@pytest.fixture(scope="module")
+def synthetic(postgres_server: str, template_database: str) -> Iterator[str]:
+    """20,000 snapshots, 20,000 files, 100,000 events; analyzed."""
+    with _temporary_database(postgres_server, template=template_database) as name:
+        dsn = dsn_of(postgres_server, name)
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            for statement in _SYNTHETIC.values():
+                connection.execute(statement)
+            connection.execute("VACUUM ANALYZE")
+        yield dsn
+
+
+def plan_of(connection: psycopg.Connection[Any], hot: Hot) -> dict[str, Any]:
+    explained = connection.execute("EXPLAIN (FORMAT JSON) " + hot.text, hot.values).fetchone()
+    assert explained is not None
+    root: dict[str, Any] = explained[0][0]["Plan"]
+    return root
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)
+
+
+@pytest.mark.parametrize("hot", HOT, ids=lambda hot: hot.name)
+def test_a_hot_statement_reads_no_growing_table_from_end_to_end(synthetic: str, hot: Hot) -> None:
+    with psycopg.connect(synthetic, autocommit=True) as connection:
+        found = list(nodes(plan_of(connection, hot)))
+    scanned = {n["Relation Name"] for n in found if n["Node Type"] == "Seq Scan"}
+    assert scanned & GROWING == set()
+    assert hot.indexes <= {n["Index Name"] for n in found if "Index Name" in n}
+
+
+def test_the_walk_sees_a_sequential_scan(synthetic: str) -> None:
+    with psycopg.connect(synthetic, autocommit=True) as connection:
+        found = connection.execute(
+            "EXPLAIN (FORMAT JSON) SELECT count(payload) FROM ingest_event WHERE row_count > 1"
+        ).fetchone()
+    assert found is not None
+    kinds = [(n["Node Type"], n.get("Relation Name")) for n in nodes(found[0][0]["Plan"])]
+    assert ("Seq Scan", "ingest_event") in kinds
