@@ -6,6 +6,7 @@ streams, so that worker processes can stand behind the same calls.
 
 import contextlib
 import difflib
+import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -211,7 +212,7 @@ class QueryEngine:
         stop = interruption or Interruption()
         guard = Guard(limits.wall_time)
         stats = QueryStats(sum(len(each.files) for each in needs.relations), guard=guard)
-        instance = self._pool.lease(relations, needs)
+        instance = self._lease(relations, needs)
         session = self._session(instance, needs, names, session_values or {})
         guard.hold(session.cursor)
         self._watch.add(guard)
@@ -231,6 +232,14 @@ class QueryEngine:
         stop.connect(partial(self._watch.cancel, guard))
         return RunningQuery(stream, stream.open(), stats, stop)
 
+    def _lease(self, relations: RelationSet, needs: Needs) -> Instance:
+        try:
+            return self._pool.lease(relations, needs)
+        except Exception as error:  # noqa: BLE001 - raised again below, in our words.
+            hidden = (tempfile.gettempdir(), *map(str, relations.directories))
+            failure = translate(error, FailureContext(self._memory_limit_bytes, hidden))
+        raise failure
+
     def _session(
         self, instance: Instance, needs: Needs, names: Names, values: Mapping[str, int]
     ) -> Session:
@@ -241,13 +250,13 @@ class QueryEngine:
             session.attach(needs.attached)
             if not names.functions.isdisjoint(SESSION_FUNCTIONS):
                 session.remember(values)
-        except BaseException as error:
-            instance.give_back(session, clean=False)
-            self._pool.release(instance)
-            if isinstance(error, duckdb.Error):
-                raise self._translated(error, instance) from None
-            raise
-        return session
+        except Exception as error:  # noqa: BLE001 - raised again below, in our words.
+            failure = self._translated(error, instance)
+        else:
+            return session
+        instance.give_back(session, clean=False)
+        self._pool.release(instance)
+        raise failure
 
     def _release(
         self, instance: Instance, session: Session, guard: Guard, clean: bool, broken: bool
@@ -262,7 +271,7 @@ class QueryEngine:
     def _describe(
         self, sql: str, names: Names, relations: RelationSet, needs: Needs
     ) -> Description:
-        instance = self._pool.lease(relations, needs)
+        instance = self._lease(relations, needs)
         session = self._session(instance, needs, names, {})
         clean = False
         try:
@@ -301,7 +310,8 @@ class QueryEngine:
             with relation.limit(0).to_arrow_reader(1) as reader:
                 return reader.schema
         except duckdb.Error as error:
-            raise self._translated(error, instance) from None
+            failure = self._translated(error, instance)
+        raise failure
 
 
 def _names(statement: Statement) -> Names:

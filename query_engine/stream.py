@@ -144,6 +144,7 @@ class ResultStream:
         self._on_release = on_release
         self._pulling = threading.Lock()
         self._closing = False
+        self._finished = False
         self._released = False
         self._clean = True
         self._broken = False
@@ -185,19 +186,23 @@ class ResultStream:
         self.close()
 
     def _step(self, step: Callable[[], _T]) -> _T | None:
-        """Run a step of the reading thread; None when the stream is closed."""
+        """Run a step of the reading thread; None when the stream has come to its end."""
         try:
             with self._pulling:
-                if self._closing:
-                    self._guard.check()
+                if self._finished:
                     return None
+                if self._closing:
+                    # Closed before its end: to stop silently would pass for a whole result.
+                    raise self._guard.verdict() or cancelled()  # noqa: TRY301 - one way out.
                 return step()
-        except BaseException as error:  # noqa: BLE001 - re-raised in the caller's words.
+        except BaseException as error:  # noqa: BLE001 - raised again below, in our words.
             self._closing = True
-            raise self._judge(error) from None
+            failure = self._judge(error)
         finally:
             if self._closing:
                 self._release_if_idle()
+        # Outside the handler, so that DuckDB's error and its frames do not travel along.
+        raise failure
 
     def _judge(self, error: BaseException) -> BaseException:
         self._clean = False
@@ -221,25 +226,28 @@ class ResultStream:
                 self._count(part)
                 return part
             if self._reader is None:
+                self._finished = True
                 return None
-            self._guard.start()
-            try:
-                batch = self._reader.read_next_batch()
-            except StopIteration:
-                if not self._next_execution():
-                    return None
-                continue
-            finally:
-                self._guard.stop()
-            self._parts = iter((batch,)) if self._bounded else split(batch)
+            batch = self._read(self._reader)
+            if batch is None:
+                self._next_execution()
+            else:
+                self._parts = iter((batch,)) if self._bounded else split(batch)
 
-    def _next_execution(self) -> bool:
+    def _read(self, reader: pa.RecordBatchReader) -> pa.RecordBatch | None:
+        self._guard.start()
+        try:
+            return reader.read_next_batch()
+        except StopIteration:
+            return None
+        finally:
+            self._guard.stop()
+
+    def _next_execution(self) -> None:
         self._drop_reader()
         bindings = next(self._bindings, None)
-        if bindings is None:
-            return False
-        self._execute(bindings)
-        return True
+        if bindings is not None:
+            self._execute(bindings)
 
     def _execute(self, bindings: Bindings) -> None:
         self._guard.start()

@@ -17,6 +17,10 @@ from query_engine.relations import RelationSet
 from query_engine.stream import MESSAGE_BYTES_MAX, QueryLimits
 
 FOREVER = "SELECT sum(x.range * y.range) FROM range(10000000) x, range(10000000) y"
+ROWS_THEN_NONE = (
+    "SELECT range FROM range(500000) UNION ALL "
+    "SELECT x.range FROM range(10000000) x, range(10000000) y WHERE x.range * y.range = -1"
+)
 EMPTY = RelationSet("acme", 1, (), ())
 
 
@@ -90,11 +94,9 @@ def test_a_query_past_its_time_is_exceeded(engine: QueryEngine) -> None:
 
 
 def test_a_stream_past_its_time_is_exceeded_midway(engine: QueryEngine) -> None:
-    sql = (
-        "SELECT range FROM range(500000) UNION ALL "
-        "SELECT x.range FROM range(10000000) x, range(10000000) y WHERE x.range * y.range = -1"
-    )
-    with engine.run(sql, EMPTY, limits=QueryLimits(wall_time=timedelta(seconds=1))) as running:
+    with engine.run(
+        ROWS_THEN_NONE, EMPTY, limits=QueryLimits(wall_time=timedelta(seconds=1))
+    ) as running:
         assert running.reader.read_next_batch().num_rows > 0
         with pytest.raises(Exceeded) as late:
             running.reader.read_all()
@@ -151,8 +153,7 @@ def test_an_interruption_pressed_before_the_query_stops_it_at_once(engine: Query
 
 
 def test_closing_from_another_thread_ends_the_reader_without_waiting(engine: QueryEngine) -> None:
-    sql = f"SELECT * FROM (SELECT range FROM range(500000)) UNION ALL ({FOREVER})"  # noqa: S608
-    running = engine.run(sql, EMPTY)
+    running = engine.run(ROWS_THEN_NONE, EMPTY)
     ended = threading.Event()
 
     def read() -> None:
@@ -173,6 +174,27 @@ def test_closing_from_another_thread_ends_the_reader_without_waiting(engine: Que
     assert ended.wait(10)
     thread.join()
     assert time.monotonic() - started < 30
+
+
+def test_a_stream_closed_before_its_end_does_not_pass_for_a_whole_one(engine: QueryEngine) -> None:
+    running = engine.run("SELECT range FROM range(3000000)", EMPTY)
+    running.reader.read_next_batch()
+    running.close()
+    with pytest.raises(Cancelled):
+        running.reader.read_all()
+
+
+def test_a_stream_read_to_its_end_stays_ended(engine: QueryEngine) -> None:
+    with engine.run("SELECT 1", EMPTY) as running:
+        assert running.reader.read_all().num_rows == 1
+        assert running.reader.read_all().num_rows == 0
+
+
+def test_an_error_carries_no_trace_of_duckdb(engine: QueryEngine) -> None:
+    with pytest.raises(Invalid) as wrong:
+        engine.run("SELECT nosuch", EMPTY)
+    assert wrong.value.__context__ is None
+    assert wrong.value.__cause__ is None
 
 
 def test_a_query_dropped_unread_gives_its_place_back(engine: QueryEngine) -> None:
