@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from duckmesh.clock import Deadline
 from duckmesh.errors import Conflict, DuckMeshError, ErrorCode, Fenced
 from duckmesh.identifiers import (
     EventId,
@@ -33,6 +34,7 @@ from ingest_bus.envelope import (
 from ingest_bus.port import MAX_ATTEMPTS, IngestBus
 from tests.bus_worlds import (
     LEASE,
+    PATIENCE_SECONDS,
     World,
     claim,
     claimed,
@@ -377,7 +379,8 @@ def test_every_older_write_that_races_with_the_fence_is_before_it_or_refused(
 
     def insert_some(bus: IngestBus) -> list[int]:
         tokens: list[int] = []
-        while len(tokens) < 500:
+        deadline = Deadline.after(timedelta(seconds=PATIENCE_SECONDS))
+        while not deadline.passed:
             try:
                 tokens.append(bus.publish([write(acme, version=1)])[0].visibility_token)
             except Conflict:
