@@ -1,0 +1,251 @@
+"""Rows coming in: the bulk ingest of Flight SQL, and long-lived streams of plain Flight.
+
+An aborted sender looks like one that has finished: the reader just ends. So nothing is accepted
+before the call has been asked whether its caller has gone (`is_cancelled`).
+"""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, Final
+
+import pyarrow as pa
+
+from duckmesh.errors import Cancelled, DuckMeshError, ErrorCode, Invalid, NotSupported
+from duckmesh.identifiers import IDEMPOTENCY_KEY_MAX_CHARS, check_idempotency_key, check_table_name
+from flight_server import answers
+from flight_server.authenticate import Call
+from flight_server.calls import Cancellable
+from flight_server.commands import StatementIngest
+from flight_server.headers import CallOptions
+from flight_server.metadata import CATALOG, DB_SCHEMA
+from flight_server.receipts import MetadataWriter, ReceiptWriter
+from flight_server.use_cases import Write, WriteReceipt, Writes
+
+KEY_IN_SCHEMA: Final = b"idempotency_key"
+"""Where a client without call options puts its key: the metadata of the rows' schema."""
+
+
+class IngestDesk:
+    """Takes streams of rows. Stateless and safe for threads."""
+
+    def __init__(self, writes: Writes, *, stream_window: int) -> None:
+        self._writes = writes
+        self._window = stream_window
+
+    def ingest(
+        self, call: Call, context: Cancellable, command: StatementIngest, reader: Any
+    ) -> WriteReceipt:
+        """Write a whole stream as one write: all its rows are accepted, or none.
+
+        Raises Cancelled, with nothing accepted, when the sender left before its end. Died before
+        the answer: the write stands, and its key finds the receipt.
+        """
+        options = call.options()
+        _check_target(command)
+        schema = _schema_of(reader)
+        write = self._writes.begin(
+            call.identity,
+            command.table,
+            schema,
+            if_missing=command.if_missing,
+            if_exists=command.if_exists,
+            idempotency_key=options.idempotency_key or _key_of_schema(schema),
+        )
+        try:
+            _take_all(write, context, reader)
+        except BaseException:
+            write.abort()
+            raise
+        # Not inside the block above: when this fails the write may stand all the same, and an
+        # abort would take its staged files away.
+        return self._awaited(call, options, write.accept())
+
+    def stream(
+        self, call: Call, context: Cancellable, path: list[bytes], reader: Any, writer: Any
+    ) -> None:
+        """Write each batch of a stream as a write of its own, and answer each with its receipt.
+
+        Receipts come in the order of the batches, while later ones are taken in. A batch that
+        fails is answered by its error, and ends the stream with it; those before it stand.
+        """
+        options = call.options()
+        table = _table_of_path(path)
+        rows = self._writes.stream(call.identity, table, _schema_of(reader))
+        numbers = _Numbers()
+
+        def answer(number: int, receipt: Future[WriteReceipt]) -> bytes:
+            done = self._awaited(call, options, receipt.result())
+            return _json({"batch": number, **receipt_fields(done)})
+
+        def failure(error: DuckMeshError) -> bytes:
+            return _json({"batch": numbers.answered, "error": error.as_contract(call.trace_id)})
+
+        counted = _CountingWriter(writer, numbers)
+        with ReceiptWriter(counted, window=self._window, on_failure=failure) as receipts:
+            for batch, metadata in _chunks(reader, context):
+                number = numbers.taken
+                key = _key_of_batch(metadata, options.idempotency_key, number)
+                if batch is None:
+                    continue
+                numbers.taken += 1
+                receipts.put(partial(answer, number, rows.submit(batch, idempotency_key=key)))
+            receipts.finish()
+
+    def _awaited(self, call: Call, options: CallOptions, receipt: WriteReceipt) -> WriteReceipt:
+        """The receipt, when the call asked for it after the write is visible."""
+        if not options.wait:
+            return receipt
+        snapshot_id = self._writes.wait_until_visible(
+            call.identity, receipt.visibility_token, timeout=options.consistency_timeout
+        )
+        return WriteReceipt(
+            receipt.visibility_token, receipt.row_count, receipt.duplicate, snapshot_id
+        )
+
+
+class _Numbers:
+    """How far a stream has come. `taken` belongs to the reader, `answered` to the answers."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.answered = 0
+
+
+class _CountingWriter:
+    def __init__(self, writer: MetadataWriter, numbers: _Numbers) -> None:
+        self._writer = writer
+        self._numbers = numbers
+
+    def write(self, message: Any) -> None:
+        self._writer.write(message)
+        self._numbers.answered += 1
+
+
+def receipt_fields(receipt: WriteReceipt) -> dict[str, Any]:
+    """A receipt as clients read it, in both kinds of stream."""
+    return {
+        "visibility_token": int(receipt.visibility_token),
+        "row_count": receipt.row_count,
+        "duplicate": receipt.duplicate,
+        "visible_snapshot_id": receipt.visible_snapshot_id,
+    }
+
+
+def put_result(receipt: WriteReceipt) -> bytes:
+    """The one PutResult of a bulk ingest."""
+    return answers.update_result(receipt.row_count, receipt_fields(receipt))
+
+
+def _take_all(write: Write, context: Cancellable, reader: Any) -> None:
+    for batch, _ in _chunks(reader, context):
+        if batch is not None:
+            write.add(batch)
+    # The last moment at which an abort can be told from an end.
+    if context.is_cancelled():
+        raise _sender_left()
+
+
+def _chunks(
+    reader: Any, context: Cancellable
+) -> Iterator[tuple[pa.RecordBatch | None, bytes | None]]:
+    """The messages of a stream. Raises Cancelled when it breaks off, Invalid for no Arrow."""
+    while True:
+        try:
+            chunk = reader.read_chunk()
+        except StopIteration:
+            return
+        except (pa.ArrowException, OSError, KeyError, ValueError) as cause:
+            if context.is_cancelled():
+                raise _sender_left() from None
+            raise Invalid(
+                ErrorCode.INVALID_PAYLOAD, "the stream is not valid Arrow IPC: nothing was taken"
+            ) from cause
+        metadata = chunk.app_metadata
+        yield chunk.data, None if metadata is None else metadata.to_pybytes()
+
+
+def _schema_of(reader: Any) -> pa.Schema:
+    try:
+        return reader.schema
+    except (pa.ArrowException, OSError, ValueError) as cause:
+        raise Invalid(
+            ErrorCode.SCHEMA_REQUIRED, "the stream has no Arrow schema: send it first"
+        ) from cause
+
+
+def _sender_left() -> Cancelled:
+    return Cancelled(
+        ErrorCode.INGEST_CANCELLED, "the stream was cut short: nothing of it was accepted"
+    )
+
+
+def _check_target(command: StatementIngest) -> None:
+    _check_namespace(command.catalog, command.schema)
+    if command.temporary:
+        raise NotSupported(
+            ErrorCode.NOT_SUPPORTED, "temporary tables are not supported: name a table"
+        )
+    if command.transaction_id:
+        raise NotSupported(
+            ErrorCode.NOT_SUPPORTED, "an ingest is its own transaction: send none with it"
+        )
+
+
+def _check_namespace(catalog: str | None, schema: str | None) -> None:
+    if catalog not in (None, "", CATALOG) or schema not in (None, "", DB_SCHEMA):
+        raise Invalid(
+            ErrorCode.TABLE_REQUIRED,
+            f"tables lie in catalog {CATALOG!r} and schema {DB_SCHEMA!r}: leave both out",
+            catalog=catalog,
+            schema=schema,
+        )
+
+
+def _table_of_path(path: list[bytes]) -> str:
+    try:
+        names = [part.decode() for part in path]
+    except UnicodeDecodeError:
+        names = []
+    if not 1 <= len(names) <= 3:
+        raise Invalid(
+            ErrorCode.TABLE_REQUIRED, "the descriptor's path is [table], and may say more before it"
+        )
+    _check_namespace(names[-3] if len(names) > 2 else None, names[-2] if len(names) > 1 else None)
+    return check_table_name(names[-1])
+
+
+def _key_of_schema(schema: pa.Schema) -> str | None:
+    value = (schema.metadata or {}).get(KEY_IN_SCHEMA)
+    return None if value is None else check_idempotency_key(value.decode("utf-8", "replace"))
+
+
+def _key_of_batch(metadata: bytes | None, stream_key: str | None, number: int) -> str | None:
+    """The key that the batch brings, else the stream's key and the batch's number."""
+    if metadata:
+        try:
+            said = json.loads(metadata)
+        except ValueError:
+            said = None
+        if not isinstance(said, dict):
+            raise Invalid(
+                ErrorCode.INVALID_JSON,
+                'the metadata of a batch is a JSON object such as {"idempotency_key": "k1"}',
+                batch=number,
+            )
+        if (key := said.get("idempotency_key")) is not None:
+            return check_idempotency_key(str(key))
+    if stream_key is None:
+        return None
+    key = f"{stream_key}/{number}"
+    if len(key) > IDEMPOTENCY_KEY_MAX_CHARS:
+        raise Invalid(
+            ErrorCode.IDEMPOTENCY_KEY_REQUIRED,
+            "the stream's idempotency key is too long: shorten it",
+        )
+    return key
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":"), default=str).encode()

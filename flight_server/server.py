@@ -1,0 +1,315 @@
+"""The Flight SQL door: each RPC is parsed, handed to one desk, and answered.
+
+pyarrow calls each RPC in a thread of its own. Every one runs inside the boundary; what it returns
+or raises is for pyarrow. https://arrow.apache.org/docs/format/FlightSql.html
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+import pyarrow as pa
+from pyarrow import flight
+
+from duckmesh.errors import ErrorCode, Invalid, NotSupported
+from duckmesh.tokens import VisibilityToken
+from flight_server import answers, discovery
+from flight_server.authenticate import (
+    MIDDLEWARE,
+    AcceptHandshake,
+    Authentication,
+    Authenticator,
+    Call,
+    call_of,
+)
+from flight_server.boundary import boundary, install_traceback_filter
+from flight_server.calls import CallsInFlight
+from flight_server.commands import (
+    SQL_ACTIONS,
+    ClosePreparedStatement,
+    Command,
+    CreatePreparedStatement,
+    PreparedStatementQuery,
+    PreparedStatementUpdate,
+    StatementIngest,
+    StatementQuery,
+    StatementTicket,
+    StatementUpdate,
+    parse_action,
+    parse_command,
+)
+from flight_server.ingest import IngestDesk, put_result
+from flight_server.session_options import answer_session_action
+from flight_server.sessions import Sessions
+from flight_server.statements import StatementDesk
+from flight_server.tickets import Seal, SealedStatement
+from flight_server.use_cases import Pinned, Reads, Writes
+from query_engine.engine import Interruption, RunningQuery
+
+_SESSION_ACTIONS: Final = ("SetSessionOptions", "GetSessionOptions", "CloseSession")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """Certificates in PEM. With `client_ca` set a client must show one that it signed."""
+
+    certificate: bytes
+    key: bytes
+    client_ca: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoorOptions:
+    """How the door listens, and its limits."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    tls: Tls | None = None
+    calls_max: int = 512
+    stream_window: int = 32
+    session_lifetime: timedelta = timedelta(hours=24)
+    ticket_lifetime: timedelta = timedelta(hours=1)
+
+    @property
+    def location(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'grpc' if self.tls is None else 'grpc+tls'}://{host}:{self.port}"
+
+
+class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
+    """Serves from its construction on. `drain`, then `close`, end it."""
+
+    def __init__(
+        self,
+        options: DoorOptions,
+        *,
+        reads: Reads,
+        writes: Writes,
+        authenticator: Authenticator,
+        seal: Seal,
+    ) -> None:
+        install_traceback_filter()
+        self._reads = reads
+        self._sessions = Sessions(seal, lifetime=options.session_lifetime)
+        self._calls = CallsInFlight(options.calls_max)
+        self._statements = StatementDesk(reads, seal, ticket_lifetime=options.ticket_lifetime)
+        self._ingest = IngestDesk(writes, stream_window=options.stream_window)
+        super().__init__(
+            options.location,
+            auth_handler=AcceptHandshake(),
+            middleware={MIDDLEWARE: Authentication(authenticator, self._sessions, self._calls)},
+            **_tls_arguments(options.tls),
+        )
+
+    @property
+    def calls_in_flight(self) -> int:
+        return int(self._calls.count)
+
+    def drain(self, grace: timedelta) -> bool:
+        """Refuse new calls, let those in flight end, cancel what outlasts `grace`.
+
+        Whether all have ended, after at most twice `grace`. A caller who neither reads nor leaves
+        holds his call for ever: then the process ends itself, and loses nothing that was answered.
+        """
+        return self._calls.drain(grace)
+
+    def close(self) -> None:
+        """Stop listening. Blocks until the last call has ended: `drain` first."""
+        self.shutdown()
+        self._calls.close()
+
+    # ---- RPCs
+
+    def get_flight_info(
+        self, context: flight.ServerCallContext, descriptor: flight.FlightDescriptor
+    ) -> flight.FlightInfo:
+        call = call_of(context)
+        with _guarded("get_flight_info", context, call):
+            command = parse_command(_command_of(descriptor))
+            if (schema := discovery.answer_schema(command)) is not None:
+                endpoint = flight.FlightEndpoint(descriptor.command, [])
+                return flight.FlightInfo(schema, descriptor, [endpoint], -1, -1)
+            statement = self._statement_of(call, command)
+            info, token = self._statements.flight_info(call, descriptor, statement)
+            self._remember(context, call, token)
+            return info
+
+    def get_schema(
+        self, context: flight.ServerCallContext, descriptor: flight.FlightDescriptor
+    ) -> flight.SchemaResult:
+        call = call_of(context)
+        with _guarded("get_schema", context, call):
+            command = parse_command(_command_of(descriptor))
+            schema = discovery.answer_schema(command)
+            if schema is None:
+                schema = self._statements.schema(call, self._statement_of(call, command))
+            return flight.SchemaResult(schema)
+
+    def do_get(
+        self, context: flight.ServerCallContext, ticket: flight.Ticket
+    ) -> flight.RecordBatchStream:
+        call = call_of(context)
+        with _guarded("do_get", context, call):
+            command = parse_command(ticket.ticket)
+            if not isinstance(command, StatementTicket):
+                rows = discovery.answer(command, self._reads, call.identity)
+                return flight.RecordBatchStream(rows)
+            interruption = Interruption()
+            call.place.on_cancel(context, interruption.interrupt)
+            running, pinned = self._statements.run(call, command.statement_handle, interruption)
+            return flight.RecordBatchStream(_rows(context, call, running, pinned))
+
+    def do_put(
+        self,
+        context: flight.ServerCallContext,
+        descriptor: flight.FlightDescriptor,
+        reader: flight.MetadataRecordBatchReader,
+        writer: flight.FlightMetadataWriter,
+    ) -> None:
+        call = call_of(context)
+        with _guarded("do_put", context, call):
+            if descriptor.descriptor_type == flight.DescriptorType.PATH:
+                self._ingest.stream(call, context, descriptor.path, reader, writer)
+                return
+            command = parse_command(_command_of(descriptor))
+            answer = self._put(context, call, command, reader)
+            writer.write(pa.py_buffer(answer))
+
+    def do_action(
+        self, context: flight.ServerCallContext, action: flight.Action
+    ) -> list[flight.Result]:
+        call = call_of(context)
+        with _guarded("do_action", context, call):
+            body = action.body.to_pybytes()
+            session_answer = answer_session_action(action.type, body, call.session)
+            if session_answer is not None:
+                return [flight.Result(pa.py_buffer(session_answer))]
+            match parse_action(action.type, body):
+                case CreatePreparedStatement() as command:
+                    prepared = self._statements.prepare(call, command)
+                    return [flight.Result(pa.py_buffer(prepared))]
+                case ClosePreparedStatement():
+                    return []
+            raise NotSupported(
+                ErrorCode.NOT_SUPPORTED,
+                "transactions are not supported: connect with autocommit on",
+            )
+
+    def list_actions(self, context: flight.ServerCallContext) -> list[tuple[str, str]]:
+        with _guarded("list_actions", context, call_of(context)):
+            return [
+                (name, f"the {name} action of Flight SQL")
+                for name in (*sorted(SQL_ACTIONS), *_SESSION_ACTIONS)
+            ]
+
+    def list_flights(
+        self,
+        context: flight.ServerCallContext,
+        criteria: bytes,  # noqa: ARG002 - pyarrow's signature
+    ) -> Iterator[flight.FlightInfo]:
+        """Nothing is listed: GetTables is the list of tables."""
+        with _guarded("list_flights", context, call_of(context)):
+            return iter(())
+
+    # ---- Parts of the RPCs
+
+    def _statement_of(self, call: Call, command: Command) -> SealedStatement:
+        match command:
+            case StatementQuery():
+                return self._statements.unprepared(call, command)
+            case PreparedStatementQuery(prepared_statement_handle=handle):
+                return self._statements.open_prepared(call, handle)
+        raise _wrong_rpc(command)
+
+    def _put(
+        self, context: flight.ServerCallContext, call: Call, command: Command, reader: Any
+    ) -> bytes:
+        match command:
+            case StatementIngest():
+                receipt = self._ingest.ingest(call, context, command, reader)
+                self._remember(context, call, receipt.visibility_token)
+                return put_result(receipt)
+            case PreparedStatementQuery(prepared_statement_handle=handle):
+                rows = reader.read_all()
+                return answers.bind_result(self._statements.bind(call, handle, rows))
+            case StatementUpdate():
+                sql = self._statements.unprepared(call, command).sql
+            case PreparedStatementUpdate(prepared_statement_handle=handle):
+                sql = self._statements.open_prepared(call, handle).sql
+            case _:
+                raise _wrong_rpc(command)
+        done = self._statements.update(call, sql)
+        self._remember(context, call, done.visibility_token)
+        token = done.visibility_token
+        return answers.update_result(
+            answers.UNKNOWN_COUNT if done.row_count is None else done.row_count,
+            None if token is None else {"visibility_token": int(token)},
+        )
+
+    def _remember(
+        self, context: flight.ServerCallContext, call: Call, token: VisibilityToken | None
+    ) -> None:
+        """Send a session token that knows of the write. It must go out before the answer does."""
+        if token is not None:
+            session = call.session.having_written(token)
+            context.add_header("authorization", f"Bearer {self._sessions.token_of(session)}")
+
+
+def _guarded(
+    rpc: str, context: flight.ServerCallContext, call: Call
+) -> AbstractContextManager[None]:
+    return boundary(rpc, context=context, trace_id=call.trace_id, tenant=call.identity.tenant)
+
+
+def _rows(
+    context: flight.ServerCallContext, call: Call, running: RunningQuery, pinned: Pinned
+) -> pa.RecordBatchReader:
+    """The rows under way, with the snapshot that they are of in their schema's metadata."""
+    metadata = {
+        "duckmesh.snapshot_id": str(pinned.snapshot_id),
+        "duckmesh.max_visibility_token": str(pinned.max_visibility_token),
+    }
+    schema = running.schema.with_metadata(metadata)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        # Runs while pyarrow pulls. A client that stops reading closes this generator, which ends
+        # the query. Errors midway pass the boundary too; it is not held across a yield, for
+        # pyarrow resumes in another Python context each time.
+        with running:
+            while True:
+                with _guarded("do_get", context, call):
+                    batch = next(running.reader, None)
+                if batch is None:
+                    return
+                yield batch
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def _command_of(descriptor: flight.FlightDescriptor) -> bytes:
+    if descriptor.descriptor_type != flight.DescriptorType.CMD:
+        raise Invalid(
+            ErrorCode.INVALID_COMMAND,
+            "the descriptor has a path: send a Flight SQL command; a path is for DoPut",
+        )
+    return bytes(descriptor.command)
+
+
+def _wrong_rpc(command: Command) -> Invalid:
+    return Invalid(
+        ErrorCode.INVALID_COMMAND,
+        f"{command.MESSAGE} does not belong to this RPC: see the Flight SQL specification",
+        command=command.MESSAGE,
+    )
+
+
+def _tls_arguments(tls: Tls | None) -> dict[str, Any]:
+    if tls is None:
+        return {}
+    return {
+        "tls_certificates": [(tls.certificate, tls.key)],
+        "verify_client": tls.client_ca is not None,
+        "root_certificates": tls.client_ca,
+    }

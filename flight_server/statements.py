@@ -1,0 +1,224 @@
+"""Questions and statements: prepare, bind, pin and seal, then answer from the seal alone.
+
+A handle or ticket is the whole question, signed. Nothing is kept between two calls, so that any
+serving process answers the next one, and closing a statement has nothing to do. A statement that
+is no query runs in the call that carries it, GetFlightInfo or DoPut, and never in DoGet.
+"""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Final
+
+import pyarrow as pa
+from pyarrow import flight
+
+from duckmesh.errors import ErrorCode, Invalid, NotSupported
+from duckmesh.tokens import BEFORE_ALL, VisibilityToken
+from flight_server import answers
+from flight_server.authenticate import Call
+from flight_server.commands import CreatePreparedStatement, StatementQuery, StatementUpdate
+from flight_server.headers import CallOptions, Consistency
+from flight_server.sessions import Session
+from flight_server.tickets import Purpose, Seal, SealedStatement
+from flight_server.use_cases import Executed, Pinned, ReadPoint, Reads
+from query_engine.engine import Interruption, RunningQuery
+
+PARAMETERS_MAX_BYTES: Final = 4 * 2**20
+"""The bound rows travel in the handle; clients send messages of at most 16 MiB."""
+
+
+def read_point(options: CallOptions, session: Session) -> ReadPoint:
+    """Where the call wants its answer from. In a session that has written, its own writes count."""
+    chosen = options.snapshot_id is not None or options.snapshot_time is not None
+    own = session.last_token or None
+    if chosen or options.consistency is Consistency.LATEST:
+        own = None
+    tokens = [token for token in (options.min_token, own) if token is not None]
+    return ReadPoint(
+        min_token=VisibilityToken(max(tokens)) if tokens else None,
+        snapshot_id=options.snapshot_id,
+        snapshot_time=options.snapshot_time,
+        strong=options.consistency is Consistency.STRONG,
+        timeout=options.consistency_timeout,
+    )
+
+
+class StatementDesk:
+    """Everything a client does with SQL text. Stateless and safe for threads."""
+
+    def __init__(self, reads: Reads, seal: Seal, *, ticket_lifetime: timedelta) -> None:
+        self._reads = reads
+        self._seal = seal
+        self._lifetime = ticket_lifetime
+
+    # ---- Preparing
+
+    def prepare(self, call: Call, command: CreatePreparedStatement) -> bytes:
+        """The result of CreatePreparedStatement.
+
+        `is_update` stays unset: then ADBC runs a write through GetFlightInfo and receives its
+        token as a row, and JDBC tells a write from a query by the missing dataset schema.
+        """
+        _refuse_transaction(command.transaction_id)
+        handle = self._handle(call, command.query, None)
+        if not self._reads.is_query(command.query):
+            return answers.prepared_statement_result(
+                handle, dataset_schema=None, parameter_schema=pa.schema([])
+            )
+        pinned = self._pin(call, command.query)
+        described = self._reads.describe(call.identity, command.query, pinned)
+        return answers.prepared_statement_result(
+            handle,
+            dataset_schema=described.result_schema,
+            parameter_schema=described.parameter_schema,
+        )
+
+    def bind(self, call: Call, handle: bytes, rows: pa.Table) -> bytes:
+        """The handle of the same statement with these rows bound."""
+        statement = self.open_prepared(call, handle)
+        content = _to_ipc(rows) if rows.num_columns else None
+        if content is not None and len(content) > PARAMETERS_MAX_BYTES:
+            raise Invalid(
+                ErrorCode.PAYLOAD_TOO_LARGE,
+                f"the bound rows take {len(content)} bytes and at most {PARAMETERS_MAX_BYTES} can "
+                "be bound: ingest them into a table and join it",
+                bytes=len(content),
+            )
+        return self._handle(call, statement.sql, content)
+
+    def open_prepared(self, call: Call, handle: bytes) -> SealedStatement:
+        """The statement behind a handle. Raises Invalid (TICKET_INVALID)."""
+        return SealedStatement.opened_by(
+            self._seal, Purpose.PREPARED, handle, tenant_id=call.identity.tenant_id
+        )
+
+    # ---- Asking
+
+    def flight_info(
+        self, call: Call, descriptor: flight.FlightDescriptor, statement: SealedStatement
+    ) -> tuple[flight.FlightInfo, VisibilityToken | None]:
+        """Pin a query and seal it, or run a statement that is none. The token is of its write."""
+        if not self._reads.is_query(statement.sql):
+            return self._executed_info(call, descriptor, statement)
+        pinned = self._pin(call, statement.sql)
+        described = self._reads.describe(call.identity, statement.sql, pinned)
+        sealed = self._ticket(statement, pinned)
+        return _flight_info(descriptor, described.result_schema, sealed, records=-1), None
+
+    def schema(self, call: Call, statement: SealedStatement) -> pa.Schema:
+        """The schema of a statement's rows; no columns when it yields none."""
+        if not self._reads.is_query(statement.sql):
+            return pa.schema([])
+        pinned = self._pin(call, statement.sql)
+        return self._reads.describe(call.identity, statement.sql, pinned).result_schema
+
+    def run(
+        self, call: Call, ticket: bytes, interruption: Interruption
+    ) -> tuple[RunningQuery, Pinned]:
+        """Start what a ticket asks, on the snapshot that it names."""
+        statement = SealedStatement.opened_by(
+            self._seal, Purpose.TICKET, ticket, tenant_id=call.identity.tenant_id
+        )
+        if statement.snapshot_id is None:
+            raise Invalid(ErrorCode.TICKET_INVALID, "the ticket names no snapshot: ask again")
+        running = self._reads.run(
+            call.identity,
+            statement.sql,
+            statement.snapshot_id,
+            parameters=_from_ipc(statement.parameters),
+            last_token=call.session.last_token,
+            interruption=interruption,
+        )
+        return running, Pinned(statement.snapshot_id, statement.required_token or BEFORE_ALL)
+
+    # ---- Writing by SQL
+
+    def update(self, call: Call, sql: str) -> Executed:
+        """Run a statement that is no query."""
+        if self._reads.is_query(sql):
+            raise Invalid(
+                ErrorCode.SQL_NOT_ALLOWED, "the statement yields rows: send it as a query"
+            )
+        return self._reads.execute(
+            call.identity, sql, idempotency_key=call.options().idempotency_key
+        )
+
+    def unprepared(self, call: Call, command: StatementQuery | StatementUpdate) -> SealedStatement:
+        """The statement of a command that carries its text."""
+        _refuse_transaction(command.transaction_id)
+        return self._statement(call, command.query, None)
+
+    def _executed_info(
+        self, call: Call, descriptor: flight.FlightDescriptor, statement: SealedStatement
+    ) -> tuple[flight.FlightInfo, VisibilityToken | None]:
+        done = self.update(call, statement.sql)
+        count, token = done.row_count, done.visibility_token
+        # The outcome is a question too: its rows are sealed in its text.
+        sql = f'SELECT {_literal(count)} AS "Count", {_literal(token)} AS visibility_token'
+        pinned = self._reads.pin(call.identity, sql, ReadPoint())
+        outcome = replace(statement, sql=sql, parameters=None)
+        schema = pa.schema([("Count", pa.int64()), ("visibility_token", pa.int64())])
+        records = answers.UNKNOWN_COUNT if count is None else count
+        info = _flight_info(descriptor, schema, self._ticket(outcome, pinned), records=records)
+        return info, token
+
+    def _pin(self, call: Call, sql: str) -> Pinned:
+        point = read_point(call.options(), call.session)
+        return self._reads.pin(call.identity, sql, point)
+
+    def _statement(self, call: Call, sql: str, parameters: bytes | None) -> SealedStatement:
+        return SealedStatement(
+            tenant_id=call.identity.tenant_id,
+            tenant=call.identity.tenant,
+            sql=sql,
+            parameters=parameters,
+            issued_at=self._seal.now,
+        )
+
+    def _handle(self, call: Call, sql: str, parameters: bytes | None) -> bytes:
+        statement = self._statement(call, sql, parameters)
+        return statement.sealed_by(self._seal, Purpose.PREPARED, lifetime=self._lifetime)
+
+    def _ticket(self, statement: SealedStatement, pinned: Pinned) -> bytes:
+        asked = replace(
+            statement,
+            snapshot_id=pinned.snapshot_id,
+            required_token=pinned.max_visibility_token,
+            issued_at=self._seal.now,
+        )
+        sealed = asked.sealed_by(self._seal, Purpose.TICKET, lifetime=self._lifetime)
+        return answers.statement_ticket(sealed)
+
+
+def _flight_info(
+    descriptor: flight.FlightDescriptor, schema: pa.Schema, ticket: bytes, *, records: int
+) -> flight.FlightInfo:
+    # No location: the client asks whom it asked before, and does not open another connection.
+    return flight.FlightInfo(schema, descriptor, [flight.FlightEndpoint(ticket, [])], records, -1)
+
+
+def _literal(number: int | None) -> str:
+    return f"CAST({'NULL' if number is None else int(number)} AS BIGINT)"
+
+
+def _to_ipc(rows: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    return bytes(sink.getvalue())
+
+
+def _from_ipc(content: bytes | None) -> pa.RecordBatch | None:
+    if content is None:
+        return None
+    rows = pa.ipc.open_stream(content).read_all().combine_chunks()
+    batches = rows.to_batches()
+    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=rows.schema)
+
+
+def _refuse_transaction(transaction_id: bytes | None) -> None:
+    if transaction_id:
+        raise NotSupported(
+            ErrorCode.NOT_SUPPORTED,
+            "transactions are not supported: connect with autocommit on",
+        )
