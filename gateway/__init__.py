@@ -1,1 +1,1 @@
-"""."""
+"""Use cases of the doors: accept a write, answer a query, wait until visible. Floor 3."""

@@ -1,0 +1,157 @@
+"""Check rows against a table's columns, before anything is accepted.
+
+Columns are matched by name. A value may change its type only where it stays the same value: another
+encoding of it, a wider number, a finer time unit. Everything else is refused with every fault of
+the schema at once, or with the column and record of the first bad value.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pat
+
+from catalog.table_schema import normal_type
+from duckmesh.errors import ErrorCode, Invalid
+
+
+@dataclass(frozen=True, slots=True)
+class Conformer:
+    """How batches of one offered schema become batches of one table schema."""
+
+    target: pa.Schema
+    positions: Sequence[int]
+
+    @classmethod
+    def between(cls, offered: pa.Schema, target: pa.Schema) -> "Conformer":
+        """Plan the conversion. Raises Invalid (SCHEMA_INCOMPATIBLE) naming every fault."""
+        positions = [_position(offered, field.name) for field in target]
+        faults = _faults(offered, target, positions)
+        if faults:
+            raise Invalid(
+                ErrorCode.SCHEMA_INCOMPATIBLE,
+                "the rows do not fit the table: " + "; ".join(faults[:5]),
+                faults=faults[:50],
+            )
+        return cls(target, [p for p in positions if p is not None])
+
+    def conform(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The batch with the table's columns, types and order; its schema is `target`.
+
+        Raises Invalid (INVALID_PAYLOAD) with column, record index and reason for a null where none
+        may be, and for a value that its column's type cannot hold.
+        """
+        columns = [
+            _column(batch.column(position), field)
+            for position, field in zip(self.positions, self.target, strict=True)
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=self.target)
+
+
+def _position(offered: pa.Schema, name: str) -> int | None:
+    exact = offered.get_field_index(name)
+    if exact >= 0:
+        return int(exact)
+    alike = [i for i, other in enumerate(offered.names) if other.lower() == name.lower()]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _faults(offered: pa.Schema, target: pa.Schema, positions: Sequence[int | None]) -> list[str]:
+    faults = []
+    missing = [f.name for f, p in zip(target, positions, strict=True) if p is None]
+    unknown = [name for i, name in enumerate(offered.names) if i not in positions]
+    if missing:
+        faults.append(f"missing column{'s'[: len(missing) > 1]} {', '.join(missing)}")
+    if unknown:
+        faults.append(f"unknown column{'s'[: len(unknown) > 1]} {', '.join(unknown)}")
+    for field, position in zip(target, positions, strict=True):
+        if position is not None and not _converts(offered.field(position), field):
+            offered_type = offered.field(position).type
+            faults.append(f"column {field.name} is {field.type}, not {offered_type}")
+    return faults
+
+
+def _converts(offered: pa.Field, target: pa.Field) -> bool:
+    """Whether values of the offered type can keep their value in the target's."""
+    if pat.is_null(offered.type):
+        return bool(target.nullable)
+    try:
+        plain = normal_type(offered.type, column=offered.name)
+    except Invalid:
+        return False
+    if plain.equals(target.type):
+        return True
+    return any(of(plain) and to(target.type) for of, to in _LOSSLESS)
+
+
+def _is_float64(t: pa.DataType) -> bool:
+    return bool(pat.is_float64(t))
+
+
+def _is_number(t: pa.DataType) -> bool:
+    return bool(pat.is_integer(t) or pat.is_decimal(t))
+
+
+def _is_moment(t: pa.DataType) -> bool:
+    return bool(pat.is_timestamp(t) or pat.is_date(t))
+
+
+def _is_nested(t: pa.DataType) -> bool:
+    return bool(pat.is_nested(t))
+
+
+_Test = Callable[[pa.DataType], bool]
+# Each cast is checked value by value: what would change raises.
+_LOSSLESS: Sequence[tuple[_Test, _Test]] = (
+    (pat.is_integer, _is_number),
+    (pat.is_integer, _is_float64),
+    (pat.is_decimal, pat.is_decimal),
+    (pat.is_float32, _is_float64),
+    (_is_moment, pat.is_timestamp),
+    (pat.is_time, pat.is_time),
+    (_is_nested, _is_nested),
+)
+
+
+def _column(values: pa.Array, field: pa.Field) -> pa.Array:
+    if isinstance(values, pa.ExtensionArray):
+        values = values.storage
+    if not field.nullable and values.null_count:
+        raise _bad_value(
+            field, _first(pc.is_null(values)), "it is null, and the column is NOT NULL"
+        )
+    if values.type.equals(field.type):
+        return values
+    try:
+        return values.cast(field.type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as cause:
+        record = _first_uncastable(values, field.type)
+        raise _bad_value(field, record, f"{field.type} cannot hold it") from cause
+
+
+def _first(mask: pa.Array) -> int:
+    return int(pc.index(mask, pa.scalar(True)).as_py())
+
+
+def _first_uncastable(values: pa.Array, target: pa.DataType) -> int:
+    """The index of the first value that does not cast, by halving."""
+    low, high = 0, len(values)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            values.slice(low, middle - low).cast(target)
+            low = middle
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            high = middle
+    return low
+
+
+def _bad_value(field: pa.Field, record: int, reason: str) -> Invalid:
+    context: dict[str, Any] = {"column": field.name, "record": record, "reason": reason}
+    return Invalid(
+        ErrorCode.INVALID_PAYLOAD,
+        f"record {record} of the batch has a bad value in column {field.name!r}: {reason}",
+        **context,
+    )

@@ -1,0 +1,168 @@
+"""Gather the rows of one write: inline while they are few, staged in the object store beyond that.
+
+A small write becomes an inline payload. A large one is cut into row groups and written as Parquet,
+straight to the store while it arrives; memory holds a row group or two, whatever is sent. A file is
+begun anew when the last has reached its target size. Died, or aborted, before the envelope is
+published: the staged objects are orphans that no snapshot reaches.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import pyarrow as pa
+
+from data_files.parquet import EventTimes, ParquetStream, event_time_column, event_times
+from data_files.payload import RowHash, encode_batches
+from data_files.rechunk import Rechunker
+from duckmesh.identifiers import FileId, new_file_id
+from ingest_bus.envelope import InlinePayload, StagedFile, StagedPayload
+from object_store.port import ObjectStore, ObjectWriter
+
+KeyOfFile = Callable[[FileId], str]
+"""The object key of a new data file of the write's table."""
+
+
+@dataclass(frozen=True, slots=True)
+class StagingLimits:
+    """When a write leaves the bus for the store, and how large its files grow."""
+
+    inline_max_bytes: int = 2**20
+    staged_file_target_bytes: int = 128 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """A whole write, ready to be published."""
+
+    payload: InlinePayload | StagedPayload
+    row_count: int
+    byte_count: int
+    times: EventTimes
+    payload_hash: bytes | None
+
+
+@dataclass(slots=True)
+class _OpenFile:
+    file_id: FileId
+    key: str
+    writer: ObjectWriter
+    parquet: ParquetStream
+    arrow_bytes: int = 0
+
+
+# Parquet is about this much smaller than Arrow; only the size of a file depends on it.
+_PARQUET_RATIO: Final = 3
+
+
+class Staging:
+    """One write in the making. Used by one thread; `finish` or `abort` ends it."""
+
+    def __init__(
+        self,
+        schema: pa.Schema,
+        store: ObjectStore,
+        key_of_file: KeyOfFile,
+        *,
+        limits: StagingLimits,
+        hashed: bool,
+    ) -> None:
+        self._schema = schema
+        self._store = store
+        self._key_of_file = key_of_file
+        self._limits = limits
+        self._rechunker = Rechunker(schema)
+        self._hash = RowHash() if hashed else None
+        self._held: list[pa.RecordBatch] = []
+        self._open: _OpenFile | None = None
+        self._files: list[StagedFile] = []
+        self._keys: list[str] = []
+        self.row_count = 0
+        self.arrow_bytes = 0
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Take rows of the table's schema. Blocks while the store is slower than the sender."""
+        self.row_count += batch.num_rows
+        self.arrow_bytes += batch.nbytes
+        for full in self._rechunker.add(batch):
+            self._take(full)
+        if self.arrow_bytes > self._limits.inline_max_bytes:
+            self._spill()
+
+    def _take(self, chunk: pa.RecordBatch) -> None:
+        if self._hash is not None:
+            self._hash.update(chunk)
+        self._held.append(chunk)
+
+    def _spill(self) -> None:
+        """Write the whole chunks at hand to the store. Chunks are row groups."""
+        for chunk in self._held:
+            current = self._open or self._begin_file()
+            current.parquet.write(chunk)
+            current.arrow_bytes += chunk.nbytes
+            target = self._limits.staged_file_target_bytes * _PARQUET_RATIO
+            if current.arrow_bytes >= target:
+                self._end_file()
+        self._held.clear()
+
+    def _begin_file(self) -> _OpenFile:
+        file_id = new_file_id()
+        key = self._key_of_file(file_id)
+        self._keys.append(key)
+        writer = self._store.open_writer(key)
+        self._open = _OpenFile(file_id, key, writer, ParquetStream(writer.file, self._schema))
+        return self._open
+
+    def _end_file(self) -> None:
+        done = self._open
+        if done is None:
+            return
+        stats = done.parquet.finish()
+        size_bytes = done.writer.commit()
+        self._open = None
+        times = done.parquet.event_times
+        self._files.append(
+            StagedFile(
+                done.file_id,
+                done.key,
+                done.parquet.row_count,
+                size_bytes,
+                times.earliest,
+                times.latest,
+                stats,
+            )
+        )
+
+    def finish(self) -> Gathered:
+        """End the write: every byte is durable or in the payload returned."""
+        rest = self._rechunker.flush()
+        if rest is not None:
+            self._take(rest)
+        digest = self._hash.digest() if self._hash is not None else None
+        if self._files or self._open or self.arrow_bytes > self._limits.inline_max_bytes:
+            self._spill()
+            self._end_file()
+            times = EventTimes()
+            for file in self._files:
+                times = times.joined(EventTimes(file.min_event_time, file.max_event_time))
+            size_bytes = sum(file.size_bytes for file in self._files)
+            staged = StagedPayload(tuple(self._files))
+            return Gathered(staged, self.row_count, size_bytes, times, digest)
+        content = encode_batches(self._held)
+        table = pa.Table.from_batches(self._held, self._schema)
+        times = event_times(table, event_time_column(self._schema))
+        return Gathered(InlinePayload(content), self.row_count, len(content), times, digest)
+
+    def keep(self) -> None:
+        """Leave the staged objects alone from now on: an accepted write may name them."""
+        self._keys.clear()
+
+    def abort(self) -> None:
+        """Forget the write and remove what it staged. May be called again."""
+        if self._open is not None:
+            self._open.writer.abort()
+            self._open = None
+        self._held.clear()
+        for key in self._keys:
+            self._store.delete(key)
+        self._keys.clear()

@@ -1,0 +1,130 @@
+"""Tenants and identities: who a credential speaks for, and the open mode of one machine."""
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from catalog import tenants
+from catalog.connection import Catalog
+from catalog.tenants import ApiKey, Tenant
+from duckmesh.errors import Denied, ErrorCode, Invalid
+from duckmesh.identifiers import KeyId
+from gateway.identity import EVERY_ROLE, Identity, Role
+
+_CACHE_SECONDS: Final = 1.0
+"""How long a key's verdict is kept: a revoked key stops working everywhere within this time."""
+_CACHE_LIMIT: Final = 10_000
+
+
+class Tenancy:
+    """Turns credentials into identities. Thread-safe.
+
+    With `open_tenant` set, a caller without credentials is that tenant with every role: the open
+    mode of one machine. A wrong credential is refused in either mode.
+    """
+
+    def __init__(self, catalog: Catalog, *, open_tenant: str | None = None) -> None:
+        self._catalog = catalog
+        self._open_tenant = open_tenant
+        self._open_identity: Identity | None = None
+        self._lock = threading.Lock()
+        self._verdicts: dict[bytes | KeyId, tuple[float, Identity | bool | None]] = {}
+
+    def authenticate_api_key(self, secret: str) -> Identity:
+        """The identity of a live API key. Raises Denied (UNAUTHORIZED)."""
+        digest = tenants.hash_secret(secret)
+        known = self._recall(digest)
+        if not isinstance(known, Identity):
+            with self._catalog.connect() as connection:
+                holder = tenants.find_key(connection, secret)
+            if holder is None:
+                raise unauthorized()
+            known = Identity(
+                tenant_id=holder.tenant.tenant_id,
+                tenant=holder.tenant.name,
+                principal=holder.key_name,
+                key_id=holder.key_id,
+                roles=frozenset(Role(role) for role in holder.roles),
+            )
+            self._remember(digest, known)
+        return known
+
+    def check_live(self, identity: Identity) -> None:
+        """Raise Denied when the key behind a session was revoked since."""
+        if identity.key_id is None:
+            if self._open_tenant is None:
+                raise unauthorized()
+            return
+        if self._recall(identity.key_id) is True:
+            return
+        with self._catalog.connect() as connection:
+            live = tenants.key_is_live(connection, identity.key_id)
+        if not live:
+            raise unauthorized()
+        self._remember(identity.key_id, verdict=True)
+
+    def open_identity(self) -> Identity | None:
+        """Who a caller without credentials is: None unless open mode is on."""
+        if self._open_tenant is None:
+            return None
+        if self._open_identity is None:
+            with self._catalog.connect() as connection:
+                tenant = tenants.ensure_tenant(
+                    connection, self._open_tenant, created_by="open mode"
+                )
+            self._open_identity = Identity(tenant.tenant_id, tenant.name, "open", None, EVERY_ROLE)
+        return self._open_identity
+
+    def _recall(self, credential: bytes | KeyId) -> Identity | bool | None:
+        with self._lock:
+            until, verdict = self._verdicts.get(credential, (0.0, None))
+        return verdict if time.monotonic() < until else None
+
+    def _remember(self, credential: bytes | KeyId, verdict: Identity | bool) -> None:
+        with self._lock:
+            if len(self._verdicts) >= _CACHE_LIMIT:
+                self._verdicts.clear()
+            self._verdicts[credential] = (time.monotonic() + _CACHE_SECONDS, verdict)
+
+
+def unauthorized() -> Denied:
+    return Denied(
+        ErrorCode.UNAUTHORIZED,
+        "show a live API key: as the password, or as `authorization: Bearer <key>`",
+    )
+
+
+def ensure_tenant(catalog: Catalog, name: str, *, principal: str) -> Tenant:
+    """The tenant of that name, created if it is new."""
+    with catalog.connect() as connection:
+        return tenants.ensure_tenant(connection, name, created_by=principal)
+
+
+def create_key(
+    catalog: Catalog, tenant_name: str, *, name: str, roles: Sequence[str]
+) -> tuple[KeyId, str]:
+    """Create an API key; return its id and its secret, which cannot be shown again."""
+    wrong = sorted(set(roles) - {role.value for role in Role})
+    if wrong or not roles:
+        raise Invalid(
+            ErrorCode.FORBIDDEN,
+            f"roles are one or more of {', '.join(role.value for role in Role)}",
+            roles=wrong,
+        )
+    with catalog.connect() as connection:
+        tenant = tenants.find_tenant(connection, tenant_name)
+        return tenants.create_key(connection, tenant.tenant_id, name=name, roles=roles)
+
+
+def list_keys(catalog: Catalog, tenant_name: str) -> list[ApiKey]:
+    with catalog.connect() as connection:
+        tenant = tenants.find_tenant(connection, tenant_name)
+        return tenants.list_keys(connection, tenant.tenant_id)
+
+
+def revoke_key(catalog: Catalog, tenant_name: str, key_id: KeyId) -> None:
+    """End a key. Serving processes refuse it within a second."""
+    with catalog.connect() as connection:
+        tenant = tenants.find_tenant(connection, tenant_name)
+        tenants.revoke_key(connection, tenant.tenant_id, key_id)

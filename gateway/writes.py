@@ -1,0 +1,434 @@
+"""Accept a write: check it, make it durable, answer with a receipt.
+
+A write is accepted whole or not at all. Its commit is one publish of the bus; what comes before it
+(staged objects, a proposed schema version, an empty table that `create` made) means nothing alone.
+"""
+
+import contextlib
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import partial
+from typing import Final
+
+import pyarrow as pa
+
+from catalog import tables
+from catalog.connection import Catalog
+from catalog.table_schema import TableSchema
+from catalog.tables import Table, table_not_found
+from data_files.parquet import event_time_column, event_times
+from data_files.payload import RowHash, encode_batches
+from duckmesh.errors import Conflict, DuckMeshError, ErrorCode, Invalid, Unavailable
+from duckmesh.identifiers import (
+    SchemaVersion,
+    TableId,
+    check_idempotency_key,
+    check_table_name,
+    new_event_id,
+)
+from gateway.conform import Conformer
+from gateway.identity import Identity, Role
+from gateway.limits import Backpressure, IngestLimits
+from gateway.pump import Pump
+from gateway.staging import Gathered, Staging, StagingLimits
+from ingest_bus.envelope import Envelope, InlinePayload, Operation, Receipt
+from ingest_bus.port import IngestBus
+from object_store import keys
+from object_store.port import ObjectStore
+
+_NO_TABLE_YET: Final = TableId(0)
+
+
+class IngestMode(StrEnum):
+    """What the table must be before the write, and what it holds after it (ADBC's four modes)."""
+
+    APPEND = "append"
+    CREATE = "create"
+    CREATE_APPEND = "create_append"
+    REPLACE = "replace"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTarget:
+    """An existing table that a long-lived stream appends to, and how its batches fit in."""
+
+    table: Table
+    conformer: Conformer
+
+
+class Writes:
+    """The write side of a serving process. Thread-safe."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        bus: IngestBus,
+        store: ObjectStore,
+        *,
+        limits: IngestLimits,
+        staging: StagingLimits,
+    ) -> None:
+        self._catalog = catalog
+        self._bus = bus
+        self._store = store
+        self._limits = limits
+        self._staging = staging
+        self._backpressure = Backpressure(bus, limits)
+
+    # -- one write of any size
+
+    def begin(
+        self,
+        identity: Identity,
+        table_name: str,
+        offered: pa.Schema,
+        *,
+        mode: IngestMode,
+        idempotency_key: str | None = None,
+        trace_id: str | None = None,
+    ) -> "PendingWrite":
+        """Begin a write whose rows follow.
+
+        Raises what can be known without them: Denied, TABLE_NOT_FOUND, TABLE_EXISTS,
+        SCHEMA_INCOMPATIBLE, QUOTA_EXCEEDED. Changes nothing.
+        """
+        identity.require(Role.INGEST_WRITER)
+        check_table_name(table_name)
+        if idempotency_key is not None:
+            check_idempotency_key(idempotency_key)
+        self._backpressure.check(identity.tenant_id)
+        table = self._find(identity, table_name)
+        if table is None and mode is IngestMode.APPEND:
+            raise table_not_found(table_name)
+        if table is not None and mode is IngestMode.CREATE:
+            _check_is_retry(table, idempotency_key)
+        schema = _target_schema(table, offered, mode)
+        table_id = _NO_TABLE_YET if table is None else table.table_id
+        staging = Staging(
+            schema.arrow,
+            self._store,
+            partial(keys.data_file_key, identity.tenant, table_name, table_id),
+            limits=self._staging,
+            hashed=idempotency_key is not None,
+        )
+        return PendingWrite(
+            self,
+            identity,
+            table_name,
+            table=table,
+            schema=schema,
+            mode=mode,
+            idempotency_key=idempotency_key,
+            trace_id=trace_id,
+            conformer=Conformer.between(offered, schema.arrow),
+            staging=staging,
+        )
+
+    def check_size(self, size_bytes: int) -> None:
+        """Raise PAYLOAD_TOO_LARGE for a write beyond the limit."""
+        if size_bytes > self._limits.write_max_bytes:
+            raise Invalid(
+                ErrorCode.PAYLOAD_TOO_LARGE,
+                f"one write holds at most {self._limits.write_max_bytes} bytes of Arrow data: "
+                "send it as several writes",
+                limit_bytes=self._limits.write_max_bytes,
+            )
+
+    def publish(
+        self,
+        identity: Identity,
+        table: Table,
+        gathered: Gathered,
+        *,
+        operation: Operation,
+        idempotency_key: str | None,
+        trace_id: str | None,
+    ) -> Receipt:
+        """Make a gathered write durable: its commit point. Raises Conflict, Unavailable."""
+        envelope = Envelope(
+            event_id=new_event_id(),
+            tenant_id=identity.tenant_id,
+            table_id=table.table_id,
+            schema_version=table.schema.version,
+            payload=gathered.payload,
+            row_count=gathered.row_count,
+            byte_count=gathered.byte_count,
+            operation=operation,
+            idempotency_key=idempotency_key,
+            payload_hash=gathered.payload_hash,
+            raises_fence=operation is Operation.OVERWRITE,
+            min_event_time=gathered.times.earliest,
+            max_event_time=gathered.times.latest,
+            trace_id=trace_id,
+        )
+        return self._bus.publish([envelope])[0]
+
+    # -- a long-lived stream of small writes
+
+    def open_stream(self, identity: Identity, table_name: str, offered: pa.Schema) -> StreamTarget:
+        """The table that each batch of a stream is appended to, as a write of its own."""
+        identity.require(Role.INGEST_WRITER)
+        table = self._find(identity, check_table_name(table_name))
+        if table is None:
+            raise table_not_found(table_name)
+        return StreamTarget(table, Conformer.between(offered, table.schema.arrow))
+
+    def append_batch(
+        self,
+        identity: Identity,
+        target: StreamTarget,
+        batch: pa.RecordBatch,
+        *,
+        idempotency_key: str | None,
+        trace_id: str | None = None,
+    ) -> "Future[list[Receipt]]":
+        """Accept one batch as one write, without waiting; the future holds one receipt.
+
+        Tokens follow the order of calls. Raises at once what the rows alone tell (Invalid,
+        Overloaded); the future raises Conflict and Unavailable.
+        """
+        if idempotency_key is not None:
+            check_idempotency_key(idempotency_key)
+        self._backpressure.check(identity.tenant_id)
+        self.check_size(batch.nbytes)
+        conformed = target.conformer.conform(batch)
+        if conformed.nbytes > self._staging.inline_max_bytes:
+            return self._append_large(identity, target, conformed, idempotency_key, trace_id)
+        digest = _hash_of(conformed) if idempotency_key is not None else None
+        content = encode_batches([conformed])
+        times = event_times(conformed, event_time_column(target.table.schema.arrow))
+        envelope = Envelope(
+            event_id=new_event_id(),
+            tenant_id=identity.tenant_id,
+            table_id=target.table.table_id,
+            schema_version=target.table.schema.version,
+            payload=InlinePayload(content),
+            row_count=conformed.num_rows,
+            byte_count=len(content),
+            idempotency_key=idempotency_key,
+            payload_hash=digest,
+            min_event_time=times.earliest,
+            max_event_time=times.latest,
+            trace_id=trace_id,
+        )
+        return self._bus.submit([envelope])
+
+    def _append_large(
+        self,
+        identity: Identity,
+        target: StreamTarget,
+        batch: pa.RecordBatch,
+        idempotency_key: str | None,
+        trace_id: str | None,
+    ) -> "Future[list[Receipt]]":
+        """A batch too large for the bus goes through the store, in its turn."""
+        write = self.begin(
+            identity,
+            target.table.name,
+            batch.schema,
+            mode=IngestMode.APPEND,
+            idempotency_key=idempotency_key,
+            trace_id=trace_id,
+        )
+        answer: Future[list[Receipt]] = Future()
+        try:
+            write.append(batch)
+            answer.set_result([write.commit()])
+        except DuckMeshError:
+            write.abort()
+            raise
+        return answer
+
+    # -- tables
+
+    def create_table(
+        self, identity: Identity, name: str, schema: TableSchema, *, creation_key: str | None
+    ) -> Table | None:
+        """Create the table; None when another was first."""
+        with self._catalog.connect() as connection:
+            return tables.create_table(
+                connection,
+                identity.tenant_id,
+                name,
+                schema,
+                creation_key=creation_key,
+                created_by=identity.principal,
+            )
+
+    def drop_table(self, identity: Identity, name: str, *, if_exists: bool = False) -> bool:
+        """End a table in a new snapshot; False when there was none and that is no error.
+
+        Writes that were accepted before stay in older snapshots; later ones are refused.
+        """
+        identity.require(Role.TABLE_ADMIN)
+        table = self._find(identity, name)
+        if table is None:
+            if if_exists:
+                return False
+            raise table_not_found(name)
+        with self._catalog.connect() as connection, connection.transaction():
+            # Counter row first, head row second: the lock order of ingest_bus.postgres.
+            self._bus.fence(
+                identity.tenant_id, table.table_id, below=_NO_VERSION, within=connection
+            )
+            tables.drop_table(connection, table, created_by=identity.principal)
+        return True
+
+    def _find(self, identity: Identity, name: str) -> Table | None:
+        with self._catalog.connect() as connection:
+            return tables.find_table(connection, identity.tenant_id, name)
+
+    def table_for(self, write: "PendingWrite") -> Table:
+        """The table that a write goes to, created or given its new columns if need be."""
+        table = self._find(write.identity, write.table_name)
+        if table is None:
+            if write.mode is IngestMode.APPEND:
+                raise table_not_found(write.table_name)
+            table = self.create_table(
+                write.identity,
+                write.table_name,
+                TableSchema(SchemaVersion(1), write.schema.arrow),
+                creation_key=write.idempotency_key,
+            )
+            return table if table is not None else self.table_for(write)
+        if write.mode is IngestMode.CREATE:
+            _check_is_retry(table, write.idempotency_key)
+        if write.mode is IngestMode.REPLACE and not table.schema.has_same_columns(
+            write.schema.arrow
+        ):
+            with self._catalog.connect() as connection:
+                return replace(
+                    table, schema=tables.propose_schema(connection, table, write.schema.arrow)
+                )
+        return table
+
+    def adopt(self, table: Table, version: SchemaVersion) -> None:
+        """Check later writes against this version of the table's columns."""
+        with self._catalog.connect() as connection:
+            tables.adopt_schema_version(connection, table.tenant_id, table.table_id, version)
+
+
+_NO_VERSION: Final = SchemaVersion(2**31 - 1)
+"""Above every schema version: a fence at it refuses every write."""
+
+
+class PendingWrite:
+    """A write that is being sent. `commit` accepts it; anything else leaves nothing.
+
+    Used by one thread. Appending blocks while the store is slower than the sender.
+    """
+
+    def __init__(
+        self,
+        writes: Writes,
+        identity: Identity,
+        table_name: str,
+        *,
+        table: Table | None,
+        schema: TableSchema,
+        mode: IngestMode,
+        idempotency_key: str | None,
+        trace_id: str | None,
+        conformer: Conformer,
+        staging: Staging,
+    ) -> None:
+        self.identity = identity
+        self.table_name = table_name
+        self.schema = schema
+        self.mode = mode
+        self.idempotency_key = idempotency_key
+        self._writes = writes
+        self._table = table
+        self._trace_id = trace_id
+        self._conformer = conformer
+        self._staging = staging
+        self._pump = Pump(staging.add)
+        self._received_bytes = 0
+
+    def append(self, batch: pa.RecordBatch) -> None:
+        """Add rows. Raises Invalid (INVALID_PAYLOAD, PAYLOAD_TOO_LARGE), Unavailable."""
+        self._received_bytes += batch.nbytes
+        self._writes.check_size(self._received_bytes)
+        conformed = self._conformer.conform(batch)
+        self._pump.put(conformed)
+
+    def commit(self) -> Receipt:
+        """Accept the write: when this returns it is durable, and its receipt is final.
+
+        Raises Conflict (TABLE_EXISTS, IDEMPOTENCY_CONFLICT, SCHEMA_INCOMPATIBLE), NotFound,
+        Unavailable. After Unavailable the write may have been accepted: repeat it with its key.
+        """
+        self._pump.finish()
+        gathered = self._staging.finish()
+        table = self._writes.table_for(self)
+        overwrite = self.mode is IngestMode.REPLACE
+        operation = Operation.OVERWRITE if overwrite else Operation.INSERT
+        if not overwrite and not table.schema.arrow.equals(self.schema.arrow, check_metadata=True):
+            raise _changed_meanwhile(table)
+        try:
+            receipt = self._writes.publish(
+                self.identity,
+                table,
+                gathered,
+                operation=operation,
+                idempotency_key=self.idempotency_key,
+                trace_id=self._trace_id,
+            )
+        except Unavailable:
+            # The commit may have happened: the staged objects must stay for it.
+            self._staging.keep()
+            raise
+        except Conflict as conflict:
+            self._adopt_fence(table, conflict)
+            raise
+        if not receipt.inserted:
+            self.abort()
+        elif overwrite:
+            self._writes.adopt(table, table.schema.version)
+        return receipt
+
+    def _adopt_fence(self, table: Table, conflict: Conflict) -> None:
+        """Sent back by a fence: adopt its version, in case the replacement died before it could."""
+        version = conflict.context.get("min_schema_version")
+        if isinstance(version, int) and version != _NO_VERSION:
+            self._writes.adopt(table, SchemaVersion(version))
+
+    def abort(self) -> None:
+        """Forget the write. What it staged is removed now, or collected later."""
+        self._pump.abandon()
+        with contextlib.suppress(Unavailable):
+            self._staging.abort()
+
+
+def _target_schema(table: Table | None, offered: pa.Schema, mode: IngestMode) -> TableSchema:
+    """The columns that the rows are checked against."""
+    if table is None:
+        return TableSchema.first(offered)
+    if mode is IngestMode.REPLACE and not table.schema.has_same_columns(offered):
+        return table.schema.replaced_by(offered)
+    return table.schema
+
+
+def _check_is_retry(table: Table, idempotency_key: str | None) -> None:
+    """`create` finds the table there: fine for the retry of the write that created it."""
+    if idempotency_key is None or table.creation_key != idempotency_key:
+        raise Conflict(
+            ErrorCode.TABLE_EXISTS,
+            f"table {table.name!r} exists: append to it, replace it, or choose another name",
+            table=table.name,
+        )
+
+
+def _changed_meanwhile(table: Table) -> Conflict:
+    return Conflict(
+        ErrorCode.SCHEMA_INCOMPATIBLE,
+        f"table {table.name!r} was given other columns while the rows were sent: send them again",
+        table=table.name,
+    )
+
+
+def _hash_of(batch: pa.RecordBatch) -> bytes:
+    digest = RowHash()
+    digest.update(batch)
+    return digest.digest()
