@@ -20,6 +20,9 @@ from gateway.identity import Identity
 MIDDLEWARE: Final = "duckmesh"
 """The key of this middleware in pyarrow's dictionary."""
 
+_FINISHING: Final = (flight.FlightMethod.DO_GET, flight.FlightMethod.DO_ACTION)
+"""Fetching what a ticket promises, and closing: admitted while the server drains."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -87,7 +90,7 @@ class Authentication(flight.ServerMiddlewareFactory):  # type: ignore[misc]
         trace_id = trace_id_of(headers)
         place: Place | None = None
         try:
-            place = self._calls.enter()
+            place = self._calls.enter(finishes=info.method in _FINISHING)
             return self._admit(info, headers, trace_id, place)
         except DuckMeshError as error:
             _give_back(place)

@@ -69,11 +69,15 @@ class CallsInFlight:
         with self._changed:
             return len(self._places)
 
-    def enter(self) -> Place:
-        """A place for a call that starts. Raises Overloaded when all are taken."""
+    def enter(self, *, finishes: bool = False) -> Place:
+        """A place for a call that starts; `finishes` when it ends what an earlier one began.
+
+        Raises Overloaded when all are taken, and Unavailable in a drain, which still admits the
+        calls that finish something.
+        """
         place = Place(self)
         with self._changed:
-            if self._draining:
+            if self._draining and not finishes:
                 raise Unavailable(
                     ErrorCode.NOT_READY, "this server is shutting down: connect to another"
                 )
@@ -88,7 +92,7 @@ class CallsInFlight:
         return place
 
     def drain(self, grace: timedelta) -> bool:
-        """Admit no more; wait for those in flight; cancel what is left. Whether all have ended.
+        """Begin nothing new; wait for what is in flight; cancel the rest. Whether all have ended.
 
         Blocks for at most twice `grace`.
         """

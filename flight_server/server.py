@@ -43,7 +43,7 @@ from flight_server.commands import (
 from flight_server.ingest import IngestDesk, put_result
 from flight_server.session_options import answer_session_action
 from flight_server.sessions import Sessions
-from flight_server.statements import StatementDesk
+from flight_server.statements import StatementDesk, with_snapshot
 from flight_server.tickets import Seal, SealedStatement
 from flight_server.use_cases import Pinned, Reads, Writes
 from query_engine.engine import Interruption, RunningQuery
@@ -267,11 +267,6 @@ def _rows(
     context: flight.ServerCallContext, call: Call, running: RunningQuery, pinned: Pinned
 ) -> pa.RecordBatchReader:
     """The rows under way, with the snapshot that they are of in their schema's metadata."""
-    metadata = {
-        "duckmesh.snapshot_id": str(pinned.snapshot_id),
-        "duckmesh.max_visibility_token": str(pinned.max_visibility_token),
-    }
-    schema = running.schema.with_metadata(metadata)
 
     def batches() -> Iterator[pa.RecordBatch]:
         # Runs while pyarrow pulls. A client that stops reading closes this generator, which ends
@@ -285,7 +280,7 @@ def _rows(
                     return
                 yield batch
 
-    return pa.RecordBatchReader.from_batches(schema, batches())
+    return pa.RecordBatchReader.from_batches(with_snapshot(running.schema, pinned), batches())
 
 
 def _command_of(descriptor: flight.FlightDescriptor) -> bytes:

@@ -43,6 +43,16 @@ def read_point(options: CallOptions, session: Session) -> ReadPoint:
     )
 
 
+def with_snapshot(schema: pa.Schema, pinned: Pinned) -> pa.Schema:
+    """The schema of an answer, saying which snapshot it is of."""
+    return schema.with_metadata(
+        {
+            "duckmesh.snapshot_id": str(pinned.snapshot_id),
+            "duckmesh.max_visibility_token": str(pinned.max_visibility_token),
+        }
+    )
+
+
 class StatementDesk:
     """Everything a client does with SQL text. Stateless and safe for threads."""
 
@@ -102,8 +112,10 @@ class StatementDesk:
             return self._executed_info(call, descriptor, statement)
         pinned = self._pin(call, statement.sql)
         described = self._reads.describe(call.identity, statement.sql, pinned)
+        _check_bound(statement, described.parameter_schema)
         sealed = self._ticket(statement, pinned)
-        return _flight_info(descriptor, described.result_schema, sealed, records=-1), None
+        schema = with_snapshot(described.result_schema, pinned)
+        return _flight_info(descriptor, schema, sealed, records=-1), None
 
     def schema(self, call: Call, statement: SealedStatement) -> pa.Schema:
         """The schema of a statement's rows; no columns when it yields none."""
@@ -199,6 +211,17 @@ def _flight_info(
 
 def _literal(number: int | None) -> str:
     return f"CAST({'NULL' if number is None else int(number)} AS BIGINT)"
+
+
+def _check_bound(statement: SealedStatement, parameters: pa.Schema) -> None:
+    """Say now that values are missing: in DoGet, drivers show less of an error."""
+    if len(parameters) and statement.parameters is None:
+        raise Invalid(
+            ErrorCode.QUERY_EXECUTION_FAILED,
+            f"the statement takes {len(parameters)} parameters and none is bound: bind a row",
+            expected=len(parameters),
+            got=0,
+        )
 
 
 def _to_ipc(rows: pa.Table) -> bytes:

@@ -2,13 +2,18 @@
 
 import threading
 from contextlib import contextmanager
+from datetime import timedelta
 
 import pytest
 from pyarrow import flight
 
 from duckmesh.errors import Denied, ErrorCode
 from duckmesh.identifiers import KeyId, TenantId
+from flight_server.server import DoorOptions, FlightDoor
+from flight_server.tickets import Seal
 from gateway.identity import EVERY_ROLE, Identity
+from query_engine.engine import QueryEngine
+from tests.flight_server.small_house import SmallHouse
 
 ADA = Identity(TenantId(1), "acme", "ada", KeyId("k-ada"), EVERY_ROLE)
 ANYBODY = Identity(TenantId(2), "default", "anonymous", None, EVERY_ROLE)
@@ -65,3 +70,41 @@ def running():
             assert not thread.is_alive()
 
     return start
+
+
+@pytest.fixture
+def house(tmp_path):
+    with QueryEngine(threads=2, memory_limit_bytes=512 * 2**20, temp_directory=None) as engine:
+        yield SmallHouse(tmp_path, engine)
+
+
+@pytest.fixture
+def open_door(house):
+    """A function that opens a door over the house; every door is drained and closed in the end."""
+    opened = []
+
+    def start(keys=None, anonymous=ANYBODY, **options):
+        door = FlightDoor(
+            DoorOptions(**options),
+            reads=house,
+            writes=house,
+            authenticator=KnownKeys(keys or {}, anonymous),
+            seal=Seal(b"s" * 32),
+        )
+        opened.append(door)
+        return door
+
+    yield start
+    for door in opened:
+        assert door.drain(timedelta(seconds=5)), "a call did not end"
+        door.close()
+
+
+@pytest.fixture
+def door(open_door):
+    return open_door()
+
+
+@pytest.fixture
+def uri(door):
+    return f"grpc://127.0.0.1:{door.port}"

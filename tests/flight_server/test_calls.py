@@ -85,6 +85,7 @@ def test_a_drain_waits_for_calls_and_admits_no_more(calls):
     with pytest.raises(Unavailable, match="shutting down"):  # noqa: PT012 - the moment is unknown
         while thread.is_alive():
             calls.enter().leave()
+    calls.enter(finishes=True).leave()
     place.leave()
     thread.join(5)
     assert outcome == [True]
