@@ -7,7 +7,7 @@ holds everything that was resolved by then.
 """
 
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final
 
 from catalog import snapshots
@@ -48,12 +48,13 @@ class Visibility:
         tenant_id: TenantId,
         token: VisibilityToken,
         *,
-        table_ids: Collection[TableId] | None,
+        tables_of: Callable[[Snapshot], Collection[TableId] | None],
         deadline: Deadline,
     ) -> Snapshot:
-        """Block until the token is visible for the tables (None: for all); return a snapshot.
+        """Block until the token is visible for some tables; return a snapshot.
 
-        The snapshot is the newest at that moment. Raises Invalid (VISIBILITY_TOKEN_INVALID) at once
+        `tables_of` names them as they are in a snapshot (None: all); it is asked only when there
+        is something to wait for. The snapshot returned is the newest at that moment. Raises Invalid (VISIBILITY_TOKEN_INVALID) at once
         for a token that was never issued, NotYetVisible (CONSISTENCY_TIMEOUT) at the deadline.
         """
         newest = self.newest(tenant_id)
@@ -65,7 +66,7 @@ class Visibility:
             seen = self._publications
             newest = self.newest(tenant_id)
             if newest.max_visibility_token >= token or not self._bus.has_unresolved(
-                tenant_id, table_ids, through=token
+                tenant_id, tables_of(newest), through=token
             ):
                 # Read again: what was resolved a moment ago is in the newest snapshot now.
                 return self.newest(tenant_id)

@@ -1,0 +1,352 @@
+"""Answer a query: choose the snapshot, wait at the barrier, run over exactly that snapshot."""
+
+import contextlib
+import threading
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import pyarrow as pa
+
+from catalog import snapshots
+from catalog.connection import Catalog
+from catalog.snapshots import Snapshot
+from catalog.tables import TableAt
+from duckmesh.clock import Deadline
+from duckmesh.errors import ErrorCode, Invalid, NotSupported, Overloaded
+from duckmesh.identifiers import SnapshotId, TableId
+from duckmesh.tokens import VisibilityToken
+from gateway import system_tables
+from gateway.identity import Identity, Role
+from gateway.manifests import LocalFiles, Manifest, Manifests
+from gateway.visibility import Visibility
+from gateway.writes import Writes
+from ingest_bus.port import IngestBus
+from object_store import keys
+from object_store.file_cache import FileCache, PinnedFiles
+from object_store.port import ObjectStore
+from query_engine.describe import Description
+from query_engine.engine import Interruption, QueryEngine, RunningQuery
+from query_engine.relations import SYSTEM_SCHEMA, Relation, RelationSet, TableRelation
+from query_engine.statements import StatementKind, parse_drop_table
+from query_engine.stream import QueryLimits, QueryStats
+
+_QUEUE_SECONDS: Final = 5.0
+"""How long a query waits for its turn before it is refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadPoint:
+    """Where in time a question is to be answered. At most one of the first three is set."""
+
+    min_token: VisibilityToken | None = None
+    snapshot_id: SnapshotId | None = None
+    snapshot_time: datetime | None = None
+    strong: bool = False
+    """Everything accepted before the question."""
+    timeout: timedelta | None = None
+    """How long to wait for it; None is the setting's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """The outcome of a statement that is no query. `row_count` is None when it has none (DDL)."""
+
+    row_count: int | None
+    visibility_token: VisibilityToken | None
+
+
+@dataclass(frozen=True, slots=True)
+class DescribedTable:
+    """A table of the newest snapshot, for metadata."""
+
+    name: str
+    schema: pa.Schema
+    watermark: VisibilityToken | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLimits:
+    """How long a barrier may last, what one query may take, and how many run at once."""
+
+    consistency_timeout: timedelta = timedelta(seconds=3)
+    max_consistency_timeout: timedelta = timedelta(seconds=60)
+    query: QueryLimits = field(default_factory=QueryLimits)
+    max_concurrent: int = 64
+
+
+class Answer:
+    """A query whose rows are under way, with the files it reads held in place.
+
+    Read from one thread. `close`, or the end of the `with` block, gives everything back.
+    """
+
+    def __init__(
+        self, running: RunningQuery, pinned: PinnedFiles, turn: threading.BoundedSemaphore
+    ) -> None:
+        self._running = running
+        self._held = contextlib.ExitStack()
+        self._held.callback(turn.release)
+        self._held.callback(pinned.release)
+        self._held.callback(running.close)
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self._running.schema
+
+    @property
+    def reader(self) -> pa.RecordBatchReader:
+        """The rows as they come; raises only errors of duckmesh.errors."""
+        return self._running.reader
+
+    @property
+    def stats(self) -> QueryStats:
+        return self._running.stats
+
+    def interrupt(self) -> None:
+        """Stop the query, from any thread. Idempotent."""
+        self._running.interrupt()
+
+    def close(self) -> None:
+        """Release everything. Idempotent."""
+        self._held.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Reads:
+    """The read side of a serving process. Thread-safe."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        bus: IngestBus,
+        store: ObjectStore,
+        engine: QueryEngine,
+        cache: FileCache,
+        visibility: Visibility,
+        *,
+        cache_root: Path,
+        writes: Writes,
+        limits: ReadLimits,
+    ) -> None:
+        self._catalog = catalog
+        self._bus = bus
+        self._store = store
+        self._engine = engine
+        self._visibility = visibility
+        self._cache_root = cache_root
+        self._writes = writes
+        self._limits = limits
+        self._manifests = Manifests(catalog)
+        self._files = LocalFiles(catalog, store, cache)
+        self._turns = threading.BoundedSemaphore(limits.max_concurrent)
+
+    def is_query(self, sql: str) -> bool:
+        """Whether the statement yields rows. Raises Invalid for what is not one statement."""
+        return self._engine.classify(sql).kind in (StatementKind.QUERY, StatementKind.EXPLAIN)
+
+    # -- the snapshot
+
+    def pin(self, identity: Identity, sql: str | None, point: ReadPoint) -> Snapshot:
+        """The snapshot that answers; waits at the barrier for the tables that `sql` names.
+
+        Raises SNAPSHOT_SELECTOR_CONFLICT, SNAPSHOT_NOT_FOUND, VISIBILITY_TOKEN_INVALID at once,
+        and CONSISTENCY_TIMEOUT at the deadline.
+        """
+        identity.require(Role.QUERY_READER)
+        _check_one_selector(point)
+        if point.snapshot_id is not None:
+            with self._catalog.connect() as connection:
+                return snapshots.by_id(connection, identity.tenant_id, point.snapshot_id)
+        if point.snapshot_time is not None:
+            with self._catalog.connect() as connection:
+                return snapshots.by_time(connection, identity.tenant_id, point.snapshot_time)
+        token = point.min_token
+        if point.strong:
+            token = max(token or 0, self._visibility.last_token(identity.tenant_id)) or None
+        if token is None:
+            return self._visibility.newest(identity.tenant_id)
+        return self._visibility.wait(
+            identity.tenant_id,
+            VisibilityToken(token),
+            tables_of=lambda newest: self._tables_named(identity, sql, newest),
+            deadline=Deadline.after(self._timeout(point.timeout)),
+        )
+
+    def wait_until_visible(
+        self, identity: Identity, token: VisibilityToken, *, timeout: timedelta | None
+    ) -> Snapshot:
+        """Block until a token is visible. Raises NotYetVisible; the write stays accepted."""
+        return self._visibility.wait(
+            identity.tenant_id,
+            token,
+            tables_of=lambda _: None,
+            deadline=Deadline.after(self._timeout(timeout)),
+        )
+
+    def _timeout(self, asked: timedelta | None) -> timedelta:
+        limits = self._limits
+        return min(asked or limits.consistency_timeout, limits.max_consistency_timeout)
+
+    def _tables_named(
+        self, identity: Identity, sql: str | None, newest: Snapshot
+    ) -> Collection[TableId] | None:
+        names = None if sql is None else self._engine.tables_read(sql)
+        if names is None:
+            return None
+        manifest = self._manifests.at(identity.tenant_id, newest.snapshot_id)
+        return [table.table_id for table in manifest.named(names)]
+
+    # -- the answer
+
+    def describe(self, identity: Identity, sql: str, snapshot_id: SnapshotId) -> Description:
+        """The schemas of a statement over the snapshot, without running it. Opens no file."""
+        identity.require(Role.QUERY_READER)
+        manifest = self._manifests.at(identity.tenant_id, snapshot_id)
+        return self._engine.describe(sql, self._relations(identity, sql, manifest, {}))
+
+    def run(
+        self,
+        identity: Identity,
+        sql: str,
+        snapshot_id: SnapshotId,
+        *,
+        parameters: pa.RecordBatch | None = None,
+        last_token: VisibilityToken | None = None,
+        interruption: Interruption | None = None,
+    ) -> Answer:
+        """Start a query on exactly that snapshot; its first rows are under way on return.
+
+        Raises Overloaded (TOO_MANY_QUERIES) when it gets no turn, and what the engine raises.
+        """
+        identity.require(Role.QUERY_READER)
+        if not self._turns.acquire(timeout=_QUEUE_SECONDS):
+            raise Overloaded(
+                ErrorCode.TOO_MANY_QUERIES,
+                "too many queries run at once: retry in a second",
+                max_concurrent=self._limits.max_concurrent,
+                retry_after_seconds=1,
+            )
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._turns.release)
+            manifest = self._manifests.at(identity.tenant_id, snapshot_id)
+            wanted = manifest.named(self._engine.tables_read(sql))
+            paths, pinned = self._pin_files(identity, manifest, wanted)
+            undo.callback(pinned.release)
+            running = self._engine.run(
+                sql,
+                self._relations(identity, sql, manifest, paths),
+                parameters=parameters,
+                limits=self._limits.query,
+                session_values=_session_values(last_token),
+                interruption=interruption,
+            )
+            undo.pop_all()
+        return Answer(running, pinned, self._turns)
+
+    def _pin_files(
+        self, identity: Identity, manifest: Manifest, wanted: Collection[TableAt]
+    ) -> tuple[dict[TableId, tuple[Path, ...]], PinnedFiles]:
+        self._manifests.load_files(manifest, wanted)
+        data_files = [file for table in wanted for file in manifest.files[table.table_id]]
+        paths, pinned = self._files.pin(identity.tenant, data_files)
+        found = iter(paths)
+        by_table = {
+            table.table_id: tuple(next(found) for _ in manifest.files[table.table_id])
+            for table in wanted
+        }
+        return by_table, pinned
+
+    def _relations(
+        self,
+        identity: Identity,
+        sql: str,
+        manifest: Manifest,
+        paths: dict[TableId, tuple[Path, ...]],
+    ) -> RelationSet:
+        """The tenant's tables; those without paths are not read by this statement."""
+        described: tuple[TableRelation, ...] = ()
+        if SYSTEM_SCHEMA in sql.lower():
+            self._manifests.load_files(manifest, list(manifest.tables.values()))
+            described = system_tables.build(self._catalog, self._bus, manifest)
+        return RelationSet(
+            tenant=identity.tenant,
+            snapshot_id=manifest.snapshot_id,
+            relations=tuple(
+                Relation(table.name, table.schema.arrow, paths.get(table.table_id, ()))
+                for table in manifest.tables.values()
+            ),
+            directories=self._directories(identity.tenant),
+            tables=described,
+        )
+
+    def _directories(self, tenant: str) -> tuple[Path, ...]:
+        in_store = self._store.local_path(keys.tenant_prefix(tenant) + "any")
+        cached = self._cache_root / tenant
+        return (cached,) if in_store is None else (cached, in_store.parent)
+
+    # -- statements that are no query, and metadata
+
+    def execute(self, identity: Identity, sql: str) -> Executed:
+        """Run a statement that is no query, once. Raises NotSupported for most, for now."""
+        statement = self._engine.classify(sql)
+        if statement.kind is StatementKind.DROP_TABLE:
+            dropped = parse_drop_table(sql)
+            if dropped.schema not in (None, "main") or dropped.catalog not in (None, "duckmesh"):
+                raise Invalid(
+                    ErrorCode.TABLE_REQUIRED,
+                    "tables lie in catalog 'duckmesh' and schema 'main': leave both out",
+                )
+            self._writes.drop_table(identity, dropped.name, if_exists=dropped.if_exists)
+            return Executed(None, None)
+        raise NotSupported(
+            ErrorCode.NOT_SUPPORTED,
+            "rows are written by bulk ingest (adbc_ingest) or a DoPut stream, not by SQL: of the "
+            "statements that write, only DROP TABLE is supported",
+            statement=statement.kind.value,
+        )
+
+    def tables(self, identity: Identity) -> list[DescribedTable]:
+        """The tenant's tables in the newest snapshot, by name."""
+        newest = self._visibility.newest(identity.tenant_id)
+        manifest = self._manifests.at(identity.tenant_id, newest.snapshot_id)
+        return [
+            DescribedTable(table.name, table.schema.arrow, table.watermark)
+            for table in manifest.tables.values()
+        ]
+
+
+def _check_one_selector(point: ReadPoint) -> None:
+    named = [
+        name
+        for name, value in (
+            ("snapshot_id", point.snapshot_id),
+            ("snapshot_time", point.snapshot_time),
+            ("min_visibility_token", point.min_token),
+        )
+        if value is not None
+    ]
+    if len(named) > 1:
+        raise Invalid(
+            ErrorCode.SNAPSHOT_SELECTOR_CONFLICT,
+            f"a query names one point in time, not {' and '.join(named)}: send one of them",
+            selectors=named,
+        )
+
+
+def _session_values(last_token: VisibilityToken | None) -> dict[str, int]:
+    token = int(last_token or 0)
+    return {"last_visibility_token": token, "duckmesh_last_token": token}

@@ -1,0 +1,139 @@
+"""The schema `duckmesh_system`: what a tenant may know about itself, as small tables."""
+
+from typing import Final
+
+import pyarrow as pa
+
+from catalog import snapshots
+from catalog.connection import Catalog
+from gateway.manifests import Manifest
+from ingest_bus.port import IngestBus
+from query_engine.relations import SYSTEM_SCHEMA, TableRelation
+
+RECEIPTS_SHOWN: Final = 100_000
+SNAPSHOTS_SHOWN: Final = 10_000
+
+_MOMENT: Final = pa.timestamp("us", tz="UTC")
+_RECEIPTS: Final = pa.schema(
+    [
+        ("idempotency_key", pa.string()),
+        ("visibility_token", pa.int64()),
+        ("table_name", pa.string()),
+        ("row_count", pa.int64()),
+        ("state", pa.string()),
+        ("accepted_at", _MOMENT),
+        ("failure_reason", pa.string()),
+    ]
+)
+_SNAPSHOTS: Final = pa.schema(
+    [
+        ("snapshot_id", pa.int64()),
+        ("created_at", _MOMENT),
+        ("max_visibility_token", pa.int64()),
+        ("operation", pa.string()),
+        ("created_by", pa.string()),
+    ]
+)
+_TABLES: Final = pa.schema(
+    [
+        ("table_name", pa.string()),
+        ("schema_version", pa.int32()),
+        ("row_count", pa.int64()),
+        ("file_count", pa.int64()),
+        ("size_bytes", pa.int64()),
+        ("max_visibility_token", pa.int64()),
+    ]
+)
+_DATA_FILES: Final = pa.schema(
+    [
+        ("table_name", pa.string()),
+        ("file_id", pa.string()),
+        ("inline", pa.bool_()),
+        ("row_count", pa.int64()),
+        ("size_bytes", pa.int64()),
+        ("min_event_time", _MOMENT),
+        ("max_event_time", _MOMENT),
+        ("min_visibility_token", pa.int64()),
+        ("max_visibility_token", pa.int64()),
+        ("begin_snapshot", pa.int64()),
+    ]
+)
+
+
+def build(catalog: Catalog, bus: IngestBus, manifest: Manifest) -> tuple[TableRelation, ...]:
+    """The system tables of one tenant at one snapshot; receipts and snapshots are the newest."""
+    return (
+        _relation("receipts", _RECEIPTS, _receipts(bus, manifest)),
+        _relation("snapshots", _SNAPSHOTS, _snapshots(catalog, manifest)),
+        _relation("tables", _TABLES, _tables(manifest)),
+        _relation("data_files", _DATA_FILES, _data_files(manifest)),
+    )
+
+
+def _relation(name: str, schema: pa.Schema, rows: list[tuple[object, ...]]) -> TableRelation:
+    columns = zip(*rows, strict=True) if rows else [()] * len(schema)
+    arrays = [pa.array(list(c), f.type) for c, f in zip(columns, schema, strict=True)]
+    return TableRelation(SYSTEM_SCHEMA, name, pa.Table.from_arrays(arrays, schema=schema))
+
+
+def _receipts(bus: IngestBus, manifest: Manifest) -> list[tuple[object, ...]]:
+    names = {table.table_id: table.name for table in manifest.tables.values()}
+    return [
+        (
+            event.idempotency_key,
+            event.visibility_token,
+            names.get(event.table_id),
+            event.row_count,
+            event.state.value,
+            event.ingested_at,
+            event.failure_reason,
+        )
+        for event in bus.recent_events(manifest.tenant_id, limit=RECEIPTS_SHOWN)
+    ]
+
+
+def _snapshots(catalog: Catalog, manifest: Manifest) -> list[tuple[object, ...]]:
+    with catalog.connect() as connection:
+        recent = snapshots.recent(
+            connection, manifest.tenant_id, through=manifest.snapshot_id, limit=SNAPSHOTS_SHOWN
+        )
+    return [
+        (s.snapshot_id, s.created_at, s.max_visibility_token, operation, author)
+        for s, operation, author in recent
+    ]
+
+
+def _tables(manifest: Manifest) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = []
+    for table in manifest.tables.values():
+        files = manifest.files[table.table_id]
+        rows.append(
+            (
+                table.name,
+                table.schema.version,
+                sum(file.record_count for file in files),
+                len(files),
+                sum(file.file_size_bytes for file in files),
+                table.watermark,
+            )
+        )
+    return rows
+
+
+def _data_files(manifest: Manifest) -> list[tuple[object, ...]]:
+    return [
+        (
+            table.name,
+            str(file.file_id),
+            file.path is None,
+            file.record_count,
+            file.file_size_bytes,
+            file.min_event_time,
+            file.max_event_time,
+            file.min_token,
+            file.max_token,
+            file.begin_snapshot,
+        )
+        for table in manifest.tables.values()
+        for file in manifest.files[table.table_id]
+    ]
