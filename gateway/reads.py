@@ -18,7 +18,7 @@ from catalog.tables import TableAt
 from duckmesh.clock import Deadline
 from duckmesh.errors import ErrorCode, Invalid, NotSupported, Overloaded
 from duckmesh.identifiers import SnapshotId, TableId
-from duckmesh.tokens import VisibilityToken
+from duckmesh.tokens import BEFORE_ALL, VisibilityToken
 from gateway import system_tables
 from gateway.identity import Identity, Role
 from gateway.manifests import LocalFiles, Manifest, Manifests
@@ -134,11 +134,11 @@ class Reads:
         catalog: Catalog,
         bus: IngestBus,
         store: ObjectStore,
+        *,
         engine: QueryEngine,
         cache: FileCache,
-        visibility: Visibility,
-        *,
         cache_root: Path,
+        visibility: Visibility,
         writes: Writes,
         limits: ReadLimits,
     ) -> None:
@@ -176,12 +176,12 @@ class Reads:
                 return snapshots.by_time(connection, identity.tenant_id, point.snapshot_time)
         token = point.min_token
         if point.strong:
-            token = max(token or 0, self._visibility.last_token(identity.tenant_id)) or None
-        if token is None:
+            token = max(token or BEFORE_ALL, self._visibility.last_token(identity.tenant_id))
+        if not token:
             return self._visibility.newest(identity.tenant_id)
         return self._visibility.wait(
             identity.tenant_id,
-            VisibilityToken(token),
+            token,
             tables_of=lambda newest: self._tables_named(identity, sql, newest),
             deadline=Deadline.after(self._timeout(point.timeout)),
         )

@@ -54,8 +54,9 @@ class Visibility:
         """Block until the token is visible for some tables; return a snapshot.
 
         `tables_of` names them as they are in a snapshot (None: all); it is asked only when there
-        is something to wait for. The snapshot returned is the newest at that moment. Raises Invalid (VISIBILITY_TOKEN_INVALID) at once
-        for a token that was never issued, NotYetVisible (CONSISTENCY_TIMEOUT) at the deadline.
+        is something to wait for. The snapshot returned is the newest at that moment. Raises
+        Invalid (VISIBILITY_TOKEN_INVALID) at once for a token that was never issued, NotYetVisible
+        (CONSISTENCY_TIMEOUT) at the deadline.
         """
         newest = self.newest(tenant_id)
         if newest.max_visibility_token >= token:
