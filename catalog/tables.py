@@ -39,6 +39,15 @@ class TableAt:
     """The token of its newest visible write; None when nothing was ever published to it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Whose a table is, what it is called, and whether it was dropped."""
+
+    tenant: str
+    name: str
+    dropped: bool
+
+
 def table_not_found(name: str) -> NotFound:
     return NotFound(
         ErrorCode.TABLE_NOT_FOUND,
@@ -148,12 +157,12 @@ def tables_at(
     ]
 
 
-def ended_tables(
+def places(
     connection: Connection, tenant_id: TenantId, table_ids: Collection[TableId]
-) -> set[TableId]:
-    """Those of the tables that were dropped."""
-    rows = connection.execute(_SQL["ended_tables"], (tenant_id, list(table_ids)))
-    return {row[0] for row in rows}
+) -> dict[TableId, Place]:
+    """Where each of the tables belongs, dropped ones included."""
+    rows = connection.execute(_SQL["places"], (tenant_id, list(table_ids)))
+    return {row[0]: Place(*row[1:]) for row in rows}
 
 
 def drop_table(connection: Connection, table: Table, *, created_by: str) -> snapshots.Snapshot:

@@ -59,6 +59,7 @@ ORDER BY t.name
 UPDATE table_def SET end_snapshot = %(snapshot_id)s
 WHERE tenant_id = %(tenant_id)s AND table_id = %(table_id)s AND end_snapshot IS NULL
 
--- name: ended_tables
-SELECT table_id FROM table_def
-WHERE tenant_id = %s AND table_id = ANY (%s) AND end_snapshot IS NOT NULL
+-- name: places
+SELECT t.table_id, n.name, t.name, t.end_snapshot IS NOT NULL
+FROM table_def t JOIN tenant n USING (tenant_id)
+WHERE t.tenant_id = %s AND t.table_id = ANY (%s)

@@ -1,1 +1,1 @@
-"""."""
+"""Make accepted writes visible: claim, encode, put, publish, acknowledge. Floor 3."""

@@ -108,10 +108,10 @@ def test_a_drop_keeps_history_and_frees_the_name(
     kept = files.manifest(connection, full.snapshot_id, [events.table_id])
     assert [f.file_id for f in kept] == [file.file_id]
     assert files.manifest(connection, dropped.snapshot_id, [events.table_id]) == []
-    assert tables.ended_tables(connection, acme.tenant_id, [events.table_id]) == {events.table_id}
+    assert tables.places(connection, acme.tenant_id, [events.table_id])[events.table_id].dropped
     again = new_table(connection, acme, "events")
     assert again.table_id != events.table_id
-    assert tables.ended_tables(connection, acme.tenant_id, [again.table_id]) == set()
+    assert not tables.places(connection, acme.tenant_id, [again.table_id])[again.table_id].dropped
 
 
 def test_a_second_drop_is_not_found_and_leaves_no_snapshot(

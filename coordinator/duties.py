@@ -1,0 +1,77 @@
+"""Periodic duties of a coordinator: each is done by one process at a time, under a lease."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+
+from catalog import leases
+from catalog.connection import Catalog
+from duckmesh.errors import DuckMeshError
+from ingest_bus.port import IngestBus
+
+_LOG = structlog.get_logger()
+_KEYS_AT_ONCE = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Duty:
+    """Something to be done every so often. `act` is short, and safe to repeat."""
+
+    name: str
+    every: timedelta
+    act: Callable[[], None]
+
+
+def sweep(bus: IngestBus) -> Duty:
+    """End the claims of coordinators that died or stalled past their lease."""
+
+    def act() -> None:
+        if expired := bus.requeue_expired():
+            _LOG.warning("claims_expired", count=expired)
+
+    return Duty("sweep", timedelta(seconds=1), act)
+
+
+def forget_keys(bus: IngestBus, window: timedelta) -> Duty:
+    """Forget idempotency keys, and receipts, older than the window; a bounded number at a time."""
+
+    def act() -> None:
+        if forgotten := bus.expire_keys(older_than=window, limit=_KEYS_AT_ONCE):
+            _LOG.info("keys_forgotten", count=forgotten)
+
+    return Duty("forget-keys", timedelta(seconds=30), act)
+
+
+def keep(duties: Sequence[Duty], catalog: Catalog, *, holder: str, stop: threading.Event) -> None:
+    """Do each duty at its interval until `stop`. Blocks. A failed turn is tried again at the next.
+
+    The lease spans the interval, so that of many coordinators one acts each time.
+    """
+    threads = [
+        threading.Thread(
+            target=_keep_one, args=(duty, catalog, holder, stop), name=duty.name, daemon=True
+        )
+        for duty in duties
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _keep_one(duty: Duty, catalog: Catalog, holder: str, stop: threading.Event) -> None:
+    while not stop.wait(duty.every.total_seconds()):
+        try:
+            with catalog.connect() as connection:
+                lease = leases.acquire(
+                    connection, f"duty/{duty.name}", holder=holder, span=duty.every * 2
+                )
+            if lease is not None:
+                duty.act()
+        except DuckMeshError as failure:
+            _LOG.warning("duty_failed", duty=duty.name, error_code=failure.code.value)
+        except Exception:  # noqa: BLE001 - one bad turn must not end the duty for good
+            _LOG.exception("duty_failed", duty=duty.name)

@@ -1,0 +1,129 @@
+"""From claimed events to what one publication adds. Pure: no I/O, no clock, no database.
+
+Events of a table are taken in token order. An overwrite forgets what came before it, in this claim
+and in the snapshots so far. Inline rows of one schema version become one Parquet file; staged files
+are published by pointer, byte for byte as the door wrote them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from catalog.snapshots import NewFile
+from catalog.table_schema import TableSchema
+from data_files.parquet import EncodedFile, encode_parquet
+from data_files.payload import decode_batches
+from duckmesh.errors import Corrupt
+from duckmesh.identifiers import EventId, SchemaVersion, TableId, new_file_id
+from duckmesh.tokens import VisibilityToken
+from ingest_bus.envelope import AcceptedEvent, InlinePayload, Operation, StagedPayload
+
+SchemaOf = Callable[[TableId, SchemaVersion], TableSchema]
+
+
+@dataclass(frozen=True, slots=True)
+class Poison:
+    """An event that can never be published, and why."""
+
+    event_id: EventId
+    reason: str
+
+
+@dataclass(slots=True)
+class TableRows:
+    """What one publication does to one table."""
+
+    table_id: TableId
+    emptied: bool = False
+    new_schema: SchemaVersion | None = None
+    batches: dict[SchemaVersion, list[pa.RecordBatch]] = field(default_factory=dict)
+    staged: list[NewFile] = field(default_factory=list)
+    first_token: VisibilityToken | None = None
+    last_token: VisibilityToken | None = None
+
+
+def gather(
+    events: Sequence[AcceptedEvent], schema_of: SchemaOf
+) -> tuple[list[TableRows], list[Poison]]:
+    """Group events by table. An event that does not decode is set apart; the rest proceeds."""
+    by_table: dict[TableId, TableRows] = {}
+    poison: list[Poison] = []
+    for event in events:
+        envelope = event.envelope
+        try:
+            batches = _rows_of(event, schema_of)
+        except Corrupt as fault:
+            poison.append(Poison(envelope.event_id, fault.message))
+            continue
+        table = by_table.setdefault(envelope.table_id, TableRows(envelope.table_id))
+        if envelope.operation is Operation.OVERWRITE:
+            by_table[envelope.table_id] = table = TableRows(
+                envelope.table_id, emptied=True, new_schema=envelope.schema_version
+            )
+        table.first_token = table.first_token or event.visibility_token
+        table.last_token = event.visibility_token
+        if batches:
+            table.batches.setdefault(envelope.schema_version, []).extend(batches)
+        if isinstance(envelope.payload, StagedPayload):
+            table.staged.extend(_by_pointer(event, envelope.payload))
+    return list(by_table.values()), poison
+
+
+def _rows_of(event: AcceptedEvent, schema_of: SchemaOf) -> list[pa.RecordBatch]:
+    """The inline rows of an event. Raises Corrupt when they are not of its schema version."""
+    envelope = event.envelope
+    schema = schema_of(envelope.table_id, envelope.schema_version)
+    if not isinstance(envelope.payload, InlinePayload):
+        return []
+    batches = list(decode_batches(envelope.payload.content, schema.arrow))
+    for batch in batches:
+        try:
+            batch.validate()
+        except pa.ArrowInvalid as cause:
+            raise Corrupt("an inline payload does not fit its schema") from cause
+    return [batch for batch in batches if batch.num_rows]
+
+
+def _by_pointer(event: AcceptedEvent, payload: StagedPayload) -> list[NewFile]:
+    return [
+        NewFile(
+            file_id=file.file_id,
+            table_id=event.envelope.table_id,
+            schema_version=event.envelope.schema_version,
+            record_count=file.row_count,
+            file_size_bytes=file.size_bytes,
+            min_token=event.visibility_token,
+            max_token=event.visibility_token,
+            path=file.key,
+            min_event_time=file.min_event_time,
+            max_event_time=file.max_event_time,
+            stats=file.stats,
+        )
+        for file in payload.files
+    ]
+
+
+def encode_rows(table: TableRows, schema_of: SchemaOf) -> list[tuple[NewFile, bytes]]:
+    """The table's inline rows as Parquet files, one for each schema version, with their bytes."""
+    files = []
+    for version, batches in table.batches.items():
+        encoded = encode_parquet(batches, schema_of(table.table_id, version).arrow)
+        files.append((_new_file(table, version, encoded), encoded.content))
+    return files
+
+
+def _new_file(table: TableRows, version: SchemaVersion, encoded: EncodedFile) -> NewFile:
+    if table.first_token is None or table.last_token is None:
+        raise Corrupt("rows without a token", table_id=table.table_id)
+    return NewFile(
+        file_id=new_file_id(),
+        table_id=table.table_id,
+        schema_version=version,
+        record_count=encoded.row_count,
+        file_size_bytes=len(encoded.content),
+        min_token=table.first_token,
+        max_token=table.last_token,
+        min_event_time=encoded.event_times.earliest,
+        max_event_time=encoded.event_times.latest,
+    )
