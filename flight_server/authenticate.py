@@ -68,7 +68,8 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
 
     def sending_headers(self) -> dict[str, str]:
         # pyarrow asks before the RPC runs, and a second time after GetFlightInfo: the answer is
-        # the same each time. A token that a write moved is sent by the RPC itself.
+        # the same each time. A token that a write moved, or that grows old, is sent by the RPC
+        # itself; of two such headers ADBC keeps the first, so a session sends none here.
         return {} if self._new_token is None else {"authorization": f"Bearer {self._new_token}"}
 
     def call_completed(self, exception: Exception | None) -> None:  # noqa: ARG002 - pyarrow's
@@ -91,7 +92,7 @@ class Authentication(flight.ServerMiddlewareFactory):  # type: ignore[misc]
         place: Place | None = None
         try:
             place = self._calls.enter(finishes=info.method in _FINISHING)
-            return self._admit(info, headers, trace_id, place)
+            return self._admit(headers, trace_id, place)
         except DuckMeshError as error:
             _give_back(place)
             _log.info(
@@ -103,20 +104,14 @@ class Authentication(flight.ServerMiddlewareFactory):  # type: ignore[misc]
             _log.exception("call_failed", rpc=str(info.method), trace_id=trace_id)
             raise flight_exception(Internal(), trace_id) from None
 
-    def _admit(self, info: Any, headers: RawHeaders, trace_id: str, place: Place) -> Call:
+    def _admit(self, headers: RawHeaders, trace_id: str, place: Place) -> Call:
         credential = parse_authorization([str(v) for v in headers.get("authorization", ())])
         if isinstance(credential, Bearer) and credential.is_session:
             session = self._sessions.open(credential.token)
             self._authenticator.check_live(session.identity)
-            # Only DoGet renews: the RPCs that write send a token of their own, and of two
-            # `authorization` headers ADBC keeps the first.
-            renew = info.method == flight.FlightMethod.DO_GET and self._sessions.due_for_renewal(
-                session
-            )
-        else:
-            session = self._sessions.begin(self._identify(credential))
-            renew = True
-        token = self._sessions.token_of(session) if renew else None
+            return Call(session, headers, trace_id, place=place, new_token=None)
+        session = self._sessions.begin(self._identify(credential))
+        token = self._sessions.token_of(session)
         return Call(session, headers, trace_id, place=place, new_token=token)
 
     def _identify(self, credential: Basic | Bearer | None) -> Identity:

@@ -17,8 +17,9 @@ from flight_server.commands import (
     GetTableTypes,
     GetXdbcTypeInfo,
 )
-from flight_server.use_cases import Reads
+from flight_server.metadata import TableDescriptor
 from gateway.identity import Identity
+from gateway.reads import Reads
 
 _SCHEMAS = {
     GetCatalogs: metadata.CATALOGS_SCHEMA,
@@ -48,7 +49,7 @@ def answer(command: Command, reads: Reads, identity: Identity) -> pa.Table:
         case GetSqlInfo():
             return sql_info.sql_info(command.info)
         case GetTables():
-            return metadata.tables(command, reads.tables(identity))
+            return metadata.tables(command, _described(reads, identity))
         case GetCatalogs():
             return metadata.catalogs()
         case GetDbSchemas():
@@ -58,7 +59,7 @@ def answer(command: Command, reads: Reads, identity: Identity) -> pa.Table:
         case GetXdbcTypeInfo():
             return type_info.xdbc_type_info(command.data_type)
         case GetPrimaryKeys():
-            return metadata.primary_keys(command, reads.tables(identity))
+            return metadata.primary_keys(command, _described(reads, identity))
         case GetExportedKeys() | GetImportedKeys() | GetCrossReference():
             return metadata.foreign_keys()
     raise Invalid(
@@ -66,3 +67,16 @@ def answer(command: Command, reads: Reads, identity: Identity) -> pa.Table:
         f"{command.MESSAGE} is not fetched: ask for its flight info and present the ticket",
         command=command.MESSAGE,
     )
+
+
+def _described(reads: Reads, identity: Identity) -> list[TableDescriptor]:
+    return [
+        TableDescriptor(
+            table.name,
+            table.schema,
+            properties={}
+            if table.watermark is None
+            else {"duckmesh.visibility_token": str(table.watermark)},
+        )
+        for table in reads.tables(identity)
+    ]

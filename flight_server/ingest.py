@@ -7,21 +7,36 @@ before the call has been asked whether its caller has gone (`is_cancelled`).
 import json
 from collections.abc import Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
 import pyarrow as pa
 
-from duckmesh.errors import Cancelled, DuckMeshError, ErrorCode, Invalid, NotSupported
-from duckmesh.identifiers import IDEMPOTENCY_KEY_MAX_CHARS, check_idempotency_key, check_table_name
+from duckmesh.errors import (
+    Cancelled,
+    Conflict,
+    DuckMeshError,
+    ErrorCode,
+    Invalid,
+    NotFound,
+    NotSupported,
+)
+from duckmesh.identifiers import (
+    IDEMPOTENCY_KEY_MAX_CHARS,
+    SnapshotId,
+    check_idempotency_key,
+    check_table_name,
+)
 from flight_server import answers
 from flight_server.authenticate import Call
 from flight_server.calls import Cancellable
-from flight_server.commands import StatementIngest
-from flight_server.headers import CallOptions
+from flight_server.commands import IfTableExists, IfTableMissing, StatementIngest
 from flight_server.metadata import CATALOG, DB_SCHEMA
 from flight_server.receipts import MetadataWriter, ReceiptWriter
-from flight_server.use_cases import Write, WriteReceipt, Writes
+from gateway.reads import Reads
+from gateway.writes import IngestMode, PendingWrite, Writes
+from ingest_bus.envelope import Receipt
 
 KEY_IN_SCHEMA: Final = b"idempotency_key"
 """Where a client without call options puts its key: the metadata of the rows' schema."""
@@ -30,13 +45,14 @@ KEY_IN_SCHEMA: Final = b"idempotency_key"
 class IngestDesk:
     """Takes streams of rows. Stateless and safe for threads."""
 
-    def __init__(self, writes: Writes, *, stream_window: int) -> None:
+    def __init__(self, writes: Writes, reads: Reads, *, stream_window: int) -> None:
         self._writes = writes
+        self._reads = reads
         self._window = stream_window
 
     def ingest(
         self, call: Call, context: Cancellable, command: StatementIngest, reader: Any
-    ) -> WriteReceipt:
+    ) -> Receipt:
         """Write a whole stream as one write: all its rows are accepted, or none.
 
         Raises Cancelled, with nothing accepted, when the sender left before its end. Died before
@@ -49,18 +65,16 @@ class IngestDesk:
             call.identity,
             command.table,
             schema,
-            if_missing=command.if_missing,
-            if_exists=command.if_exists,
+            mode=_mode_of(command),
             idempotency_key=options.idempotency_key or _key_of_schema(schema),
+            trace_id=call.trace_id,
         )
         try:
             _take_all(write, context, reader)
         except BaseException:
             write.abort()
             raise
-        # Not inside the block above: when this fails the write may stand all the same, and an
-        # abort would take its staged files away.
-        return self._awaited(call, options, write.accept())
+        return _committed(write)
 
     def stream(
         self, call: Call, context: Cancellable, path: list[bytes], reader: Any, writer: Any
@@ -72,12 +86,12 @@ class IngestDesk:
         """
         options = call.options()
         table = _table_of_path(path)
-        rows = self._writes.stream(call.identity, table, _schema_of(reader))
+        target = self._writes.open_stream(call.identity, table, _schema_of(reader))
         numbers = _Numbers()
 
-        def answer(number: int, receipt: Future[WriteReceipt]) -> bytes:
-            done = self._awaited(call, options, receipt.result())
-            return _json({"batch": number, **receipt_fields(done)})
+        def answer(number: int, receipts: Future[list[Receipt]]) -> bytes:
+            accepted = self.awaited(call, receipts.result()[0])
+            return _json({"batch": number, **accepted.fields()})
 
         def failure(error: DuckMeshError) -> bytes:
             return _json({"batch": numbers.answered, "error": error.as_contract(call.trace_id)})
@@ -90,19 +104,45 @@ class IngestDesk:
                 if batch is None:
                     continue
                 numbers.taken += 1
-                receipts.put(partial(answer, number, rows.submit(batch, idempotency_key=key)))
+                accepted = self._writes.append_batch(
+                    call.identity, target, batch, idempotency_key=key, trace_id=call.trace_id
+                )
+                receipts.put(partial(answer, number, accepted))
             receipts.finish()
 
-    def _awaited(self, call: Call, options: CallOptions, receipt: WriteReceipt) -> WriteReceipt:
-        """The receipt, when the call asked for it after the write is visible."""
+    def awaited(self, call: Call, receipt: Receipt) -> "AcceptedWrite":
+        """The accepted write, when the call asked for it after it is visible.
+
+        Raises NotYetVisible with the token: the write is accepted all the same.
+        """
+        options = call.options()
         if not options.wait:
-            return receipt
-        snapshot_id = self._writes.wait_until_visible(
+            return AcceptedWrite(receipt, None)
+        snapshot = self._reads.wait_until_visible(
             call.identity, receipt.visibility_token, timeout=options.consistency_timeout
         )
-        return WriteReceipt(
-            receipt.visibility_token, receipt.row_count, receipt.duplicate, snapshot_id
-        )
+        return AcceptedWrite(receipt, snapshot.snapshot_id)
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedWrite:
+    """A receipt, and the snapshot that shows the write when that was waited for."""
+
+    receipt: Receipt
+    visible_snapshot_id: SnapshotId | None
+
+    def fields(self) -> dict[str, Any]:
+        """The receipt as clients read it, in both kinds of stream."""
+        return {
+            "visibility_token": int(self.receipt.visibility_token),
+            "row_count": self.receipt.row_count,
+            "duplicate": not self.receipt.inserted,
+            "visible_snapshot_id": self.visible_snapshot_id,
+        }
+
+    def put_result(self) -> bytes:
+        """The one PutResult of a bulk ingest."""
+        return answers.update_result(self.receipt.row_count, self.fields())
 
 
 class _Numbers:
@@ -123,25 +163,20 @@ class _CountingWriter:
         self._numbers.answered += 1
 
 
-def receipt_fields(receipt: WriteReceipt) -> dict[str, Any]:
-    """A receipt as clients read it, in both kinds of stream."""
-    return {
-        "visibility_token": int(receipt.visibility_token),
-        "row_count": receipt.row_count,
-        "duplicate": receipt.duplicate,
-        "visible_snapshot_id": receipt.visible_snapshot_id,
-    }
+def _committed(write: PendingWrite) -> Receipt:
+    try:
+        return write.commit()
+    except (Conflict, Invalid, NotFound):
+        # Certainly not accepted. After any other error the write may stand all the same, and an
+        # abort would take its staged files away: then they are left to the collector.
+        write.abort()
+        raise
 
 
-def put_result(receipt: WriteReceipt) -> bytes:
-    """The one PutResult of a bulk ingest."""
-    return answers.update_result(receipt.row_count, receipt_fields(receipt))
-
-
-def _take_all(write: Write, context: Cancellable, reader: Any) -> None:
+def _take_all(write: PendingWrite, context: Cancellable, reader: Any) -> None:
     for batch, _ in _chunks(reader, context):
         if batch is not None:
-            write.add(batch)
+            write.append(batch)
     # The last moment at which an abort can be told from an end.
     if context.is_cancelled():
         raise _sender_left()
@@ -179,6 +214,26 @@ def _sender_left() -> Cancelled:
     return Cancelled(
         ErrorCode.INGEST_CANCELLED, "the stream was cut short: nothing of it was accepted"
     )
+
+
+_MODES: Final = {
+    (IfTableMissing.CREATE, IfTableExists.FAIL): IngestMode.CREATE,
+    (IfTableMissing.FAIL, IfTableExists.APPEND): IngestMode.APPEND,
+    (IfTableMissing.CREATE, IfTableExists.APPEND): IngestMode.CREATE_APPEND,
+    (IfTableMissing.CREATE, IfTableExists.REPLACE): IngestMode.REPLACE,
+}
+
+
+def _mode_of(command: StatementIngest) -> IngestMode:
+    mode = _MODES.get((command.if_missing, command.if_exists))
+    if mode is None:
+        raise NotSupported(
+            ErrorCode.NOT_SUPPORTED,
+            "an ingest creates, appends, replaces, or creates and appends: choose one of these",
+            if_not_exist=command.if_missing.name,
+            if_exists=command.if_exists.name,
+        )
+    return mode
 
 
 def _check_target(command: StatementIngest) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyarrow import flight
 
 from duckmesh.errors import ErrorCode, Invalid, NotSupported
-from duckmesh.tokens import VisibilityToken
+from duckmesh.tokens import BEFORE_ALL, VisibilityToken
 from flight_server import answers, discovery
 from flight_server.authenticate import (
     MIDDLEWARE,
@@ -40,13 +40,14 @@ from flight_server.commands import (
     parse_action,
     parse_command,
 )
-from flight_server.ingest import IngestDesk, put_result
+from flight_server.ingest import IngestDesk
 from flight_server.session_options import answer_session_action
 from flight_server.sessions import Sessions
-from flight_server.statements import StatementDesk, with_snapshot
+from flight_server.statements import StatementDesk, outcome_rows, with_snapshot
 from flight_server.tickets import Seal, SealedStatement
-from flight_server.use_cases import Pinned, Reads, Writes
-from query_engine.engine import Interruption, RunningQuery
+from gateway.reads import Answer, Reads
+from gateway.writes import Writes
+from query_engine.engine import Interruption
 
 _SESSION_ACTIONS: Final = ("SetSessionOptions", "GetSessionOptions", "CloseSession")
 
@@ -95,7 +96,7 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         self._sessions = Sessions(seal, lifetime=options.session_lifetime)
         self._calls = CallsInFlight(options.calls_max)
         self._statements = StatementDesk(reads, seal, ticket_lifetime=options.ticket_lifetime)
-        self._ingest = IngestDesk(writes, stream_window=options.stream_window)
+        self._ingest = IngestDesk(writes, reads, stream_window=options.stream_window)
         super().__init__(
             options.location,
             auth_handler=AcceptHandshake(),
@@ -129,11 +130,12 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         with _guarded("get_flight_info", context, call):
             command = parse_command(_command_of(descriptor))
             if (schema := discovery.answer_schema(command)) is not None:
+                self._send_session(context, call)
                 endpoint = flight.FlightEndpoint(descriptor.command, [])
                 return flight.FlightInfo(schema, descriptor, [endpoint], -1, -1)
             statement = self._statement_of(call, command)
             info, token = self._statements.flight_info(call, descriptor, statement)
-            self._remember(context, call, token)
+            self._send_session(context, call, token)
             return info
 
     def get_schema(
@@ -153,13 +155,17 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         call = call_of(context)
         with _guarded("do_get", context, call):
             command = parse_command(ticket.ticket)
+            self._send_session(context, call)
             if not isinstance(command, StatementTicket):
                 rows = discovery.answer(command, self._reads, call.identity)
                 return flight.RecordBatchStream(rows)
+            statement = self._statements.open_ticket(call, command.statement_handle)
+            if statement.outcome is not None:
+                return flight.RecordBatchStream(outcome_rows(statement.outcome))
             interruption = Interruption()
             call.place.on_cancel(context, interruption.interrupt)
-            running, pinned = self._statements.run(call, command.statement_handle, interruption)
-            return flight.RecordBatchStream(_rows(context, call, running, pinned))
+            answer = self._statements.run(call, statement, interruption)
+            return flight.RecordBatchStream(_rows(context, call, statement, answer))
 
     def do_put(
         self,
@@ -229,8 +235,9 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         match command:
             case StatementIngest():
                 receipt = self._ingest.ingest(call, context, command, reader)
-                self._remember(context, call, receipt.visibility_token)
-                return put_result(receipt)
+                # Before the wait: the write stands also when that runs out of time.
+                self._send_session(context, call, receipt.visibility_token)
+                return self._ingest.awaited(call, receipt).put_result()
             case PreparedStatementQuery(prepared_statement_handle=handle):
                 rows = reader.read_all()
                 return answers.bind_result(self._statements.bind(call, handle, rows))
@@ -241,19 +248,22 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
             case _:
                 raise _wrong_rpc(command)
         done = self._statements.update(call, sql)
-        self._remember(context, call, done.visibility_token)
+        self._send_session(context, call, done.visibility_token)
         token = done.visibility_token
         return answers.update_result(
             answers.UNKNOWN_COUNT if done.row_count is None else done.row_count,
             None if token is None else {"visibility_token": int(token)},
         )
 
-    def _remember(
-        self, context: flight.ServerCallContext, call: Call, token: VisibilityToken | None
+    def _send_session(
+        self, context: flight.ServerCallContext, call: Call, token: VisibilityToken | None = None
     ) -> None:
-        """Send a session token that knows of the write. It must go out before the answer does."""
-        if token is not None:
-            session = call.session.having_written(token)
+        """Send the session's token anew when it knows of a write now, or grows old.
+
+        It goes out with the first bytes of the answer: call this before them, and once.
+        """
+        session = call.session if token is None else call.session.having_written(token)
+        if session is not call.session or self._sessions.due_for_renewal(session):
             context.add_header("authorization", f"Bearer {self._sessions.token_of(session)}")
 
 
@@ -264,23 +274,27 @@ def _guarded(
 
 
 def _rows(
-    context: flight.ServerCallContext, call: Call, running: RunningQuery, pinned: Pinned
+    context: flight.ServerCallContext, call: Call, statement: SealedStatement, answer: Answer
 ) -> pa.RecordBatchReader:
     """The rows under way, with the snapshot that they are of in their schema's metadata."""
+    schema = answer.schema
+    if statement.snapshot_id is not None:
+        token = statement.required_token or BEFORE_ALL
+        schema = with_snapshot(schema, statement.snapshot_id, token)
 
     def batches() -> Iterator[pa.RecordBatch]:
         # Runs while pyarrow pulls. A client that stops reading closes this generator, which ends
         # the query. Errors midway pass the boundary too; it is not held across a yield, for
         # pyarrow resumes in another Python context each time.
-        with running:
+        with answer:
             while True:
                 with _guarded("do_get", context, call):
-                    batch = next(running.reader, None)
+                    batch = next(answer.reader, None)
                 if batch is None:
                     return
                 yield batch
 
-    return pa.RecordBatchReader.from_batches(with_snapshot(running.schema, pinned), batches())
+    return pa.RecordBatchReader.from_batches(schema, batches())
 
 
 def _command_of(descriptor: flight.FlightDescriptor) -> bytes:

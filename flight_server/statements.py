@@ -12,16 +12,18 @@ from typing import Final
 import pyarrow as pa
 from pyarrow import flight
 
+from catalog.snapshots import Snapshot
 from duckmesh.errors import ErrorCode, Invalid, NotSupported
-from duckmesh.tokens import BEFORE_ALL, VisibilityToken
+from duckmesh.identifiers import SnapshotId
+from duckmesh.tokens import VisibilityToken
 from flight_server import answers
 from flight_server.authenticate import Call
 from flight_server.commands import CreatePreparedStatement, StatementQuery, StatementUpdate
 from flight_server.headers import CallOptions, Consistency
 from flight_server.sessions import Session
-from flight_server.tickets import Purpose, Seal, SealedStatement
-from flight_server.use_cases import Executed, Pinned, ReadPoint, Reads
-from query_engine.engine import Interruption, RunningQuery
+from flight_server.tickets import Outcome, Purpose, Seal, SealedStatement
+from gateway.reads import Answer, Executed, ReadPoint, Reads
+from query_engine.engine import Interruption
 
 PARAMETERS_MAX_BYTES: Final = 4 * 2**20
 """The bound rows travel in the handle; clients send messages of at most 16 MiB."""
@@ -43,14 +45,20 @@ def read_point(options: CallOptions, session: Session) -> ReadPoint:
     )
 
 
-def with_snapshot(schema: pa.Schema, pinned: Pinned) -> pa.Schema:
+def with_snapshot(
+    schema: pa.Schema, snapshot_id: SnapshotId, max_token: VisibilityToken
+) -> pa.Schema:
     """The schema of an answer, saying which snapshot it is of."""
     return schema.with_metadata(
         {
-            "duckmesh.snapshot_id": str(pinned.snapshot_id),
-            "duckmesh.max_visibility_token": str(pinned.max_visibility_token),
+            "duckmesh.snapshot_id": str(snapshot_id),
+            "duckmesh.max_visibility_token": str(max_token),
         }
     )
+
+
+OUTCOME_SCHEMA: Final = pa.schema([("Count", pa.int64()), ("visibility_token", pa.int64())])
+"""The one row that a statement gives which is no query."""
 
 
 class StatementDesk:
@@ -76,7 +84,7 @@ class StatementDesk:
                 handle, dataset_schema=None, parameter_schema=pa.schema([])
             )
         pinned = self._pin(call, command.query)
-        described = self._reads.describe(call.identity, command.query, pinned)
+        described = self._reads.describe(call.identity, command.query, pinned.snapshot_id)
         return answers.prepared_statement_result(
             handle,
             dataset_schema=described.result_schema,
@@ -111,29 +119,39 @@ class StatementDesk:
         if not self._reads.is_query(statement.sql):
             return self._executed_info(call, descriptor, statement)
         pinned = self._pin(call, statement.sql)
-        described = self._reads.describe(call.identity, statement.sql, pinned)
+        described = self._reads.describe(call.identity, statement.sql, pinned.snapshot_id)
         _check_bound(statement, described.parameter_schema)
-        sealed = self._ticket(statement, pinned)
-        schema = with_snapshot(described.result_schema, pinned)
-        return _flight_info(descriptor, schema, sealed, records=-1), None
+        asked = replace(
+            statement,
+            snapshot_id=pinned.snapshot_id,
+            required_token=pinned.max_visibility_token,
+        )
+        schema = with_snapshot(
+            described.result_schema, pinned.snapshot_id, pinned.max_visibility_token
+        )
+        return _flight_info(descriptor, schema, self._ticket(asked), records=-1), None
 
     def schema(self, call: Call, statement: SealedStatement) -> pa.Schema:
         """The schema of a statement's rows; no columns when it yields none."""
         if not self._reads.is_query(statement.sql):
             return pa.schema([])
         pinned = self._pin(call, statement.sql)
-        return self._reads.describe(call.identity, statement.sql, pinned).result_schema
+        described = self._reads.describe(call.identity, statement.sql, pinned.snapshot_id)
+        return described.result_schema
 
-    def run(
-        self, call: Call, ticket: bytes, interruption: Interruption
-    ) -> tuple[RunningQuery, Pinned]:
-        """Start what a ticket asks, on the snapshot that it names."""
+    def open_ticket(self, call: Call, ticket: bytes) -> SealedStatement:
+        """The question, or the outcome, that a ticket carries. Raises Invalid (TICKET_INVALID)."""
         statement = SealedStatement.opened_by(
             self._seal, Purpose.TICKET, ticket, tenant_id=call.identity.tenant_id
         )
-        if statement.snapshot_id is None:
+        if statement.snapshot_id is None and statement.outcome is None:
             raise Invalid(ErrorCode.TICKET_INVALID, "the ticket names no snapshot: ask again")
-        running = self._reads.run(
+        return statement
+
+    def run(self, call: Call, statement: SealedStatement, interruption: Interruption) -> Answer:
+        """Start a question on the snapshot that its ticket names."""
+        assert statement.snapshot_id is not None  # noqa: S101 - open_ticket saw to it
+        return self._reads.run(
             call.identity,
             statement.sql,
             statement.snapshot_id,
@@ -141,7 +159,6 @@ class StatementDesk:
             last_token=call.session.last_token,
             interruption=interruption,
         )
-        return running, Pinned(statement.snapshot_id, statement.required_token or BEFORE_ALL)
 
     # ---- Writing by SQL
 
@@ -151,9 +168,7 @@ class StatementDesk:
             raise Invalid(
                 ErrorCode.SQL_NOT_ALLOWED, "the statement yields rows: send it as a query"
             )
-        return self._reads.execute(
-            call.identity, sql, idempotency_key=call.options().idempotency_key
-        )
+        return self._reads.execute(call.identity, sql)
 
     def unprepared(self, call: Call, command: StatementQuery | StatementUpdate) -> SealedStatement:
         """The statement of a command that carries its text."""
@@ -164,17 +179,13 @@ class StatementDesk:
         self, call: Call, descriptor: flight.FlightDescriptor, statement: SealedStatement
     ) -> tuple[flight.FlightInfo, VisibilityToken | None]:
         done = self.update(call, statement.sql)
-        count, token = done.row_count, done.visibility_token
-        # The outcome is a question too: its rows are sealed in its text.
-        sql = f'SELECT {_literal(count)} AS "Count", {_literal(token)} AS visibility_token'
-        pinned = self._reads.pin(call.identity, sql, ReadPoint())
-        outcome = replace(statement, sql=sql, parameters=None)
-        schema = pa.schema([("Count", pa.int64()), ("visibility_token", pa.int64())])
-        records = answers.UNKNOWN_COUNT if count is None else count
-        info = _flight_info(descriptor, schema, self._ticket(outcome, pinned), records=records)
-        return info, token
+        outcome = Outcome(done.row_count, done.visibility_token)
+        ticket = self._ticket(replace(statement, outcome=outcome, parameters=None))
+        records = answers.UNKNOWN_COUNT if done.row_count is None else done.row_count
+        info = _flight_info(descriptor, OUTCOME_SCHEMA, ticket, records=records)
+        return info, done.visibility_token
 
-    def _pin(self, call: Call, sql: str) -> Pinned:
+    def _pin(self, call: Call, sql: str) -> Snapshot:
         point = read_point(call.options(), call.session)
         return self._reads.pin(call.identity, sql, point)
 
@@ -191,15 +202,15 @@ class StatementDesk:
         statement = self._statement(call, sql, parameters)
         return statement.sealed_by(self._seal, Purpose.PREPARED, lifetime=self._lifetime)
 
-    def _ticket(self, statement: SealedStatement, pinned: Pinned) -> bytes:
-        asked = replace(
-            statement,
-            snapshot_id=pinned.snapshot_id,
-            required_token=pinned.max_visibility_token,
-            issued_at=self._seal.now,
-        )
-        sealed = asked.sealed_by(self._seal, Purpose.TICKET, lifetime=self._lifetime)
+    def _ticket(self, statement: SealedStatement) -> bytes:
+        issued = replace(statement, issued_at=self._seal.now)
+        sealed = issued.sealed_by(self._seal, Purpose.TICKET, lifetime=self._lifetime)
         return answers.statement_ticket(sealed)
+
+
+def outcome_rows(outcome: Outcome) -> pa.Table:
+    """An outcome as the row that its ticket fetches."""
+    return pa.table([[outcome.row_count], [outcome.visibility_token]], schema=OUTCOME_SCHEMA)
 
 
 def _flight_info(
@@ -207,10 +218,6 @@ def _flight_info(
 ) -> flight.FlightInfo:
     # No location: the client asks whom it asked before, and does not open another connection.
     return flight.FlightInfo(schema, descriptor, [flight.FlightEndpoint(ticket, [])], records, -1)
-
-
-def _literal(number: int | None) -> str:
-    return f"CAST({'NULL' if number is None else int(number)} AS BIGINT)"
 
 
 def _check_bound(statement: SealedStatement, parameters: pa.Schema) -> None:

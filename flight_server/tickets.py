@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from duckmesh.errors import ErrorCode, Invalid
 from duckmesh.identifiers import SnapshotId, TenantId
@@ -82,6 +82,14 @@ class Seal:
         return hmac.digest(self._keys[purpose], signed, hashlib.sha256)
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a statement did that has run already: its rows changed, and the token of its write."""
+
+    row_count: int | None
+    visibility_token: VisibilityToken | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealedStatement:
     """One question, complete: any serving process answers it from these fields alone."""
@@ -96,6 +104,8 @@ class SealedStatement:
     row_limit: int | None = None
     timeout: timedelta | None = None
     issued_at: datetime
+    outcome: Outcome | None = None
+    """Set when the statement has run: the ticket fetches this, and runs nothing."""
 
     def sealed_by(self, seal: Seal, purpose: Purpose, *, lifetime: timedelta) -> bytes:
         """The bytes that a client carries."""
@@ -110,6 +120,12 @@ class SealedStatement:
             timeout_ms=None if self.timeout is None else milliseconds(self.timeout),
             issued_at_ms=int(self.issued_at.timestamp() * 1000),
         )
+        if self.outcome is not None:
+            message.outcome.SetInParent()
+            if self.outcome.row_count is not None:
+                message.outcome.row_count = self.outcome.row_count
+            if self.outcome.visibility_token is not None:
+                message.outcome.visibility_token = self.outcome.visibility_token
         return seal.seal(purpose, message.SerializeToString(), lifetime=lifetime)
 
     @classmethod
@@ -123,12 +139,8 @@ class SealedStatement:
         message.ParseFromString(seal.open(purpose, sealed))
         if message.tenant_id != tenant_id:
             raise _refused(purpose, "was not issued by this service, or was changed on its way")
-
-        def optional(name: str) -> int | None:
-            return getattr(message, name) if message.HasField(name) else None
-
-        snapshot_id, token = optional("snapshot_id"), optional("required_token")
-        timeout_ms = optional("timeout_ms")
+        snapshot_id, token = _number(message, "snapshot_id"), _number(message, "required_token")
+        timeout_ms = _number(message, "timeout_ms")
         return cls(
             tenant_id=TenantId(message.tenant_id),
             tenant=message.tenant,
@@ -136,10 +148,20 @@ class SealedStatement:
             parameters=message.parameters if message.HasField("parameters") else None,
             snapshot_id=None if snapshot_id is None else SnapshotId(snapshot_id),
             required_token=None if token is None else VisibilityToken(token),
-            row_limit=optional("row_limit"),
+            row_limit=_number(message, "row_limit"),
             timeout=None if timeout_ms is None else timedelta(milliseconds=timeout_ms),
             issued_at=datetime.fromtimestamp(message.issued_at_ms / 1000, UTC),
+            outcome=_outcome(message.outcome) if message.HasField("outcome") else None,
         )
+
+
+def _outcome(message: Any) -> Outcome:
+    token = _number(message, "visibility_token")
+    return Outcome(_number(message, "row_count"), None if token is None else VisibilityToken(token))
+
+
+def _number(message: Any, name: str) -> int | None:
+    return getattr(message, name) if message.HasField(name) else None
 
 
 def milliseconds(span: timedelta) -> int:

@@ -1,6 +1,7 @@
 """A small real Flight server and real drivers, for what only a wire can show."""
 
 import threading
+import time
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -83,13 +84,13 @@ def open_door(house):
     """A function that opens a door over the house; every door is drained and closed in the end."""
     opened = []
 
-    def start(keys=None, anonymous=ANYBODY, **options):
+    def start(keys=None, anonymous=ANYBODY, now=time.time, **options):
         door = FlightDoor(
             DoorOptions(**options),
             reads=house,
             writes=house,
             authenticator=KnownKeys(keys or {}, anonymous),
-            seal=Seal(b"s" * 32),
+            seal=Seal(b"s" * 32, now=now),
         )
         opened.append(door)
         return door

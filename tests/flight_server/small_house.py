@@ -1,25 +1,29 @@
 """The use cases behind the door, small: tables of Parquet files, snapshots in memory.
 
 What the door is proved against here is its own business: the protocol. Real parts where they
-exist (query engine, schemas, conforming); no bus and no catalog.
+exist (query engine, schemas, conforming); no bus and no catalog, so that a test can hold a write
+back, count the calls, and break off between them. tests/doors/ proves the door over the gateway.
 """
 
-# ruff: noqa: ARG002, PLR0917 - the signatures are those of the use cases.
+# ruff: noqa: ARG002, PLR0917 - the signatures are those of the gateway.
 
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from catalog.snapshots import Snapshot
 from catalog.table_schema import TableSchema
 from duckmesh.errors import Conflict, ErrorCode, Invalid, NotFound, NotYetVisible
-from flight_server.commands import IfTableExists, IfTableMissing
-from flight_server.metadata import TableDescriptor
-from flight_server.use_cases import Executed, Pinned, WriteReceipt
+from duckmesh.identifiers import new_event_id
 from gateway.conform import Conformer
+from gateway.reads import DescribedTable, Executed
+from gateway.writes import IngestMode
+from ingest_bus.envelope import Receipt
 from query_engine.engine import QueryEngine
 from query_engine.relations import Relation, RelationSet
 from query_engine.statements import StatementKind
@@ -40,42 +44,51 @@ class SmallHouse:
     visible: bool = True
     lock: threading.RLock = field(default_factory=threading.RLock)
     snapshots: list[dict[tuple[int, str], SmallTable]] = field(default_factory=lambda: [{}])
-    keys: dict[tuple[str, str], tuple[int, WriteReceipt]] = field(default_factory=dict)
+    keys: dict[tuple[str, str], tuple[int, Receipt]] = field(default_factory=dict)
     begun: list["SmallWrite"] = field(default_factory=list)
     points: list = field(default_factory=list)
     gate: threading.Event | None = None
-    """When set, a write is accepted only after it."""
+    """When set, a batch of a stream is accepted only after it."""
 
     # ---- Writes
 
-    def begin(self, identity, table, schema, *, if_missing, if_exists, idempotency_key):
+    def begin(self, identity, table, offered, *, mode, idempotency_key=None, trace_id=None):
         with self.lock:
             known = self.snapshots[-1].get((identity.tenant_id, table))
-            if known is None and if_missing is IfTableMissing.FAIL:
+            if known is None and mode is IngestMode.APPEND:
                 raise _no_table(table)
-            if known is not None and if_exists is IfTableExists.FAIL:
+            if known is not None and mode is IngestMode.CREATE:
                 raise Conflict(ErrorCode.TABLE_EXISTS, f"table {table!r} exists", table=table)
-            replacing = if_exists is IfTableExists.REPLACE
-            base = None if known is None or replacing else known
-            target = base.schema if base is not None else TableSchema.first(schema)
-            conformer = Conformer.between(schema, target.arrow)
+            base = None if mode is IngestMode.REPLACE else known
+            target = base.schema if base is not None else TableSchema.first(offered)
+            conformer = Conformer.between(offered, target.arrow)
             write = SmallWrite(self, identity, table, target, conformer, base is None)
             write.key = idempotency_key
             self.begun.append(write)
             return write
 
-    def stream(self, identity, table, schema):
-        return SmallStream(self, identity, table, schema)
+    def open_stream(self, identity, table, offered):
+        self.begin(identity, table, offered, mode=IngestMode.APPEND)
+        return (table, offered)
 
-    def wait_until_visible(self, identity, token, *, timeout):
-        if not self.visible:
-            raise NotYetVisible(
-                ErrorCode.CONSISTENCY_TIMEOUT,
-                "accepted, not visible yet",
-                requested_token=token,
-                latest_token=0,
-            )
-        return len(self.snapshots) - 1
+    def append_batch(self, identity, target, batch, *, idempotency_key, trace_id=None):
+        table, offered = target
+        write = self.begin(
+            identity, table, offered, mode=IngestMode.APPEND, idempotency_key=idempotency_key
+        )
+        write.append(batch)
+        future = Future()
+        threading.Thread(target=self._settle, args=(write, future), daemon=True).start()
+        return future
+
+    def _settle(self, write, future):
+        if self.gate is not None and not self.gate.wait(20):
+            future.set_exception(TimeoutError())
+            return
+        try:
+            future.set_result([write.commit()])
+        except Exception as error:  # noqa: BLE001 - handed on
+            future.set_exception(error)
 
     def publish(self, write):
         with self.lock:
@@ -84,7 +97,7 @@ class SmallHouse:
                 if seen is not None and seen[0] != write.rows:
                     raise Conflict(ErrorCode.IDEMPOTENCY_CONFLICT, "the key has another payload")
                 if seen is not None:
-                    return replace(seen[1], duplicate=True)
+                    return replace(seen[1], inserted=False)
             place = (write.identity.tenant_id, write.table)
             before = self.snapshots[-1].get(place)
             token = len(self.snapshots)
@@ -95,7 +108,7 @@ class SmallHouse:
             self.snapshots.append(
                 self.snapshots[-1] | {place: SmallTable(write.target, (*files, path))}
             )
-            receipt = WriteReceipt(token, write.rows)
+            receipt = Receipt(new_event_id(), token, write.rows)
             if write.key is not None:
                 self.keys[write.table, write.key] = (write.rows, receipt)
             return receipt
@@ -112,13 +125,23 @@ class SmallHouse:
         if point.snapshot_id is not None:
             if point.snapshot_id > newest:
                 raise NotFound(ErrorCode.SNAPSHOT_NOT_FOUND, "there is no such snapshot")
-            return Pinned(point.snapshot_id, point.snapshot_id)
+            return self._snapshot(identity, point.snapshot_id)
         if point.min_token is not None and point.min_token > newest:
             raise Invalid(ErrorCode.VISIBILITY_TOKEN_INVALID, "it was never issued")
-        return Pinned(newest, newest)
+        return self._snapshot(identity, newest)
 
-    def describe(self, identity, sql, pinned):
-        return self.engine.describe(sql, self._relations(identity, pinned.snapshot_id))
+    def wait_until_visible(self, identity, token, *, timeout):
+        if not self.visible:
+            raise NotYetVisible(
+                ErrorCode.CONSISTENCY_TIMEOUT,
+                "accepted, not visible yet",
+                requested_token=token,
+                latest_token=0,
+            )
+        return self._snapshot(identity, len(self.snapshots) - 1)
+
+    def describe(self, identity, sql, snapshot_id):
+        return self.engine.describe(sql, self._relations(identity, snapshot_id))
 
     def run(self, identity, sql, snapshot_id, *, parameters, last_token, interruption):
         return self.engine.run(
@@ -129,7 +152,7 @@ class SmallHouse:
             interruption=interruption,
         )
 
-    def execute(self, identity, sql, *, idempotency_key):
+    def execute(self, identity, sql):
         name = sql.split()[2]
         with self.lock:
             tables = dict(self.snapshots[-1])
@@ -140,10 +163,13 @@ class SmallHouse:
 
     def tables(self, identity):
         return [
-            TableDescriptor(name, table.schema.arrow)
+            DescribedTable(name, table.schema.arrow, None)
             for (tenant_id, name), table in self.snapshots[-1].items()
             if tenant_id == identity.tenant_id
         ]
+
+    def _snapshot(self, identity, number):
+        return Snapshot(number, identity.tenant_id, datetime.now(UTC), number)
 
     def _relations(self, identity, snapshot_id):
         relations = tuple(
@@ -167,50 +193,16 @@ class SmallWrite:
         self.rows = 0
         self.ended = None
 
-    def add(self, batch):
+    def append(self, batch):
         self.batches.append(self.conformer.conform(batch))
         self.rows += batch.num_rows
 
-    def accept(self):
-        self.ended = "accepted"
+    def commit(self):
+        self.ended = "committed"
         return self.house.publish(self)
 
     def abort(self):
         self.ended = "aborted"
-
-
-class SmallStream:
-    def __init__(self, house, identity, table, schema):
-        self._arguments = (house, identity, table, schema)
-        self._begin()
-
-    def _begin(self, key=None):
-        house, identity, table, schema = self._arguments
-        return house.begin(
-            identity,
-            table,
-            schema,
-            if_missing=IfTableMissing.FAIL,
-            if_exists=IfTableExists.APPEND,
-            idempotency_key=key,
-        )
-
-    def submit(self, batch, *, idempotency_key):
-        write = self._begin(idempotency_key)
-        write.add(batch)
-        future = Future()
-        threading.Thread(target=self._settle, args=(write, future), daemon=True).start()
-        return future
-
-    def _settle(self, write, future):
-        gate = write.house.gate
-        if gate is not None and not gate.wait(20):
-            future.set_exception(TimeoutError())
-            return
-        try:
-            future.set_result(write.accept())
-        except Exception as error:  # noqa: BLE001 - handed on
-            future.set_exception(error)
 
 
 def _no_table(name):

@@ -9,7 +9,7 @@ import pytest
 from pyarrow import flight
 
 from duckmesh.identifiers import TenantId
-from flight_server.commands import IfTableExists, IfTableMissing
+from gateway.writes import IngestMode
 
 ROWS = pa.table({"id": pa.array([1, 2, 3], pa.int64())})
 BATCH = ROWS.to_batches()[0]
@@ -29,15 +29,7 @@ def table():
 
 @pytest.fixture(autouse=True)
 def created(house, anybody):
-    write = house.begin(
-        anybody,
-        "t",
-        ROWS.schema,
-        if_missing=IfTableMissing.CREATE,
-        if_exists=IfTableExists.FAIL,
-        idempotency_key=None,
-    )
-    write.accept()
+    house.begin(anybody, "t", ROWS.schema, mode=IngestMode.CREATE).commit()
 
 
 def headers(**values):
