@@ -7,6 +7,6 @@ from pathlib import Path
 
 pytest_plugins = [
     f"tests.{name}"
-    for name in ("postgres_fixtures", "s3_fixtures")
+    for name in ("postgres_fixtures", "s3_fixtures", "room_fixtures")
     if Path(__file__).with_name(f"{name}.py").is_file()
 ]

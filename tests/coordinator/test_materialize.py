@@ -1,0 +1,260 @@
+"""Accepted writes become visible: once, all together, in token order, whatever dies."""
+
+from datetime import timedelta
+
+import pyarrow as pa
+import pytest
+
+from catalog import files, snapshots
+from duckmesh.errors import Fenced, NotFound, Unavailable
+from duckmesh.identifiers import SchemaVersion
+from gateway.writes import IngestMode
+from ingest_bus.envelope import EventState
+from tests.rooms import Rooms, rows
+
+STEPS = ("claimed", "put", "inserted", "resolved", "committed")
+
+
+class Died(BaseException):
+    """The process ends here: nothing after this line runs."""
+
+
+def dying_at(wanted: str):
+    def step(name: str) -> None:
+        if name == wanted:
+            raise Died(name)
+
+    return step
+
+
+def values(rooms: Rooms, table: str = "t", **point) -> list[int]:
+    return rooms.query(f"SELECT v FROM {table} ORDER BY v", **point)["v"].to_pylist()
+
+
+def test_an_accepted_write_is_invisible_until_it_is_published(rooms):
+    rooms.write("t", rows(1, 2))
+    assert values(rooms) == []
+    rooms.publish_all()
+    assert values(rooms) == [1, 2]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_coordinator_that_dies_at_any_step_loses_nothing_and_doubles_nothing(rooms, step):
+    rooms.write("t", rows(1), key="a")
+    rooms.write("t", rows(2))
+    with pytest.raises(Died):
+        rooms.materializer("dying", step=dying_at(step)).publish_next()
+    rooms.write("t", rows(3))
+    rooms.advance(timedelta(minutes=5))
+    rooms.publish_all()
+    assert values(rooms) == [1, 2, 3]
+    assert rooms.bus.backlog(rooms.acme.tenant_id).events == 0
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_death_with_objects_in_the_store_leaves_only_orphans(rooms, step):
+    """Large files are put before the commit; what no snapshot names is not read."""
+    rooms.write("t", rows(*range(2_000)))
+    with pytest.raises(Died):
+        rooms.materializer("dying", step=dying_at(step), inline_file_max_bytes=10).publish_next()
+    rooms.advance(timedelta(minutes=5))
+    successor = rooms.materializer("successor", inline_file_max_bytes=10)
+    while successor.publish_next() is not None:
+        pass
+    assert values(rooms) == list(range(2_000))
+
+
+def test_a_coordinator_past_its_lease_publishes_nothing(rooms):
+    rooms.write("t", rows(1))
+    overtaken = []
+
+    def sleep_past_the_lease(step: str) -> None:
+        if step == "put":
+            rooms.advance(timedelta(minutes=5))
+            overtaken.append(rooms.materializer("second").publish_next())
+
+    sleeper = rooms.materializer("first", step=sleep_past_the_lease)
+    with pytest.raises(Fenced):
+        sleeper.publish_next()
+    assert overtaken
+    assert overtaken[0] is not None
+    assert values(rooms) == [1]
+
+
+def test_a_coordinator_past_its_lease_is_fenced_even_when_nobody_took_over(rooms):
+    rooms.write("t", rows(1))
+    claim = rooms.bus.claim_batch("slow", limit=10, max_bytes=2**20, lease=timedelta(seconds=1))
+    assert claim is not None
+    rooms.advance(timedelta(minutes=5))
+    with pytest.raises(Fenced):
+        rooms.bus.ack(claim, [e.envelope.event_id for e in claim.events])
+    assert values(rooms) == []
+
+
+def test_all_tables_of_a_claim_appear_in_one_snapshot(rooms):
+    rooms.write("a", rows(1))
+    rooms.write("b", rows(2))
+    before = rooms.visibility.newest(rooms.acme.tenant_id)
+    born = rooms.materializer().publish_next()
+    assert born is not None
+    assert values(rooms, "a", snapshot_id=before.snapshot_id) == []
+    assert values(rooms, "b", snapshot_id=before.snapshot_id) == []
+    assert values(rooms, "a", snapshot_id=born.snapshot.snapshot_id) == [1]
+    assert values(rooms, "b", snapshot_id=born.snapshot.snapshot_id) == [2]
+
+
+def test_a_small_publication_lies_inline_and_a_large_one_in_the_store(rooms):
+    rooms.write("t", rows(1))
+    rooms.publish_all()
+    rooms.write("t", rows(*range(50_000)))
+    materializer = rooms.materializer(inline_file_max_bytes=1_000)
+    born = materializer.publish_next()
+    assert born is not None
+    with rooms.catalog.connect() as connection:
+        table = rooms.writes._find(rooms.acme, "t")
+        listed = files.manifest(connection, born.snapshot.snapshot_id, [table.table_id])
+    assert [f.path is None for f in listed] == [True, False]
+    assert [f.record_count for f in listed] == [1, 50_000]
+
+
+def test_an_overwrite_keeps_the_old_rows_until_the_new_ones_are_published(rooms):
+    rooms.write("t", rows(1, 2))
+    rooms.publish_all()
+    old = rooms.visibility.newest(rooms.acme.tenant_id)
+    rooms.write("t", rows(7), mode=IngestMode.REPLACE)
+    assert values(rooms) == [1, 2]
+    rooms.write("t", rows(8))
+    rooms.publish_all()
+    assert values(rooms) == [7, 8]
+    assert values(rooms, snapshot_id=old.snapshot_id) == [1, 2]
+
+
+def test_an_overwrite_with_other_columns_changes_the_schema_at_its_snapshot(rooms):
+    rooms.write("t", rows(1, 2))
+    rooms.publish_all()
+    old = rooms.visibility.newest(rooms.acme.tenant_id)
+    rooms.write("t", pa.table({"name": ["x"]}), mode=IngestMode.REPLACE)
+    assert values(rooms) == [1, 2]
+    rooms.write("t", pa.table({"name": ["y"]}), mode=IngestMode.APPEND)
+    rooms.publish_all()
+    assert rooms.query("SELECT name FROM t ORDER BY name")["name"].to_pylist() == ["x", "y"]
+    assert values(rooms, snapshot_id=old.snapshot_id) == [1, 2]
+
+
+def test_writes_before_an_overwrite_in_the_same_claim_are_gone_with_it(rooms):
+    rooms.write("t", rows(1))
+    rooms.write("t", rows(2), mode=IngestMode.REPLACE)
+    rooms.write("t", rows(3))
+    assert rooms.materializer().publish_next() is not None
+    assert values(rooms) == [2, 3]
+
+
+def test_a_poison_event_is_dead_lettered_and_the_rest_proceeds(rooms):
+    good = rooms.write("t", rows(1))
+    table = rooms.writes._find(rooms.acme, "t")
+    poison = _publish_garbage(rooms, table)
+    last = rooms.write("t", rows(3))
+    rooms.publish_all()
+    assert values(rooms, min_token=last.visibility_token) == [1, 3]
+    states = {
+        e.visibility_token: e.state for e in rooms.bus.recent_events(rooms.acme.tenant_id, limit=10)
+    }
+    assert states[good.visibility_token] is EventState.COMMITTED
+    assert states[poison] is EventState.FAILED
+    assert states[last.visibility_token] is EventState.COMMITTED
+
+
+def test_a_dead_letter_at_the_end_resolves_its_token(rooms):
+    rooms.write("t", rows(1))
+    poison = _publish_garbage(rooms, rooms.writes._find(rooms.acme, "t"))
+    rooms.publish_all()
+    assert values(rooms, min_token=poison) == [1]
+
+
+def _publish_garbage(rooms: Rooms, table):
+    """An event whose payload is no Arrow, past the door's checks."""
+    from duckmesh.identifiers import new_event_id
+    from ingest_bus.envelope import Envelope, InlinePayload
+
+    envelope = Envelope(
+        new_event_id(),
+        rooms.acme.tenant_id,
+        table.table_id,
+        SchemaVersion(1),
+        InlinePayload(b"this is no Arrow message"),
+        1,
+        24,
+    )
+    return rooms.bus.publish([envelope])[0].visibility_token
+
+
+def test_an_unforeseen_fault_blames_one_event_and_spares_the_others(rooms, monkeypatch):
+    from coordinator import materialize
+
+    for number in range(5):
+        rooms.write("t", rows(number))
+    real = materialize.gather
+
+    def gather(events, schema_of):
+        if any(event.visibility_token == 3 for event in events):
+            raise ZeroDivisionError
+        return real(events, schema_of)
+
+    monkeypatch.setattr(materialize, "gather", gather)
+    materializer = rooms.materializer()
+    for _ in range(40):
+        try:
+            materializer.publish_next()
+        except ZeroDivisionError:
+            rooms.advance(timedelta(minutes=5))
+    assert values(rooms) == [0, 1, 3, 4]
+
+
+def test_writes_of_a_dropped_table_are_resolved_with_it(rooms):
+    rooms.write("t", rows(1))
+    last = rooms.write("u", rows(2))
+    rooms.writes.drop_table(rooms.acme, "t")
+    rooms.publish_all()
+    assert values(rooms, "u", min_token=last.visibility_token) == [2]
+    with pytest.raises(NotFound):
+        values(rooms)
+
+
+def test_a_failed_store_gives_the_claim_back_without_blame(rooms, monkeypatch):
+    from duckmesh.errors import ErrorCode
+
+    rooms.write("t", rows(*range(1_000)))
+    materializer = rooms.materializer(inline_file_max_bytes=10)
+
+    def full_disk(key: str, content: bytes) -> None:
+        raise Unavailable(ErrorCode.STORE_UNAVAILABLE, "the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rooms.store, "put", full_disk)
+        for _ in range(8):
+            with pytest.raises(Unavailable):
+                materializer.publish_next()
+    assert materializer.publish_next() is not None
+    assert values(rooms) == list(range(1_000))
+
+
+def test_snapshots_record_every_change_of_the_manifest(rooms):
+    rooms.write("t", rows(1))
+    rooms.publish_all()
+    rooms.write("t", rows(2), mode=IngestMode.REPLACE)
+    rooms.publish_all()
+    newest = rooms.visibility.newest(rooms.acme.tenant_id)
+    with rooms.catalog.connect() as connection:
+        seen = snapshots.recent(
+            connection, rooms.acme.tenant_id, through=newest.snapshot_id, limit=10
+        )
+        changes = connection.execute(
+            "SELECT change_type FROM snapshot_file ORDER BY snapshot_id, change_type"
+        ).fetchall()
+    assert [operation for _, operation, _ in seen] == [
+        "publish",
+        "publish",
+        "create_table",
+        "create_tenant",
+    ]
+    assert [change for (change,) in changes] == ["add", "add", "remove"]

@@ -1,0 +1,152 @@
+"""The product's rooms wired together in one process, on a real Postgres and a directory store."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow as pa
+
+from catalog import tenants
+from catalog.connection import Catalog, Connection
+from coordinator.materialize import MaterializeOptions, Materializer, Step
+from duckmesh.identifiers import ConsumerId, SnapshotId
+from gateway.identity import EVERY_ROLE, Identity
+from gateway.limits import IngestLimits
+from gateway.reads import ReadLimits, ReadPoint, Reads
+from gateway.staging import StagingLimits
+from gateway.visibility import Visibility
+from gateway.writes import IngestMode, Writes
+from ingest_bus.envelope import Receipt
+from ingest_bus.postgres import PostgresIngestBus
+from object_store.directory import DirectoryStore
+from object_store.file_cache import FileCache
+from query_engine.engine import QueryEngine
+
+
+class ShiftedCatalog(Catalog):
+    """A catalog whose clock of leases a test can move."""
+
+    offset = timedelta(0)
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        with super().connect() as connection:
+            offset = f"{self.offset.total_seconds()} seconds"
+            connection.execute("SELECT set_config('duckmesh.clock_offset', %s, false)", (offset,))
+            yield connection
+
+
+class Rooms:
+    """One tenant's use cases, as a serving process and a coordinator have them."""
+
+    def __init__(self, dsn: str, folder: Path, **limits: int) -> None:
+        self.dsn = dsn
+        self.catalog = ShiftedCatalog(dsn, pool_max=12)
+        self.bus = PostgresIngestBus(self.catalog)
+        self.store = DirectoryStore(folder / "objects")
+        self.engine = QueryEngine(threads=2, memory_limit_bytes=2**30, temp_directory=None)
+        cache_root = folder / "cache"
+        self.cache = FileCache(cache_root, capacity_bytes=2**30)
+        self.visibility = Visibility(self.catalog, self.bus)
+        self.writes = Writes(
+            self.catalog,
+            self.bus,
+            self.store,
+            limits=IngestLimits(),
+            staging=StagingLimits(inline_max_bytes=limits.get("inline_max_bytes", 2**20)),
+        )
+        self.reads = Reads(
+            self.catalog,
+            self.bus,
+            self.store,
+            engine=self.engine,
+            cache=self.cache,
+            cache_root=cache_root,
+            visibility=self.visibility,
+            writes=self.writes,
+            limits=ReadLimits(),
+        )
+        self.acme = self.identity("acme")
+
+    def identity(self, tenant: str) -> Identity:
+        with self.catalog.connect() as connection:
+            known = tenants.ensure_tenant(connection, tenant, created_by="test")
+        return Identity(known.tenant_id, known.name, "test", None, EVERY_ROLE)
+
+    def materializer(
+        self,
+        name: str = "c1",
+        *,
+        step: Step = lambda _: None,
+        lease: timedelta = timedelta(seconds=30),
+        inline_file_max_bytes: int = 2**20,
+    ) -> Materializer:
+        options = MaterializeOptions(
+            ConsumerId(name),
+            lease=lease,
+            inline_file_max_bytes=inline_file_max_bytes,
+            retry_delay=timedelta(0),
+        )
+        return Materializer(self.catalog, self.bus, self.store, options=options, step=step)
+
+    def publish_all(self) -> None:
+        """Make everything accepted so far visible."""
+        materializer = self.materializer()
+        while materializer.publish_next() is not None:
+            pass
+
+    def write(
+        self,
+        table: str,
+        rows: pa.Table,
+        *,
+        mode: IngestMode = IngestMode.CREATE_APPEND,
+        key: str | None = None,
+        identity: Identity | None = None,
+    ) -> Receipt:
+        pending = self.writes.begin(
+            identity or self.acme, table, rows.schema, mode=mode, idempotency_key=key
+        )
+        try:
+            for batch in rows.to_batches():
+                pending.append(batch)
+        except BaseException:
+            pending.abort()
+            raise
+        return pending.commit()
+
+    def query(self, sql: str, *, identity: Identity | None = None, **point: object) -> pa.Table:
+        who = identity or self.acme
+        snapshot = self.reads.pin(who, sql, ReadPoint(**point))
+        return self.query_at(sql, snapshot.snapshot_id, identity=who)
+
+    def query_at(
+        self, sql: str, snapshot_id: SnapshotId, *, identity: Identity | None = None
+    ) -> pa.Table:
+        with self.reads.run(identity or self.acme, sql, snapshot_id) as answer:
+            return answer.reader.read_all()
+
+    def advance(self, span: timedelta) -> None:
+        """Move the clock of leases, delays and ages."""
+        self.catalog.offset += span
+
+    def close(self) -> None:
+        self.bus.close()
+        self.engine.close()
+        self.cache.close()
+        self.catalog.close()
+
+
+@contextmanager
+def open_rooms(dsn: str, folder: Path, **limits: int) -> Iterator[Rooms]:
+    rooms = Rooms(dsn, folder, **limits)
+    try:
+        yield rooms
+    finally:
+        rooms.close()
+
+
+def rows(*values: int, **columns: list[object]) -> pa.Table:
+    """A small table with a column `v`, and more if given."""
+    return pa.table({"v": pa.array(values, pa.int64()), **columns})
