@@ -1,0 +1,68 @@
+"""`duckmesh serve`: one serving process."""
+
+import threading
+from datetime import timedelta
+from typing import Final
+
+import click
+
+from catalog.connection import Catalog
+from command_line.failures import CHECK_FAILED
+from command_line.invocation import Invocation
+from command_line.readiness import await_catalog, say_ready
+from command_line.stopping import end_hard_after, end_now, stop_requests
+from command_line.wiring import open_catalog, open_door
+from duckmesh.settings import FlightSettings, Settings
+from duckmesh.telemetry import get_logger
+
+_MARGIN: Final = timedelta(seconds=3)
+_log = get_logger(__name__)
+
+
+@click.command()
+@click.option("--host", help="The address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), help="The port; 0 takes a free one.")
+@click.option(
+    "--grace-seconds",
+    type=click.FloatRange(min=0.1),
+    default=20.0,
+    show_default=True,
+    help="How long calls in flight may go on after SIGTERM.",
+)
+@click.pass_obj
+def serve(invocation: Invocation, host: str | None, port: int | None, grace_seconds: float) -> None:
+    """Answer Flight SQL until SIGTERM.
+
+    Waits for the catalog, and refuses to start while migrations are pending. Prints
+    `ready grpc://host:port` when it listens. SIGTERM refuses new calls and lets those in flight
+    end; after the grace they are cancelled, and after twice the grace the process ends in any case.
+    """
+    settings = invocation.process_settings("serve", flight__host=host, flight__port=port)
+    grace = timedelta(seconds=grace_seconds)
+    with stop_requests() as stop:
+        end_hard_after(2 * grace + _MARGIN, stop)
+        with open_catalog(settings) as catalog:
+            if await_catalog(settings, stop):
+                _serve(settings, catalog, stop, grace)
+
+
+def _serve(settings: Settings, catalog: Catalog, stop: threading.Event, grace: timedelta) -> None:
+    """Hold the door open until `stop`, then drain it. Does not return when a call never ends."""
+    with open_door(settings, catalog) as door:
+        say_ready(uri_of(settings.flight, door.port))
+        _log.info("serving", port=door.port, open_mode=settings.auth.open_mode)
+        stop.wait()
+        _log.info("draining", calls=door.calls_in_flight)
+        if not door.drain(grace):
+            # A caller who neither reads nor leaves holds its call, and a thread, for ever.
+            _log.warning("calls_cut_off", calls=door.calls_in_flight)
+            end_now(CHECK_FAILED)
+        door.close()
+    _log.info("stopped")
+
+
+def uri_of(group: FlightSettings, port: int) -> str:
+    """The address as clients name it."""
+    scheme = "grpc" if group.tls_certificate is None else "grpc+tls"
+    host = f"[{group.host}]" if ":" in group.host else group.host
+    return f"{scheme}://{host}:{port}"

@@ -1,0 +1,50 @@
+"""`duckmesh tenants`: the owners of tables."""
+
+import click
+
+from catalog.tenants import list_tenants
+from command_line.invocation import Invocation
+from command_line.output import as_json, print_json, print_rows
+from command_line.wiring import open_catalog
+from gateway import tenancy
+
+
+@click.group()
+def tenants() -> None:
+    """Create and list tenants."""
+
+
+@tenants.command()
+@click.argument("name")
+@as_json
+@click.pass_obj
+def create(invocation: Invocation, name: str, as_json: bool) -> None:
+    """Create a tenant. Does nothing when it exists."""
+    with open_catalog(invocation.tool_settings()) as catalog:
+        tenant = tenancy.ensure_tenant(catalog, name, principal="command line")
+    if as_json:
+        print_json({"tenant_id": tenant.tenant_id, "name": tenant.name})
+        return
+    click.echo(f"tenant {tenant.name} is there")
+
+
+@tenants.command("list")
+@as_json
+@click.pass_obj
+def list_(invocation: Invocation, as_json: bool) -> None:
+    """List the tenants."""
+    with open_catalog(invocation.tool_settings()) as catalog, catalog.connect() as connection:
+        found = list_tenants(connection)
+    if as_json:
+        print_json(
+            [
+                {"tenant_id": each.tenant_id, "name": each.name, "disabled": each.disabled}
+                for each in found
+            ]
+        )
+        return
+    print_rows(
+        ("tenant", "disabled"),
+        [(each.name, each.disabled) for each in found],
+        empty="there is no tenant yet: `duckmesh tenants create NAME` makes one",
+    )

@@ -1,0 +1,288 @@
+"""Who holds whom: the constructor calls of each process, in one place."""
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from catalog.connection import Catalog
+from catalog.tenants import sealing_secret
+from command_line.data_directory import DataDirectory
+from coordinator.run import Coordinator, CoordinatorOptions
+from duckmesh.errors import Conflict, ErrorCode, Invalid
+from duckmesh.settings import FlightSettings, Settings, StoreSettings
+from flight_server.server import DoorOptions, FlightDoor, Tls
+from flight_server.tickets import Seal
+from gateway.limits import IngestLimits
+from gateway.reads import ReadLimits, Reads
+from gateway.staging import StagingLimits
+from gateway.tenancy import Tenancy
+from gateway.visibility import Visibility
+from gateway.writes import Writes
+from ingest_bus.port import IngestBus
+from ingest_bus.postgres import PostgresIngestBus
+from object_store.file_cache import FileCache
+from object_store.open import open_store
+from object_store.options import StoreOptions
+from object_store.port import ObjectStore
+from query_engine.engine import QueryEngine
+from query_engine.stream import QueryLimits
+
+_SEAL_PURPOSE: Final = "flight"
+
+
+def catalog_dsn(settings: Settings) -> str:
+    """The catalog's address: of the settings, else of the `duckmesh up` that runs here.
+
+    Raises Invalid (SETTINGS_INVALID) when there is neither.
+    """
+    if settings.catalog.dsn is not None:
+        return settings.catalog.dsn.get_secret_value()
+    running = DataDirectory(settings.data_dir).running()
+    if running is None:
+        raise Invalid(
+            ErrorCode.SETTINGS_INVALID,
+            "there is no catalog: set catalog.dsn (DUCKMESH_CATALOG_DSN), or run `duckmesh up` "
+            "on this data directory",
+        )
+    return running.dsn
+
+
+@contextmanager
+def open_catalog(settings: Settings) -> Iterator[Catalog]:
+    """The catalog, open for the length of the block. Does not wait for Postgres."""
+    group = settings.catalog
+    with Catalog(
+        catalog_dsn(settings),
+        pool_min=min(group.pool_min, group.pool_max),
+        pool_max=group.pool_max,
+        connect_timeout=group.connect_timeout,
+    ) as catalog:
+        yield catalog
+
+
+def open_bus(catalog: Catalog) -> IngestBus:
+    """The bus that lives in the catalog's database."""
+    return PostgresIngestBus(catalog)
+
+
+def open_object_store(settings: Settings) -> ObjectStore:
+    """The store that the settings name. No I/O. Raises Invalid when they name none."""
+    if settings.store.url is None:
+        raise Invalid(
+            ErrorCode.SETTINGS_INVALID,
+            "there is no object store: set store.url (DUCKMESH_STORE_URL); "
+            "`duckmesh up` uses a directory without",
+        )
+    return open_store(settings.store.url, options=_store_options(settings.store))
+
+
+def _store_options(group: StoreSettings) -> StoreOptions:
+    def revealed(name: str) -> str | None:
+        secret = getattr(group, name)
+        return None if secret is None else str(secret.get_secret_value())
+
+    return StoreOptions(
+        endpoint=group.endpoint,
+        region=group.region,
+        access_key_id=group.access_key_id,
+        secret_access_key=revealed("secret_access_key"),
+        session_token=revealed("session_token"),
+        allow_http=group.allow_http,
+        virtual_hosted_style=group.virtual_hosted_style,
+        auto_create_bucket=group.auto_create_bucket,
+        connect_timeout=group.connect_timeout,
+        request_timeout=group.request_timeout,
+        retry_timeout=group.retry_timeout,
+        max_retries=group.max_retries,
+    )
+
+
+# --- the serving process -------------------------------------------------------------------------
+
+
+@contextmanager
+def open_door(settings: Settings, catalog: Catalog) -> Iterator[FlightDoor]:
+    """A serving process's rooms, with the Flight door open in front of them.
+
+    The catalog must be reachable and migrated. On leaving, the rooms behind the door are closed;
+    the door itself is its caller's to drain and close. Raises Conflict when the port is taken.
+    """
+    with ExitStack() as rooms:
+        bus = open_bus(catalog)
+        rooms.callback(bus.close)
+        store = open_object_store(settings)
+        cache_root = settings.cache.directory or DataDirectory(settings.data_dir).cache
+        cache = FileCache(cache_root, capacity_bytes=settings.cache.capacity_bytes)
+        rooms.callback(cache.close)
+        engine = rooms.enter_context(_engine(settings, _spill_root(cache_root)))
+        writes = Writes(
+            catalog,
+            bus,
+            store,
+            limits=_ingest_limits(settings),
+            staging=StagingLimits(
+                inline_max_bytes=settings.ingest.inline_max_bytes,
+                staged_file_target_bytes=settings.ingest.staged_file_target_bytes,
+            ),
+        )
+        reads = Reads(
+            catalog,
+            bus,
+            store,
+            engine=engine,
+            cache=cache,
+            cache_root=cache_root,
+            visibility=Visibility(catalog, bus),
+            writes=writes,
+            limits=_read_limits(settings),
+        )
+        yield _door(settings, catalog, reads, writes)
+
+
+def _door(settings: Settings, catalog: Catalog, reads: Reads, writes: Writes) -> FlightDoor:
+    auth = settings.auth
+    options = DoorOptions(
+        host=settings.flight.host,
+        port=settings.flight.port,
+        tls=_tls(settings.flight),
+        stream_window=settings.ingest.stream_window,
+        session_lifetime=auth.session_lifetime,
+        ticket_lifetime=auth.ticket_lifetime,
+    )
+    tenancy = Tenancy(catalog, open_tenant=auth.default_tenant if auth.open_mode else None)
+    seal = Seal(_seal_secret(settings, catalog))
+    check_port_is_free(settings.flight)
+    return FlightDoor(options, reads=reads, writes=writes, authenticator=tenancy, seal=seal)
+
+
+def _seal_secret(settings: Settings, catalog: Catalog) -> bytes:
+    """The operator's secret, else the catalog's: each is equal in every serving process."""
+    if settings.auth.sealing_secret is not None:
+        return settings.auth.sealing_secret.get_secret_value().encode()
+    with catalog.connect() as connection:
+        return sealing_secret(connection, _SEAL_PURPOSE)
+
+
+def check_port_is_free(group: FlightSettings) -> None:
+    """Raise Conflict when another process listens there, Invalid when the host is not ours."""
+    try:
+        found = socket.getaddrinfo(group.host, group.port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, address = found[0]
+        with socket.socket(family, kind, protocol) as attempt:
+            # As the server does: connections of a predecessor that still fade are no obstacle.
+            attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            attempt.bind(address)
+    except PermissionError as error:
+        raise Invalid(
+            ErrorCode.SETTINGS_INVALID,
+            f"port {group.port} needs rights that this process lacks: set flight.port (--port) "
+            "to 1024 or more",
+        ) from error
+    except socket.gaierror as error:
+        raise Invalid(
+            ErrorCode.SETTINGS_INVALID,
+            f"flight.host {group.host!r} is no address of this machine: correct it",
+        ) from error
+    except OSError as error:
+        raise Conflict(
+            ErrorCode.SETTINGS_INVALID,
+            f"port {group.port} of {group.host} cannot be listened on: end what listens there, "
+            "or set flight.port (--port); 0 takes a free one",
+        ) from error
+
+
+def _tls(group: FlightSettings) -> Tls | None:
+    if group.tls_certificate is None or group.tls_key is None:
+        return None
+    return Tls(
+        certificate=_pem(group.tls_certificate, "flight.tls_certificate"),
+        key=_pem(group.tls_key, "flight.tls_key"),
+        client_ca=None if group.client_ca is None else _pem(group.client_ca, "flight.client_ca"),
+    )
+
+
+def _pem(path: Path, setting: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Invalid(
+            ErrorCode.SETTINGS_INVALID,
+            f"the file that {setting} names cannot be read: correct it, or its permissions",
+        ) from error
+
+
+def _engine(settings: Settings, spill: Path) -> QueryEngine:
+    query = settings.query
+    return QueryEngine(
+        threads=query.threads,
+        memory_limit_bytes=query.memory_bytes,
+        temp_directory=spill,
+        batch_rows=query.batch_rows,
+    )
+
+
+def _spill_root(cache_root: Path) -> Path:
+    """An empty directory beside the cache, whose lock this process holds: so it is ours too."""
+    spill = cache_root.with_name(f"{cache_root.name}-spill")
+    shutil.rmtree(spill, ignore_errors=True)  # What a killed process left.
+    try:
+        spill.mkdir(parents=True, mode=0o700)
+    except OSError as error:
+        raise Invalid(
+            ErrorCode.SETTINGS_INVALID,
+            "the directory beside the cache cannot be written: name another cache.directory",
+        ) from error
+    return spill
+
+
+def _ingest_limits(settings: Settings) -> IngestLimits:
+    group = settings.ingest
+    return IngestLimits(
+        write_max_bytes=group.write_max_bytes,
+        max_pending_events=group.max_pending_events,
+        max_pending_bytes=group.max_pending_bytes,
+    )
+
+
+def _read_limits(settings: Settings) -> ReadLimits:
+    group = settings.query
+    return ReadLimits(
+        consistency_timeout=group.consistency_timeout,
+        max_consistency_timeout=group.max_consistency_timeout,
+        query=QueryLimits(wall_time=group.wall_time),
+        max_concurrent=group.max_concurrent,
+    )
+
+
+# --- the coordinating process --------------------------------------------------------------------
+
+
+def consumer_id(settings: Settings) -> str:
+    """The name that this process's leases carry."""
+    return settings.coordinator.consumer_id or f"{socket.gethostname()}-{os.getpid()}"
+
+
+def new_coordinator(settings: Settings, catalog: Catalog, bus: IngestBus) -> Coordinator:
+    """A coordinator over the settings' store. It does nothing before `run`."""
+    group = settings.coordinator
+    return Coordinator(
+        catalog,
+        bus,
+        open_object_store(settings),
+        options=CoordinatorOptions(
+            consumer_id=consumer_id(settings),
+            claim_limit=group.claim_limit,
+            claim_max_bytes=group.claim_max_bytes,
+            lease=group.lease,
+            poll=group.poll,
+            flush_interval=group.flush_interval,
+            inline_file_max_bytes=group.inline_file_max_bytes,
+            backoff=group.backoff,
+            backoff_max=group.backoff_max,
+            key_window=settings.ingest.key_window,
+        ),
+    )
