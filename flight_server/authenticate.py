@@ -11,6 +11,7 @@ import structlog
 from pyarrow import flight
 
 from duckmesh.errors import Denied, DuckMeshError, ErrorCode, Internal
+from duckmesh.tokens import VisibilityToken
 from flight_server.boundary import flight_exception
 from flight_server.calls import CallsInFlight, Place
 from flight_server.headers import CallOptions, RawHeaders, read_options, trace_id_of
@@ -49,9 +50,12 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
         trace_id: str,
         *,
         place: Place,
+        carried_token: VisibilityToken,
         new_token: str | None,
     ) -> None:
         super().__init__()
+        self.carried_token = carried_token
+        """The last token that the client knows its session by."""
         self.place = place
         self.session = session
         self.trace_id = trace_id
@@ -109,10 +113,25 @@ class Authentication(flight.ServerMiddlewareFactory):  # type: ignore[misc]
         if isinstance(credential, Bearer) and credential.is_session:
             session = self._sessions.open(credential.token)
             self._authenticator.check_live(session.identity)
-            return Call(session, headers, trace_id, place=place, new_token=None)
+            current = self._sessions.last_writes.brought_up(session)
+            return Call(
+                current,
+                headers,
+                trace_id,
+                place=place,
+                carried_token=session.last_token,
+                new_token=None,
+            )
         session = self._sessions.begin(self._identify(credential))
         token = self._sessions.token_of(session)
-        return Call(session, headers, trace_id, place=place, new_token=token)
+        return Call(
+            session,
+            headers,
+            trace_id,
+            place=place,
+            carried_token=session.last_token,
+            new_token=token,
+        )
 
     def _identify(self, credential: Basic | Bearer | None) -> Identity:
         match credential:

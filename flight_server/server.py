@@ -258,12 +258,15 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
     def _send_session(
         self, context: flight.ServerCallContext, call: Call, token: VisibilityToken | None = None
     ) -> None:
-        """Send the session's token anew when it knows of a write now, or grows old.
+        """Send the session's token anew when the client's knows less, or grows old.
 
         It goes out with the first bytes of the answer: call this before them, and once.
         """
-        session = call.session if token is None else call.session.having_written(token)
-        if session is not call.session or self._sessions.due_for_renewal(session):
+        session = call.session
+        if token is not None:
+            session = session.having_written(token)
+            self._sessions.last_writes.note(session)
+        if session.last_token > call.carried_token or self._sessions.due_for_renewal(session):
             context.add_header("authorization", f"Bearer {self._sessions.token_of(session)}")
 
 

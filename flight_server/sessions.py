@@ -7,6 +7,8 @@ reads the session's own writes. It replaces the credential: its holder is the id
 
 import base64
 import binascii
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -39,12 +41,42 @@ class Session:
         return self if token <= self.last_token else replace(self, last_token=token)
 
 
+class LastWrites:
+    """What each session wrote last through this process. Bounded; thread-safe.
+
+    The token in the bearer is not enough. Arrow's Go client, and ADBC with it, sometimes drops the
+    headers of a streaming call that has ended (its watcher of the call's context may come first),
+    and with them the token that tells of an ingest. A client's connection stays at one process,
+    which remembers here; the next unary answer tells the client again.
+    """
+
+    def __init__(self, limit: int = 100_000) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._tokens: OrderedDict[str, VisibilityToken] = OrderedDict()
+
+    def note(self, session: Session) -> None:
+        """Remember the session's last token, unless a later one is known."""
+        with self._lock:
+            known = self._tokens.pop(session.session_id, BEFORE_ALL)
+            self._tokens[session.session_id] = max(known, session.last_token)
+            if len(self._tokens) > self._limit:
+                self._tokens.popitem(last=False)
+
+    def brought_up(self, session: Session) -> Session:
+        """The session with the last write that is known of it."""
+        with self._lock:
+            known = self._tokens.get(session.session_id, BEFORE_ALL)
+        return session.having_written(known)
+
+
 class Sessions:
-    """Issues session tokens and opens them. Stateless and safe for threads."""
+    """Issues session tokens and opens them. Safe for threads."""
 
     def __init__(self, seal: Seal, *, lifetime: timedelta = timedelta(hours=12)) -> None:
         self._seal = seal
         self._lifetime = lifetime
+        self.last_writes = LastWrites()
 
     def begin(self, identity: Identity) -> Session:
         """A new session of `identity` that has written nothing."""

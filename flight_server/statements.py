@@ -28,6 +28,9 @@ from query_engine.engine import Interruption
 PARAMETERS_MAX_BYTES: Final = 4 * 2**20
 """The bound rows travel in the handle; clients send messages of at most 16 MiB."""
 
+HANDLE_LIFETIME: Final = timedelta(days=365)
+"""A handle is the text of a statement and pins nothing: a connection pool may keep it for long."""
+
 
 def read_point(options: CallOptions, session: Session) -> ReadPoint:
     """Where the call wants its answer from. In a session that has written, its own writes count."""
@@ -200,7 +203,7 @@ class StatementDesk:
 
     def _handle(self, call: Call, sql: str, parameters: bytes | None) -> bytes:
         statement = self._statement(call, sql, parameters)
-        return statement.sealed_by(self._seal, Purpose.PREPARED, lifetime=self._lifetime)
+        return statement.sealed_by(self._seal, Purpose.PREPARED, lifetime=HANDLE_LIFETIME)
 
     def _ticket(self, statement: SealedStatement) -> bytes:
         issued = replace(statement, issued_at=self._seal.now)

@@ -2,7 +2,8 @@
 
 What the door is proved against here is its own business: the protocol. Real parts where they
 exist (query engine, schemas, conforming); no bus and no catalog, so that a test can hold a write
-back, count the calls, and break off between them. tests/doors/ proves the door over the gateway.
+back, count the calls, and break off between them. test_whole_service.py proves the door
+over the gateway.
 """
 
 # ruff: noqa: ARG002, PLR0917 - the signatures are those of the gateway.

@@ -1,6 +1,7 @@
 """Session tokens and the credentials of the authorization header."""
 
 import base64
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -8,7 +9,14 @@ import pytest
 from duckmesh.errors import Denied, ErrorCode
 from duckmesh.identifiers import KeyId, TenantId
 from duckmesh.tokens import VisibilityToken
-from flight_server.sessions import TOKEN_PREFIX, Basic, Bearer, Sessions, parse_authorization
+from flight_server.sessions import (
+    TOKEN_PREFIX,
+    Basic,
+    Bearer,
+    LastWrites,
+    Sessions,
+    parse_authorization,
+)
 from flight_server.tickets import Purpose, Seal
 from gateway.identity import EVERY_ROLE, Identity
 
@@ -89,6 +97,25 @@ def test_a_session_expires_unless_it_is_renewed_in_time(sessions, clock):
     with pytest.raises(Denied, match="expired: connect again"):
         sessions.open(token)
     assert sessions.open(renewed).session_id == session.session_id
+
+
+def test_a_process_remembers_what_a_session_wrote_when_its_token_does_not_say(sessions):
+    before = sessions.begin(WHO)
+    sessions.last_writes.note(before.having_written(VisibilityToken(7)))
+    sessions.last_writes.note(before.having_written(VisibilityToken(6)))
+    assert sessions.last_writes.brought_up(before).last_token == 7
+    later = before.having_written(VisibilityToken(9))
+    assert sessions.last_writes.brought_up(later) is later
+    assert sessions.last_writes.brought_up(sessions.begin(WHO)).last_token == 0
+
+
+def test_what_is_remembered_is_bounded_and_the_oldest_goes_first(sessions):
+    memory = LastWrites(limit=2)
+    written = [sessions.begin(WHO).having_written(VisibilityToken(1)) for _ in range(3)]
+    for session in written:
+        memory.note(session)
+    fresh = [replace(session, last_token=VisibilityToken(0)) for session in written]
+    assert [memory.brought_up(session).last_token for session in fresh] == [0, 1, 1]
 
 
 def basic(text):
