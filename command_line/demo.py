@@ -2,6 +2,7 @@
 
 import signal
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -157,9 +158,13 @@ def _ingest(
 @contextmanager
 def _progress(rows: int, label: str) -> Iterator[Callable[[Written], None]]:
     """A bar on a terminal, a line per write elsewhere."""
-    if click.get_text_stream("stdout").isatty():
-        with click.progressbar(length=rows, label=label) as bar:
-            yield lambda write: bar.update(write.rows)
+    if sys.stdout.isatty():
+        with click.progressbar(length=rows, label=label, show_eta=False) as bar:
+
+            def advance(write: Written) -> None:
+                bar.update(write.rows)
+
+            yield advance
         return
     done = 0
 

@@ -13,11 +13,12 @@ import click
 
 from catalog.migrate import migration_status
 from catalog.postgres_binaries import find_binaries, major_version
+from command_line.catalog_access import catalog_dsn
 from command_line.data_directory import DataDirectory
 from command_line.failures import CHECK_FAILED
 from command_line.invocation import Invocation
 from command_line.output import as_json, print_json
-from command_line.wiring import catalog_dsn, check_port_is_free, open_object_store
+from command_line.ports import check_port_is_free
 from duckmesh.errors import DuckMeshError, ErrorCode, Invalid, Unavailable
 from duckmesh.settings import Settings
 
@@ -116,6 +117,8 @@ def _migrations(settings: Settings) -> str:
 
 def _store(settings: Settings) -> str:
     if settings.store.url is not None:
+        from command_line.wiring import open_object_store
+
         open_object_store(settings).probe()
         return "an object was written, read and deleted"
     with ExitStack() as undo:

@@ -14,7 +14,7 @@ from catalog.embedded_postgres import EmbeddedPostgres
 from catalog.migrate import migrate_up
 from command_line.children import ChildProcess, environment_of
 from command_line.data_directory import DataDirectory, Running
-from command_line.wiring import check_port_is_free
+from command_line.ports import check_port_is_free
 from duckmesh.errors import DuckMeshError, ErrorCode, Invalid
 from duckmesh.settings import Settings, variable_of
 from duckmesh.telemetry import get_logger

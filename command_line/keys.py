@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import click
 
 from catalog.tenants import ApiKey
+from command_line.catalog_access import open_catalog
 from command_line.invocation import Invocation
 from command_line.output import as_json, print_json, print_rows
-from command_line.wiring import open_catalog
 from duckmesh.errors import ErrorCode, NotFound
 from duckmesh.identifiers import KeyId
 from gateway import tenancy

@@ -8,9 +8,9 @@ import click
 from catalog import snapshots
 from catalog.connection import Catalog
 from catalog.tenants import Tenant, find_tenant, list_tenants
+from command_line.catalog_access import open_bus, open_catalog
 from command_line.invocation import Invocation
 from command_line.output import as_json, print_json, print_rows
-from command_line.wiring import open_bus, open_catalog
 from ingest_bus.port import IngestBus
 
 

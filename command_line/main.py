@@ -1,28 +1,44 @@
 """The `duckmesh` command. Each family of commands has a file; this one puts them together."""
 
+from importlib import import_module
 from pathlib import Path
+from typing import Final
 
 import click
 
-from command_line.coordinate import coordinate
-from command_line.demo import demo
-from command_line.doctor import doctor
 from command_line.failures import MEANINGS
 from command_line.invocation import DuckMeshGroup, Invocation
-from command_line.keys import keys
-from command_line.lag import lag
-from command_line.migrate import migrate
-from command_line.serve import serve
-from command_line.tables import tables
-from command_line.tenants import tenants
-from command_line.up import up
 from duckmesh.settings import Profile
 
-PROGRAM = "duckmesh"
+PROGRAM: Final = "duckmesh"
+COMMANDS: Final = (
+    "up",
+    "demo",
+    "serve",
+    "coordinate",
+    "migrate",
+    "doctor",
+    "tenants",
+    "keys",
+    "tables",
+    "lag",
+)
+"""Each is the one command of the module of its name."""
 
 
 class _Program(DuckMeshGroup):
-    """The command without a name: its help ends with the exit codes."""
+    """The command without a name. It loads a command's module when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        found: click.Command = getattr(import_module(f"command_line.{cmd_name}"), cmd_name)
+        return found
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         del ctx
@@ -49,21 +65,6 @@ def program(
 ) -> None:
     """DuckMesh: many writers, one fresh and consistent lake, over Arrow Flight SQL."""
     context.obj = Invocation(config, profile, verbose)
-
-
-for _command in (
-    up,
-    demo,
-    serve,
-    coordinate,
-    migrate,
-    doctor,
-    tenants,
-    keys,
-    tables,
-    lag,
-):
-    program.add_command(_command)
 
 
 def main() -> None:

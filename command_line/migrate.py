@@ -6,9 +6,9 @@ import click
 
 from catalog.migrate import MigrationState, known_migrations, migrate_down, migrate_up
 from catalog.migrate import migration_status as read_status
+from command_line.catalog_access import catalog_dsn
 from command_line.invocation import Invocation
 from command_line.output import as_json, print_json, print_rows
-from command_line.wiring import catalog_dsn
 
 
 @click.group()

@@ -9,7 +9,7 @@ from tenacity import stop_when_event_set as unless_stopped
 from tenacity.wait import wait_exponential_jitter
 
 from catalog.migrate import MigrationState, migration_status
-from command_line.wiring import catalog_dsn
+from command_line.catalog_access import catalog_dsn
 from duckmesh.errors import ErrorCode, Unavailable
 from duckmesh.settings import Settings
 from duckmesh.telemetry import get_logger

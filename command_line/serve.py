@@ -7,11 +7,12 @@ from typing import Final
 import click
 
 from catalog.connection import Catalog
+from command_line.catalog_access import open_catalog
 from command_line.failures import CHECK_FAILED
 from command_line.invocation import Invocation
 from command_line.readiness import await_catalog, say_ready
 from command_line.stopping import end_hard_after, end_now, stop_requests
-from command_line.wiring import open_catalog, open_door
+from command_line.wiring import open_door
 from duckmesh.settings import FlightSettings, Settings
 from duckmesh.telemetry import get_logger
 
@@ -44,6 +45,8 @@ def serve(invocation: Invocation, host: str | None, port: int | None, grace_seco
         with open_catalog(settings) as catalog:
             if await_catalog(settings, stop):
                 _serve(settings, catalog, stop, grace)
+    # All is closed. DuckDB's bindings complain of what Python's own teardown leaves to them.
+    end_now(0)
 
 
 def _serve(settings: Settings, catalog: Catalog, stop: threading.Event, grace: timedelta) -> None:

@@ -5,9 +5,9 @@ import click
 from catalog import snapshots
 from catalog.tables import tables_at
 from catalog.tenants import find_tenant
+from command_line.catalog_access import open_catalog
 from command_line.invocation import Invocation
 from command_line.output import as_json, print_json, print_rows
-from command_line.wiring import open_catalog
 
 
 @click.command()

@@ -3,9 +3,9 @@
 import click
 
 from catalog.tenants import list_tenants
+from command_line.catalog_access import open_catalog
 from command_line.invocation import Invocation
 from command_line.output import as_json, print_json, print_rows
-from command_line.wiring import open_catalog
 from gateway import tenancy
 
 

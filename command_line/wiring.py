@@ -1,4 +1,4 @@
-"""Who holds whom: the constructor calls of each process, in one place."""
+"""Who holds whom: the constructor calls of each long-lived process, in one place."""
 
 import os
 import shutil
@@ -10,9 +10,11 @@ from typing import Final
 
 from catalog.connection import Catalog
 from catalog.tenants import sealing_secret
+from command_line.catalog_access import open_bus
 from command_line.data_directory import DataDirectory
+from command_line.ports import check_port_is_free
 from coordinator.run import Coordinator, CoordinatorOptions
-from duckmesh.errors import Conflict, ErrorCode, Invalid
+from duckmesh.errors import ErrorCode, Invalid
 from duckmesh.settings import FlightSettings, Settings, StoreSettings
 from flight_server.server import DoorOptions, FlightDoor, Tls
 from flight_server.tickets import Seal
@@ -23,7 +25,6 @@ from gateway.tenancy import Tenancy
 from gateway.visibility import Visibility
 from gateway.writes import Writes
 from ingest_bus.port import IngestBus
-from ingest_bus.postgres import PostgresIngestBus
 from object_store.file_cache import FileCache
 from object_store.open import open_store
 from object_store.options import StoreOptions
@@ -32,41 +33,6 @@ from query_engine.engine import QueryEngine
 from query_engine.stream import QueryLimits
 
 _SEAL_PURPOSE: Final = "flight"
-
-
-def catalog_dsn(settings: Settings) -> str:
-    """The catalog's address: of the settings, else of the `duckmesh up` that runs here.
-
-    Raises Invalid (SETTINGS_INVALID) when there is neither.
-    """
-    if settings.catalog.dsn is not None:
-        return settings.catalog.dsn.get_secret_value()
-    running = DataDirectory(settings.data_dir).running()
-    if running is None:
-        raise Invalid(
-            ErrorCode.SETTINGS_INVALID,
-            "there is no catalog: set catalog.dsn (DUCKMESH_CATALOG_DSN), or run `duckmesh up` "
-            "on this data directory",
-        )
-    return running.dsn
-
-
-@contextmanager
-def open_catalog(settings: Settings) -> Iterator[Catalog]:
-    """The catalog, open for the length of the block. Does not wait for Postgres."""
-    group = settings.catalog
-    with Catalog(
-        catalog_dsn(settings),
-        pool_min=min(group.pool_min, group.pool_max),
-        pool_max=group.pool_max,
-        connect_timeout=group.connect_timeout,
-    ) as catalog:
-        yield catalog
-
-
-def open_bus(catalog: Catalog) -> IngestBus:
-    """The bus that lives in the catalog's database."""
-    return PostgresIngestBus(catalog)
 
 
 def open_object_store(settings: Settings) -> ObjectStore:
@@ -165,34 +131,6 @@ def _seal_secret(settings: Settings, catalog: Catalog) -> bytes:
         return settings.auth.sealing_secret.get_secret_value().encode()
     with catalog.connect() as connection:
         return sealing_secret(connection, _SEAL_PURPOSE)
-
-
-def check_port_is_free(group: FlightSettings) -> None:
-    """Raise Conflict when another process listens there, Invalid when the host is not ours."""
-    try:
-        found = socket.getaddrinfo(group.host, group.port, type=socket.SOCK_STREAM)
-        family, kind, protocol, _, address = found[0]
-        with socket.socket(family, kind, protocol) as attempt:
-            # As the server does: connections of a predecessor that still fade are no obstacle.
-            attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            attempt.bind(address)
-    except PermissionError as error:
-        raise Invalid(
-            ErrorCode.SETTINGS_INVALID,
-            f"port {group.port} needs rights that this process lacks: set flight.port (--port) "
-            "to 1024 or more",
-        ) from error
-    except socket.gaierror as error:
-        raise Invalid(
-            ErrorCode.SETTINGS_INVALID,
-            f"flight.host {group.host!r} is no address of this machine: correct it",
-        ) from error
-    except OSError as error:
-        raise Conflict(
-            ErrorCode.SETTINGS_INVALID,
-            f"port {group.port} of {group.host} cannot be listened on: end what listens there, "
-            "or set flight.port (--port); 0 takes a free one",
-        ) from error
 
 
 def _tls(group: FlightSettings) -> Tls | None:
