@@ -149,17 +149,25 @@ REFERENCE: Final[Mapping[ErrorCode, Entry]] = {
         NotYetVisible,
     ),
     ErrorCode.CATALOG_UNAVAILABLE: _met(
-        "Postgres cannot be reached, restarts, or has no connection free.", Unavailable
+        "Postgres cannot be reached, restarts, or has no connection free (Unavailable); an "
+        "embedded one is another process's (Conflict).",
+        Unavailable,
+        Conflict,
     ),
     ErrorCode.STORE_UNAVAILABLE: _met(
         "The object store or the local cache fails, stalls or is full.", Unavailable
     ),
     ErrorCode.NOT_READY: _met(
-        "The process is stopping, or the catalog's schema is not the one it needs.",
+        "The process is stopping or starts, or the catalog's schema is not the one it needs "
+        "(Unavailable); the catalog is newer than this release (Invalid).",
         Unavailable,
+        Invalid,
     ),
     ErrorCode.SETTINGS_INVALID: _met(
-        "A setting is unknown, wrong or unsafe; the process does not start.", Invalid
+        "A setting is unknown, wrong or unsafe (Invalid), or the port is taken (Conflict): the "
+        "process does not start.",
+        Invalid,
+        Conflict,
     ),
     ErrorCode.FENCED: _met(
         "A worker woke after another took its work: it changed nothing.", Fenced
