@@ -44,7 +44,7 @@ def test_a_query_with_a_token_has_every_write_acknowledged_up_to_it(
     with service(database_dsn, tmp_path) as running:
         uris = [running.serve()[1] for _ in range(2)]
         running.coordinate("c1")
-        _create_over_adbc(uris[0])
+        create_over_adbc(uris[0])
         clients = [PlainClient(uris[number % 2]) for number in range(WRITERS)]
         reader = PlainClient(uris[1])
 
@@ -67,11 +67,12 @@ def test_a_query_with_a_token_has_every_write_acknowledged_up_to_it(
     assert tokens == list(range(first, first + len(tokens))), "tokens are not dense"
 
 
-def _create_over_adbc(uri: str) -> None:
+def create_over_adbc(uri: str) -> None:
     from adbc_driver_flightsql import dbapi
 
     with dbapi.connect(uri, autocommit=True) as connection, connection.cursor() as cursor:
-        cursor.adbc_ingest("t", SCHEMA.empty_table(), mode="create")
+        no_rows = pa.record_batch([[], []], schema=SCHEMA)
+        cursor.adbc_ingest("t", no_rows, mode="create")
 
 
 class SequenceTokensBus(PostgresIngestBus):
