@@ -49,6 +49,12 @@ def content(connection: Connection, file_id: FileId) -> bytes:
     return bytes(row[0])
 
 
+def contents(connection: Connection, file_ids: Collection[FileId]) -> dict[FileId, bytes]:
+    """The bytes of several inline files."""
+    rows = connection.execute(_SQL["contents"], (list(file_ids),), binary=True)
+    return {file_id: bytes(content) for file_id, content in rows}
+
+
 def live_inline_files(connection: Connection, table_ids: Collection[TableId]) -> list[DataFile]:
     """The inline files that the newest snapshot reads, of the given tables."""
     rows = connection.execute(

@@ -11,6 +11,9 @@ ORDER BY table_id, min_token, file_id
 -- name: content
 SELECT content FROM data_file_content WHERE file_id = %s
 
+-- name: contents
+SELECT file_id, content FROM data_file_content WHERE file_id = ANY (%s)
+
 -- name: live_inline_files
 SELECT f.file_id, f.table_id, f.path, f.schema_version, f.record_count, f.file_size_bytes,
        f.min_event_time, f.max_event_time, f.min_token, f.max_token, f.begin_snapshot

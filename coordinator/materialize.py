@@ -20,8 +20,9 @@ from catalog.snapshots import NewFile, Publication, Snapshot
 from catalog.table_schema import TableSchema
 from catalog.tables import Place
 from coordinator.encode import Poison, TableRows, encode_rows, gather
+from coordinator.fold import fold_tail
 from coordinator.lease_keeper import LeaseKeeper
-from duckmesh.errors import Corrupt, DuckMeshError, Fenced
+from duckmesh.errors import Corrupt, DuckMeshError
 from duckmesh.identifiers import ConsumerId, EventId, SchemaVersion, TableId
 from ingest_bus.envelope import Claim
 from ingest_bus.port import IngestBus
@@ -96,9 +97,9 @@ class Materializer:
         try:
             with LeaseKeeper(self._bus, claim, options.lease):
                 return Published(self._publish(claim), full=len(claim.events) >= limit)
-        except Fenced:
-            raise
         except DuckMeshError as failure:
+            # Fenced as well: when the claim is lost this changes nothing; when only a file to
+            # fold was gone, the next claim begins at once.
             self._give_back(claim, failure)
             raise
         except Exception:
@@ -112,6 +113,7 @@ class Materializer:
             places = tables.places(connection, claim.tenant_id, [t.table_id for t in rows])
         # The writes of a table that was dropped since are resolved with it.
         rows = [table for table in rows if not places[table.table_id].dropped]
+        folded = fold_tail(self._catalog, rows, schemas)
         files = [
             file
             for table in rows
@@ -128,6 +130,7 @@ class Materializer:
             table_watermarks={t.table_id: t.last_token for t in rows if t.last_token is not None},
             emptied_tables=[table.table_id for table in rows if table.emptied],
             new_schemas={t.table_id: t.new_schema for t in rows if t.new_schema is not None},
+            folded_files=folded,
         )
         return self._commit(claim, publication, poison)
 

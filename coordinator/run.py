@@ -73,7 +73,7 @@ class Coordinator:
             retrying = Retrying(
                 retry=retry_if_exception(lambda error: isinstance(error, Exception)),
                 wait=wait_exponential_jitter(
-                    initial=self._options.backoff.total_seconds(),
+                    multiplier=self._options.backoff.total_seconds(),
                     max=self._options.backoff_max.total_seconds(),
                     jitter=self._options.backoff.total_seconds(),
                 ),

@@ -199,7 +199,8 @@ class Reads:
 
     def _timeout(self, asked: timedelta | None) -> timedelta:
         limits = self._limits
-        return min(asked or limits.consistency_timeout, limits.max_consistency_timeout)
+        wanted = limits.consistency_timeout if asked is None else asked
+        return min(wanted, limits.max_consistency_timeout)
 
     def _tables_named(
         self, identity: Identity, sql: str | None, newest: Snapshot
