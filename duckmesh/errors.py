@@ -160,5 +160,7 @@ class Corrupt(DuckMeshError):
 class Internal(DuckMeshError):
     """A fault of ours. The message says nothing of the inside; the log does, by trace id."""
 
-    def __init__(self, message: str = "an internal error; quote the trace id to the operator") -> None:
+    def __init__(
+        self, message: str = "an internal error; quote the trace id to the operator"
+    ) -> None:
         super().__init__(ErrorCode.INTERNAL, message)

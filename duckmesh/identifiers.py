@@ -57,8 +57,7 @@ def check_table_name(name: str) -> str:
     if len(name) > TABLE_NAME_MAX_CHARS or any(ord(c) < 32 or c == "\x7f" for c in name):
         raise Invalid(
             ErrorCode.TABLE_REQUIRED,
-            f"a table name has at most {TABLE_NAME_MAX_CHARS} characters "
-            "and no control characters",
+            f"a table name has at most {TABLE_NAME_MAX_CHARS} characters and no control characters",
             table=name[:80],
         )
     return name
