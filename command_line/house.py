@@ -23,6 +23,7 @@ _READY_WITHIN: Final = timedelta(seconds=60)
 _GRACE_SECONDS: Final = 5.0
 _STOP_WITHIN: Final = timedelta(seconds=2 * _GRACE_SECONDS + 5)
 _WATCH_SECONDS: Final = 0.5
+_LONGEST_PAUSE_SECONDS: Final = 10.0
 _log = get_logger(__name__)
 
 
@@ -96,9 +97,12 @@ class House:
 
     def _watch(self, postgres: EmbeddedPostgres) -> None:
         """Start Postgres again when it dies; what was committed is there again then."""
-        while not self._stopping.wait(_WATCH_SECONDS):
+        pause = _WATCH_SECONDS
+        while not self._stopping.wait(pause):
             if postgres.running:
+                pause = _WATCH_SECONDS
                 continue
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
             _log.warning("postgres_died")
             try:
                 postgres.restart()

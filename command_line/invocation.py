@@ -1,5 +1,6 @@
 """One run of the `duckmesh` command: its common flags, its settings, its errors."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,11 @@ class Invocation:
         return load_settings(profile=self.profile, config_file=self.config, overrides=overrides)
 
     def tool_settings(self, **flags: Any) -> Settings:
-        """The settings of a command that prints and ends; it logs only what it must."""
-        settings = self.settings(**flags)
-        quiet = settings.logging.model_copy(
-            update={"level": LogLevel.DEBUG if self.verbose else LogLevel.ERROR}
-        )
-        configure_logging(quiet, service="duckmesh", profile=settings.profile)
+        """The settings of a command that prints and ends; it logs errors alone, unless asked."""
+        settings = self.process_settings("duckmesh", **flags)
+        if not self.verbose:
+            # Libraries that set a level of their own speak in spite of ours.
+            logging.disable(logging.WARNING)
         return settings
 
     def process_settings(self, service: str, **flags: Any) -> Settings:

@@ -29,8 +29,12 @@ Commands that read the catalog take it from `catalog.dsn`. Without it they use t
 
 def command_page() -> str:
     """The text of docs/cli.md."""
-    parts = [_INTRODUCTION, *_sections(click.Context(program, info_name=PROGRAM)), _exit_codes()]
+    parts = [_INTRODUCTION, *_sections(_root_context()), _exit_codes()]
     return "\n".join(parts)
+
+
+def _root_context() -> click.Context:
+    return click.Context(program, info_name=PROGRAM, **program.context_settings)
 
 
 def _sections(context: click.Context) -> Iterator[str]:
