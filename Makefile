@@ -40,7 +40,7 @@ lock: ## write the lock files from pyproject.toml (needs uv)
 		-o deploy/requirements.lock
 
 bench: setup ## measure, and print the figures
-	$(BIN)/duckmesh bench
+	$(BIN)/python -m benchmarks
 
 clean: ## remove caches and builds (.venv stays)
 	rm -rf dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

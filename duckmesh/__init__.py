@@ -1,4 +1,4 @@
-"""The shared language of DuckMesh: identifiers, tokens, errors, settings, clock, statements, telemetry.
+"""The shared language: identifiers, tokens, errors, settings, clock, statements, telemetry.
 
 Floor 1. Every room may import it; it imports no other room.
 """

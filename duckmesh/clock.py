@@ -1,4 +1,4 @@
-"""Deadlines inside one process. Leases and grace are Postgres's business: it is their only clock."""
+"""Deadlines inside one process. Leases and grace go by Postgres's clock, and by no other."""
 
 import time
 from dataclasses import dataclass

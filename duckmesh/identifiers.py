@@ -26,7 +26,7 @@ _TENANT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
 def new_event_id() -> EventId:
-    """A fresh, time-ordered id (UUIDv7, RFC 9562): neighbours in time are neighbours in an index."""
+    """A fresh, time-ordered id (UUIDv7, RFC 9562): near in time is near in an index."""
     return EventId(uuid7())
 
 

@@ -18,7 +18,7 @@ class Statements(Mapping[str, LiteralString]):
         text = resources.files(package).joinpath(file).read_text(encoding="utf-8")
         parts = _HEADING.split(text)[1:]
         self._by_name = {
-            name: cast(LiteralString, body.strip())
+            name: cast("LiteralString", body.strip())
             for name, body in zip(parts[::2], parts[1::2], strict=True)
         }
 
