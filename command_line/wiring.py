@@ -193,6 +193,7 @@ def _read_limits(settings: Settings) -> ReadLimits:
         max_consistency_timeout=group.max_consistency_timeout,
         query=QueryLimits(wall_time=group.wall_time),
         max_concurrent=group.max_concurrent,
+        max_queued=group.max_queued,
     )
 
 

@@ -76,6 +76,8 @@ class DuckMeshError(Exception):
 
     retryable: ClassVar[bool] = False
     """Whether the same request, unchanged, may succeed later."""
+    context_is_public: ClassVar[bool] = True
+    """Whether a client may see the context; that of our own faults is for the log alone."""
 
     def __init__(self, code: ErrorCode, message: str, **context: Any) -> None:
         super().__init__(message)
@@ -92,7 +94,7 @@ class DuckMeshError(Exception):
             "error_code": self.code.value,
             "message": self.message,
             "retryable": self.retryable,
-            "context": self.context,
+            "context": self.context if self.context_is_public else {},
             "trace_id": trace_id,
         }
 
@@ -146,12 +148,16 @@ class Unavailable(DuckMeshError):
 class Fenced(DuckMeshError):
     """Another worker owns this now. The holder of the old epoch stops and changes nothing."""
 
+    context_is_public = False
+
     def __init__(self, message: str, **context: Any) -> None:
         super().__init__(ErrorCode.FENCED, message, **context)
 
 
 class Corrupt(DuckMeshError):
     """Stored state contradicts itself. Nothing is guessed; a human looks."""
+
+    context_is_public = False
 
     def __init__(self, message: str, **context: Any) -> None:
         super().__init__(ErrorCode.CORRUPT, message, **context)

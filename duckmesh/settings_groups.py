@@ -248,8 +248,8 @@ class AuthSettings(Group):
     sealing_secret: SealingSecret | None = Field(
         default=None,
         description=(
-            "Signs sessions and tickets; equal in all serving processes. Drawn at start when not "
-            "set: then one process does not know another's sessions."
+            "Signs sessions and tickets; equal in all serving processes. When not set, the one "
+            "that the catalog keeps for all of them."
         ),
     )
     session_lifetime = Span("session_lifetime_seconds")
@@ -274,7 +274,7 @@ class IngestSettings(Group):
     max_pending_events: int = Field(
         default=100_000,
         ge=1,
-        description="Writes of a tenant that wait for publication; beyond, RATE_LIMITED.",
+        description="Writes of a tenant that wait for publication; beyond, QUOTA_EXCEEDED.",
     )
     max_pending_bytes: int = Field(
         default=4 * GIB, ge=1, description="The same, by the bytes that these writes carry."
@@ -363,13 +363,13 @@ class QuerySettings(Group):
     )
     threads: int = Field(default=2, ge=1, le=1024, description="Threads of one query.")
     max_concurrent: int = Field(
-        default=4, ge=1, le=10_000, description="Queries of a serving process that run at once."
+        default=16, ge=1, le=10_000, description="Queries of a serving process that run at once."
     )
     max_queued: int = Field(
         default=64,
         ge=0,
         le=100_000,
-        description="Queries that wait for their turn; beyond, they are told.",
+        description="Queries that wait for their turn; beyond, TOO_MANY_QUERIES.",
     )
     batch_rows: int = Field(
         default=65_536, ge=1, le=10_000_000, description="Rows of one batch of an answer at most."

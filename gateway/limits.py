@@ -1,12 +1,14 @@
-"""Limits on writes, and the refusal before collapse."""
+"""Limits on writes and queries, and the refusal before collapse."""
 
 import threading
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 from duckmesh.errors import ErrorCode, Overloaded
 from duckmesh.identifiers import TenantId
+from ingest_bus.envelope import Backlog
 from ingest_bus.port import IngestBus
 
 _LOOK_AGAIN_SECONDS: Final = 0.25
@@ -21,6 +23,45 @@ class IngestLimits:
     max_pending_bytes: int = 8 * 2**30
 
 
+class Turns:
+    """How many queries run at once, and how many wait for their turn. Thread-safe."""
+
+    def __init__(self, *, running: int, waiting: int, patience: timedelta) -> None:
+        self._running = running
+        self._waiting_max = waiting
+        self._patience_seconds = patience.total_seconds()
+        self._free = running
+        self._waiting = 0
+        self._changed = threading.Condition()
+
+    def take(self) -> None:
+        """Wait for a turn; `give_back` must follow. Raises Overloaded (TOO_MANY_QUERIES)."""
+        with self._changed:
+            if self._free == 0 and self._waiting >= self._waiting_max:
+                raise self._refusal()
+            self._waiting += 1
+            try:
+                if not self._changed.wait_for(lambda: self._free > 0, self._patience_seconds):
+                    raise self._refusal()
+                self._free -= 1
+            finally:
+                self._waiting -= 1
+
+    def give_back(self) -> None:
+        with self._changed:
+            self._free += 1
+            self._changed.notify()
+
+    def _refusal(self) -> Overloaded:
+        return Overloaded(
+            ErrorCode.TOO_MANY_QUERIES,
+            "too many queries run at once: finish reading open results, or retry in a second",
+            max_concurrent=self._running,
+            max_queued=self._waiting_max,
+            retry_after_seconds=1,
+        )
+
+
 class Backpressure:
     """Refuses writes of a tenant while too much of it waits. Thread-safe.
 
@@ -32,25 +73,27 @@ class Backpressure:
         self._bus = bus
         self._limits = limits
         self._lock = threading.Lock()
-        self._seen: dict[TenantId, tuple[float, Overloaded | None]] = {}
+        self._seen: dict[TenantId, tuple[float, Backlog | None]] = {}
 
     def check(self, tenant_id: TenantId) -> None:
         """Raise Overloaded (QUOTA_EXCEEDED) while the tenant's backlog is over a cap."""
         with self._lock:
-            until, refusal = self._seen.get(tenant_id, (0.0, None))
+            until, over = self._seen.get(tenant_id, (0.0, None))
             now = time.monotonic()
             stale = now >= until
             if stale:
                 # Only this caller looks; the others go by the last look meanwhile.
-                self._seen[tenant_id] = (now + _LOOK_AGAIN_SECONDS, refusal)
+                self._seen[tenant_id] = (now + _LOOK_AGAIN_SECONDS, over)
         if stale:
-            refusal = self._look(tenant_id)
+            over = self._look(tenant_id)
             with self._lock:
-                self._seen[tenant_id] = (time.monotonic() + _LOOK_AGAIN_SECONDS, refusal)
-        if refusal is not None:
-            raise refusal
+                self._seen[tenant_id] = (time.monotonic() + _LOOK_AGAIN_SECONDS, over)
+        if over is not None:
+            # A new exception each time: one that is raised twice gathers tracebacks.
+            raise self._refusal(over)
 
-    def _look(self, tenant_id: TenantId) -> Overloaded | None:
+    def _look(self, tenant_id: TenantId) -> Backlog | None:
+        """The backlog, when it is over a cap."""
         backlog = self._bus.backlog(tenant_id)
         limits = self._limits
         if (
@@ -58,6 +101,10 @@ class Backpressure:
             and backlog.bytes <= limits.max_pending_bytes
         ):
             return None
+        return backlog
+
+    def _refusal(self, backlog: Backlog) -> Overloaded:
+        limits = self._limits
         return Overloaded(
             ErrorCode.QUOTA_EXCEEDED,
             "too much is accepted and not visible yet: retry in a second",

@@ -1,7 +1,6 @@
 """Answer a query: choose the snapshot, wait at the barrier, run over exactly that snapshot."""
 
 import contextlib
-import threading
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -16,11 +15,12 @@ from catalog.connection import Catalog
 from catalog.snapshots import Snapshot
 from catalog.tables import TableAt
 from duckmesh.clock import Deadline
-from duckmesh.errors import ErrorCode, Invalid, NotSupported, Overloaded
+from duckmesh.errors import ErrorCode, Invalid, NotSupported
 from duckmesh.identifiers import SnapshotId, TableId
 from duckmesh.tokens import BEFORE_ALL, VisibilityToken
 from gateway import system_tables
 from gateway.identity import Identity, Role
+from gateway.limits import Turns
 from gateway.manifests import LocalFiles, Manifest, Manifests
 from gateway.visibility import Visibility
 from gateway.writes import Writes
@@ -34,7 +34,7 @@ from query_engine.relations import SYSTEM_SCHEMA, Relation, RelationSet, TableRe
 from query_engine.statements import StatementKind, parse_drop_table
 from query_engine.stream import QueryLimits, QueryStats
 
-_QUEUE_SECONDS: Final = 5.0
+_QUEUE_PATIENCE: Final = timedelta(seconds=5)
 """How long a query waits for its turn before it is refused."""
 
 
@@ -75,7 +75,8 @@ class ReadLimits:
     consistency_timeout: timedelta = timedelta(seconds=3)
     max_consistency_timeout: timedelta = timedelta(seconds=60)
     query: QueryLimits = field(default_factory=QueryLimits)
-    max_concurrent: int = 64
+    max_concurrent: int = 16
+    max_queued: int = 64
 
 
 class Answer:
@@ -84,12 +85,10 @@ class Answer:
     Read from one thread. `close`, or the end of the `with` block, gives everything back.
     """
 
-    def __init__(
-        self, running: RunningQuery, pinned: PinnedFiles, turn: threading.BoundedSemaphore
-    ) -> None:
+    def __init__(self, running: RunningQuery, pinned: PinnedFiles, turns: Turns) -> None:
         self._running = running
         self._held = contextlib.ExitStack()
-        self._held.callback(turn.release)
+        self._held.callback(turns.give_back)
         self._held.callback(pinned.release)
         self._held.callback(running.close)
 
@@ -152,7 +151,9 @@ class Reads:
         self._limits = limits
         self._manifests = Manifests(catalog)
         self._files = LocalFiles(catalog, store, cache)
-        self._turns = threading.BoundedSemaphore(limits.max_concurrent)
+        self._turns = Turns(
+            running=limits.max_concurrent, waiting=limits.max_queued, patience=_QUEUE_PATIENCE
+        )
 
     def is_query(self, sql: str) -> bool:
         """Whether the statement yields rows. Raises Invalid for what is not one statement."""
@@ -234,15 +235,9 @@ class Reads:
         Raises Overloaded (TOO_MANY_QUERIES) when it gets no turn, and what the engine raises.
         """
         identity.require(Role.QUERY_READER)
-        if not self._turns.acquire(timeout=_QUEUE_SECONDS):
-            raise Overloaded(
-                ErrorCode.TOO_MANY_QUERIES,
-                "too many queries run at once: retry in a second",
-                max_concurrent=self._limits.max_concurrent,
-                retry_after_seconds=1,
-            )
+        self._turns.take()
         with contextlib.ExitStack() as undo:
-            undo.callback(self._turns.release)
+            undo.callback(self._turns.give_back)
             manifest = self._manifests.at(identity.tenant_id, snapshot_id)
             wanted = manifest.named(self._engine.tables_read(sql))
             paths, pinned = self._pin_files(identity, manifest, wanted)

@@ -58,7 +58,7 @@ CREATE TABLE data_file (
 );
 
 -- "Which files at S" is one range of this index.
-CREATE INDEX data_file_of_table ON data_file (table_id, begin_snapshot, end_snapshot);
+CREATE INDEX data_file_of_table ON data_file (table_id, end_snapshot, begin_snapshot);
 CREATE INDEX data_file_live ON data_file (table_id) WHERE end_snapshot IS NULL;
 
 CREATE TABLE data_file_content (

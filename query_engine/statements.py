@@ -76,13 +76,13 @@ _KINDS: Final = {
 }
 
 _OTHER_WAYS: Final = {
-    StatementKind.CREATE_TABLE: "send it as an update, or create the table over HTTP",
-    StatementKind.DROP_TABLE: "send it as an update, or delete the table over HTTP",
-    StatementKind.ALTER: "change the table over HTTP",
-    StatementKind.INSERT: "send it as an update, or ingest the rows",
-    StatementKind.UPDATE: "ingest the changed rows as upserts",
-    StatementKind.DELETE: "ingest deletes for the keys",
-    StatementKind.MERGE: "ingest the changed rows as upserts",
+    StatementKind.CREATE_TABLE: "create the table by a bulk ingest in mode create",
+    StatementKind.DROP_TABLE: "send it as a statement of its own",
+    StatementKind.ALTER: "replace the table by a bulk ingest in mode replace",
+    StatementKind.INSERT: "ingest the rows",
+    StatementKind.UPDATE: "ingest the whole table again in mode replace",
+    StatementKind.DELETE: "ingest the rows that stay in mode replace",
+    StatementKind.MERGE: "ingest the whole table again in mode replace",
     StatementKind.COPY: "run the query and write its result on the client, or ingest the rows",
     StatementKind.TRANSACTION: "every statement is its own transaction",
     StatementKind.SET: "settings are fixed; pass options with the request",
