@@ -8,7 +8,7 @@ from psycopg.types.json import Jsonb
 
 from catalog import snapshots
 from catalog.connection import Connection
-from catalog.table_schema import TableSchema, normal_schema, with_field_ids
+from catalog.table_schema import FIELD_ID, TableSchema, normal_schema, with_field_ids
 from duckmesh.errors import ErrorCode, NotFound
 from duckmesh.identifiers import SchemaVersion, SnapshotId, TableId, TenantId
 from duckmesh.statements import Statements
@@ -100,9 +100,12 @@ def _insert_version(
 def propose_schema(connection: Connection, table: Table, offered: pa.Schema) -> TableSchema:
     """Record a new version with wholly new columns, not yet published, and return it.
 
-    It takes effect when the write that brings it is published. Died before: an unused number.
+    Columns that carry field ids keep them: files may be written with these already. They need only
+    differ from those of the columns that they replace. It takes effect when the write that brings
+    it is published. Died before: an unused number.
     """
     columns = normal_schema(offered)
+    numbered = all(FIELD_ID in (field.metadata or {}) for field in offered)
     with connection.transaction():
         values = {"tenant_id": table.tenant_id, "table_id": table.table_id}
         if connection.execute(_SQL["lock_live_table"], values).fetchone() is None:
@@ -110,7 +113,8 @@ def propose_schema(connection: Connection, table: Table, offered: pa.Schema) -> 
         row = connection.execute(_SQL["next_schema_version"], values).fetchone()
         assert row is not None  # noqa: S101 - an aggregate has one row
         version, next_field_id = row
-        schema = TableSchema(version, with_field_ids(columns, first_id=next_field_id))
+        arrow = offered if numbered else with_field_ids(columns, first_id=next_field_id)
+        schema = TableSchema(version, arrow)
         _insert_version(connection, table.table_id, schema, begin_snapshot=None)
     return schema
 

@@ -15,11 +15,9 @@ import pyarrow as pa
 
 from duckmesh.errors import (
     Cancelled,
-    Conflict,
     DuckMeshError,
     ErrorCode,
     Invalid,
-    NotFound,
     NotSupported,
 )
 from duckmesh.identifiers import (
@@ -166,9 +164,8 @@ class _CountingWriter:
 def _committed(write: PendingWrite) -> Receipt:
     try:
         return write.commit()
-    except (Conflict, Invalid, NotFound):
-        # Certainly not accepted. After any other error the write may stand all the same, and an
-        # abort would take its staged files away: then they are left to the collector.
+    except BaseException:
+        # A write that may stand all the same keeps its staged files: `abort` knows.
         write.abort()
         raise
 

@@ -41,8 +41,10 @@ class Conformer:
         """The batch with the table's columns, types and order; its schema is `target`.
 
         Raises Invalid (INVALID_PAYLOAD) with column, record index and reason for a null where none
-        may be, and for a value that its column's type cannot hold.
+        may be, and for a value that its column's type cannot hold. Also for a batch whose buffers
+        contradict themselves: nothing behind this line looks at them again.
         """
+        _check_buffers(batch)
         columns = [
             _column(batch.column(position), field)
             for position, field in zip(self.positions, self.target, strict=True)
@@ -81,38 +83,65 @@ def _converts(offered: pa.Field, target: pa.Field) -> bool:
         plain = normal_type(offered.type, column=offered.name)
     except Invalid:
         return False
-    if plain.equals(target.type):
+    return _keeps_values(plain, target.type)
+
+
+def _keeps_values(offered: pa.DataType, target: pa.DataType) -> bool:
+    """The same, of two types in normal form; inner types by the same rules."""
+    if offered.equals(target):
         return True
-    return any(of(plain) and to(target.type) for of, to in _LOSSLESS)
-
-
-def _is_float64(t: pa.DataType) -> bool:
-    return bool(pat.is_float64(t))
+    if pat.is_list(offered) and pat.is_list(target):
+        return _keeps_values(offered.value_type, target.value_type)
+    if pat.is_map(offered) and pat.is_map(target):
+        return _keeps_values(offered.key_type, target.key_type) and _keeps_values(
+            offered.item_type, target.item_type
+        )
+    if pat.is_struct(offered) and pat.is_struct(target):
+        # Arrow's cast drops a field that the target lacks, and fills a missing one with nulls.
+        names = [[field.name for field in each] for each in (offered, target)]
+        return names[0] == names[1] and all(
+            _keeps_values(mine.type, theirs.type)
+            for mine, theirs in zip(offered, target, strict=True)
+        )
+    return any(of(offered) and to(target) for of, to in _LOSSLESS)
 
 
 def _is_number(t: pa.DataType) -> bool:
     return bool(pat.is_integer(t) or pat.is_decimal(t))
 
 
-def _is_moment(t: pa.DataType) -> bool:
-    return bool(pat.is_timestamp(t) or pat.is_date(t))
+def _is_zoned(t: pa.DataType) -> bool:
+    return bool(pat.is_timestamp(t) and t.tz is not None)
 
 
-def _is_nested(t: pa.DataType) -> bool:
-    return bool(pat.is_nested(t))
+def _is_wall_time(t: pa.DataType) -> bool:
+    return bool(pat.is_timestamp(t) and t.tz is None)
 
 
 _Test = Callable[[pa.DataType], bool]
-# Each cast is checked value by value: what would change raises.
+# Each cast is checked value by value: what would change raises. A moment and a wall-clock time are
+# never taken for one another: neither says which zone the other means.
 _LOSSLESS: Sequence[tuple[_Test, _Test]] = (
     (pat.is_integer, _is_number),
-    (pat.is_integer, _is_float64),
+    (pat.is_integer, pat.is_float64),
     (pat.is_decimal, pat.is_decimal),
-    (pat.is_float32, _is_float64),
-    (_is_moment, pat.is_timestamp),
+    (pat.is_float32, pat.is_float64),
+    (pat.is_date32, _is_wall_time),
+    (_is_wall_time, _is_wall_time),
+    (_is_zoned, _is_zoned),
     (pat.is_time, pat.is_time),
-    (_is_nested, _is_nested),
 )
+
+
+def _check_buffers(batch: pa.RecordBatch) -> None:
+    """Raise Invalid for what no writer makes: offsets out of bounds, text that is not UTF-8."""
+    try:
+        batch.validate(full=True)
+    except pa.ArrowInvalid as cause:
+        raise Invalid(
+            ErrorCode.INVALID_PAYLOAD,
+            "the batch is not valid Arrow data: check its offsets, and that texts are UTF-8",
+        ) from cause
 
 
 def _column(values: pa.Array, field: pa.Field) -> pa.Array:
@@ -122,13 +151,52 @@ def _column(values: pa.Array, field: pa.Field) -> pa.Array:
         raise _bad_value(
             field, _first(pc.is_null(values)), "it is null, and the column is NOT NULL"
         )
-    if values.type.equals(field.type):
-        return values
+    if not values.type.equals(field.type):
+        values = _cast(values, field)
+    if pat.is_nested(field.type):
+        _check_inner_nulls(values, field)
+    return values
+
+
+def _cast(values: pa.Array, field: pa.Field) -> pa.Array:
     try:
         return values.cast(field.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as cause:
         record = _first_uncastable(values, field.type)
         raise _bad_value(field, record, f"{field.type} cannot hold it") from cause
+
+
+def _check_inner_nulls(values: pa.Array, field: pa.Field) -> None:
+    """A null inside a nested value whose type forbids it: Parquet refuses it, and far too late."""
+    if not _has_forbidden_null(values, field.type):
+        return
+    low, high = 0, len(values)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _has_forbidden_null(values.slice(low, middle - low), field.type):
+            high = middle
+        else:
+            low = middle
+    raise _bad_value(field, low, f"it holds a null, and {field.type} forbids that")
+
+
+def _has_forbidden_null(values: pa.Array, kind: pa.DataType) -> bool:
+    return any(
+        (not inner.nullable and part.null_count > 0)
+        or (pat.is_nested(inner.type) and _has_forbidden_null(part, inner.type))
+        for part, inner in _parts(values, kind)
+    )
+
+
+def _parts(values: pa.Array, kind: pa.DataType) -> list[tuple[pa.Array, pa.Field]]:
+    """The inner values that are in use, with what their type says of them."""
+    present = values.drop_null()
+    if pat.is_struct(kind):
+        return list(zip(present.flatten(), kind, strict=True))
+    if pat.is_map(kind):
+        whole = present.cast(pa.list_(pa.struct([kind.key_field, kind.item_field]))).flatten()
+        return list(zip(whole.flatten(), (kind.key_field, kind.item_field), strict=True))
+    return [(present.flatten(), kind.value_field)]
 
 
 def _first(mask: pa.Array) -> int:

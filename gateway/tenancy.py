@@ -36,6 +36,7 @@ class Tenancy:
         digest = tenants.hash_secret(secret)
         known = self._recall(digest)
         if not isinstance(known, Identity):
+            asked_at = time.monotonic()
             with self._catalog.connect() as connection:
                 holder = tenants.find_key(connection, secret)
             if holder is None:
@@ -47,7 +48,7 @@ class Tenancy:
                 key_id=holder.key_id,
                 roles=frozenset(Role(role) for role in holder.roles),
             )
-            self._remember(digest, known)
+            self._remember(digest, known, asked_at=asked_at)
         return known
 
     def check_live(self, identity: Identity) -> None:
@@ -58,11 +59,12 @@ class Tenancy:
             return
         if self._recall(identity.key_id) is True:
             return
+        asked_at = time.monotonic()
         with self._catalog.connect() as connection:
             live = tenants.key_is_live(connection, identity.key_id)
         if not live:
             raise unauthorized()
-        self._remember(identity.key_id, verdict=True)
+        self._remember(identity.key_id, verdict=True, asked_at=asked_at)
 
     def open_identity(self) -> Identity | None:
         """Who a caller without credentials is: None unless open mode is on."""
@@ -81,11 +83,14 @@ class Tenancy:
             until, verdict = self._verdicts.get(credential, (0.0, None))
         return verdict if time.monotonic() < until else None
 
-    def _remember(self, credential: bytes | KeyId, verdict: Identity | bool) -> None:
+    def _remember(
+        self, credential: bytes | KeyId, verdict: Identity | bool, *, asked_at: float
+    ) -> None:
         with self._lock:
             if len(self._verdicts) >= _CACHE_LIMIT:
                 self._verdicts.clear()
-            self._verdicts[credential] = (time.monotonic() + _CACHE_SECONDS, verdict)
+            # From the question on, not from the answer: the key may have been revoked in between.
+            self._verdicts[credential] = (asked_at + _CACHE_SECONDS, verdict)
 
 
 def unauthorized() -> Denied:

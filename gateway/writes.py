@@ -294,9 +294,9 @@ class Writes:
             return table if table is not None else self.table_for(write)
         if write.mode is IngestMode.CREATE:
             _check_is_retry(table, write.idempotency_key)
-        if write.mode is IngestMode.REPLACE and not table.schema.has_same_columns(
-            write.schema.arrow
-        ):
+        # Field ids count too: the staged files were written with those of `write.schema`.
+        same = table.schema.arrow.equals(write.schema.arrow, check_metadata=True)
+        if write.mode is IngestMode.REPLACE and not same:
             with self._catalog.connect() as connection:
                 return replace(
                     table, schema=tables.propose_schema(connection, table, write.schema.arrow)
@@ -358,6 +358,7 @@ class PendingWrite:
 
         Raises Conflict (TABLE_EXISTS, IDEMPOTENCY_CONFLICT, SCHEMA_INCOMPATIBLE), NotFound,
         Unavailable. After Unavailable the write may have been accepted: repeat it with its key.
+        `abort` is safe after any of them: it removes only what no accepted write can name.
         """
         self._pump.finish()
         gathered = self._staging.finish()
@@ -375,12 +376,12 @@ class PendingWrite:
                 idempotency_key=self.idempotency_key,
                 trace_id=self._trace_id,
             )
-        except Unavailable:
-            # The commit may have happened: the staged objects must stay for it.
-            self._staging.keep()
-            raise
         except Conflict as conflict:
             self._adopt_fence(table, conflict)
+            raise
+        except BaseException:
+            # The commit may have happened: the staged objects must stay for it.
+            self._staging.keep()
             raise
         if not receipt.inserted:
             self.abort()

@@ -42,7 +42,6 @@ def nested(inner: st.SearchStrategy[pa.DataType]) -> st.SearchStrategy[pa.DataTy
     return st.one_of(
         st.builds(pa.list_, item),
         st.builds(pa.large_list, item),
-        st.builds(pa.list_view, item),
         st.builds(lambda t: pa.list_(t, 3), inner),
         st.builds(pa.map_, st.sampled_from([pa.string(), pa.large_string()]), inner),
         children.map(lambda types: pa.struct([(f"f{n}", t) for n, t in enumerate(types)])),
