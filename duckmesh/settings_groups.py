@@ -322,9 +322,6 @@ class CoordinatorSettings(Group):
     inline_file_max_bytes: int = Field(
         default=MIB, ge=0, le=64 * MIB, description="A larger data file lies in the object store."
     )
-    max_attempts: int = Field(
-        default=5, ge=1, le=100, description="Attempts on a write before it becomes a dead letter."
-    )
     backoff_seconds: float = Field(
         default=0.1, gt=0, le=60, description="The pause after a first failure; it doubles."
     )
