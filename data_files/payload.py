@@ -5,7 +5,6 @@ schema with it. Format: the encapsulated message format of the Arrow columnar sp
 are zstd-compressed where a batch is large enough to gain.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -41,19 +40,3 @@ def decode_batches(content: bytes, schema: pa.Schema) -> Iterator[pa.RecordBatch
             yield pa.ipc.read_record_batch(pa.ipc.read_message(source), schema)
     except (pa.ArrowInvalid, pa.ArrowException, OSError, EOFError) as cause:
         raise Corrupt("an inline payload does not decode") from cause
-
-
-class RowHash:
-    """SHA-256 over rows in order, for idempotency: equal for equal rows cut into equal batches.
-
-    The caller cuts rows into batches of a fixed size first (data_files.rechunk).
-    """
-
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-
-    def update(self, batch: pa.RecordBatch) -> None:
-        self._digest.update(batch.serialize())
-
-    def digest(self) -> bytes:
-        return self._digest.digest()

@@ -160,10 +160,17 @@ def _column(values: pa.Array, field: pa.Field) -> pa.Array:
 
 def _cast(values: pa.Array, field: pa.Field) -> pa.Array:
     try:
-        return values.cast(field.type)
+        return _cast_to(values, field.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as cause:
         record = _first_uncastable(values, field.type)
         raise _bad_value(field, record, f"{field.type} cannot hold it") from cause
+
+
+def _cast_to(values: pa.Array, target: pa.DataType) -> pa.Array:
+    if pat.is_integer(values.type) and pat.is_decimal(target):
+        # Straight from int64, Arrow wants room for all 19 digits, whatever the values are.
+        values = values.cast(pa.decimal128(38, 0))
+    return values.cast(target)
 
 
 def _check_inner_nulls(values: pa.Array, field: pa.Field) -> None:
@@ -209,7 +216,8 @@ def _first_uncastable(values: pa.Array, target: pa.DataType) -> int:
     while high - low > 1:
         middle = (low + high) // 2
         try:
-            values.slice(low, middle - low).cast(target)
+            # Taken, not sliced: a cast looks at all inner values of a sliced list.
+            _cast_to(values.take(pa.array(range(low, middle))), target)
             low = middle
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             high = middle

@@ -13,8 +13,9 @@ from typing import Final
 import pyarrow as pa
 
 from data_files.parquet import EventTimes, ParquetStream, event_time_column, event_times
-from data_files.payload import RowHash, encode_batches
+from data_files.payload import encode_batches
 from data_files.rechunk import Rechunker
+from data_files.row_hash import RowHash
 from duckmesh.identifiers import FileId, new_file_id
 from ingest_bus.envelope import InlinePayload, StagedFile, StagedPayload
 from object_store.port import ObjectStore, ObjectWriter

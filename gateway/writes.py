@@ -18,7 +18,8 @@ from catalog.connection import Catalog
 from catalog.table_schema import TableSchema
 from catalog.tables import Table, table_not_found
 from data_files.parquet import event_time_column, event_times
-from data_files.payload import RowHash, encode_batches
+from data_files.payload import encode_batches
+from data_files.row_hash import hash_of
 from duckmesh.errors import Conflict, DuckMeshError, ErrorCode, Invalid, Unavailable
 from duckmesh.identifiers import (
     SchemaVersion,
@@ -195,7 +196,7 @@ class Writes:
         conformed = target.conformer.conform(batch)
         if conformed.nbytes > self._staging.inline_max_bytes:
             return self._append_large(identity, target, conformed, idempotency_key, trace_id)
-        digest = _hash_of(conformed) if idempotency_key is not None else None
+        digest = hash_of(conformed) if idempotency_key is not None else None
         content = encode_batches([conformed])
         times = event_times(conformed, event_time_column(target.table.schema.arrow))
         envelope = Envelope(
@@ -427,9 +428,3 @@ def _changed_meanwhile(table: Table) -> Conflict:
         f"table {table.name!r} was given other columns while the rows were sent: send them again",
         table=table.name,
     )
-
-
-def _hash_of(batch: pa.RecordBatch) -> bytes:
-    digest = RowHash()
-    digest.update(batch)
-    return digest.digest()
