@@ -1,0 +1,201 @@
+"""Clients in processes of their own, who write one row after the other for a while."""
+
+import json
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from types import TracebackType
+from typing import Any, Final, Self
+
+import psycopg
+import pyarrow as pa
+from pyarrow import flight
+
+from benchmarks.data import one_row, one_row_batch
+from flight_server import messages
+
+PROCESSES: Final = 4
+STREAM_WINDOW: Final = 32
+_LEAD_SECONDS: Final = 0.25
+"""Between the order to begin and the common beginning: every client is connected by then."""
+
+
+class Way(StrEnum):
+    """How a client writes a row."""
+
+    ONE_RPC_EACH = "one DoPut for each row"
+    STREAM = "a batch of one row on a stream that stays open, pipelined"
+    INSERT = "an INSERT into Postgres, in autocommit"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What one process of clients does. `address` is a URI, or Postgres's DSN."""
+
+    way: Way
+    address: str
+    table: str
+    clients: int
+    begin_at: float
+    end_at: float
+
+
+class PlainClient:
+    """A Flight client without a driver."""
+
+    def __init__(self, uri: str) -> None:
+        self._client = flight.connect(uri)
+
+    def put(self, table: str, batch: pa.RecordBatch) -> int:
+        """Write one batch in one RPC; return its token."""
+        descriptor = flight.FlightDescriptor.for_path(table)
+        writer, receipts = self._client.do_put(descriptor, batch.schema)
+        with writer:
+            writer.write_batch(batch)
+            writer.done_writing()
+            return _token_of(receipts)
+
+    def open_stream(self, table: str, schema: pa.Schema) -> tuple[Any, Any]:
+        """A stream's writer and the reader of its receipts."""
+        writer, receipts = self._client.do_put(flight.FlightDescriptor.for_path(table), schema)
+        return writer, receipts
+
+    def read(self, sql: str, *, token: int | None = None) -> Any:
+        """A reader of the answer to a statement, which waits for `token` when one is named."""
+        headers = [(b"x-duckmesh-consistency-timeout-ms", b"30000")]
+        if token is not None:
+            headers.append((b"x-duckmesh-min-visibility-token", str(token).encode()))
+        options = flight.FlightCallOptions(headers=headers)
+        command = messages.wrap(messages.sql("CommandStatementQuery")(query=sql))
+        info = self._client.get_flight_info(flight.FlightDescriptor.for_command(command), options)
+        return self._client.do_get(info.endpoints[0].ticket, options)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def _token_of(receipts: Any) -> int:
+    answer = receipts.read()
+    assert answer is not None, "no receipt"
+    return int(json.loads(answer.to_pybytes())["visibility_token"])
+
+
+class Crew:
+    """Processes that stay: each run gives every one of them its share of the clients."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pools = [ProcessPoolExecutor(1, mp_context=context) for _ in range(PROCESSES)]
+        for started in [pool.submit(time.monotonic) for pool in self._pools]:
+            started.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for pool in self._pools:
+            pool.shutdown()
+
+    def write(
+        self, way: Way, address: str, *, table: str, clients: int, seconds: float
+    ) -> list[float]:
+        """The latency in seconds of each row acknowledged in `seconds`, over all clients."""
+        shares = [clients // PROCESSES + (n < clients % PROCESSES) for n in range(PROCESSES)]
+        begin_at = time.monotonic() + _LEAD_SECONDS + 0.02 * clients
+        tasks = [
+            Task(way, address, table, share, begin_at, begin_at + seconds)
+            for share in shares
+            if share
+        ]
+        answers = [
+            pool.submit(write_rows, task) for pool, task in zip(self._pools, tasks, strict=False)
+        ]
+        return [latency for answer in answers for latency in answer.result()]
+
+
+def write_rows(task: Task) -> list[float]:
+    """Run in a client process: the latencies of what was acknowledged between begin and end."""
+    lists: list[list[float]] = [[] for _ in range(task.clients)]
+    failures: list[BaseException] = []
+
+    def run(latencies: list[float]) -> None:
+        try:
+            _LOOPS[task.way](task, latencies)
+        except Exception as error:  # noqa: BLE001 - raised below, in the thread that is asked
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(latencies,)) for latencies in lists]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise RuntimeError(f"{len(failures)} clients failed, the first with: {failures[0]}")
+    return [latency for latencies in lists for latency in latencies]
+
+
+def _closed_loop(task: Task, latencies: list[float], write: Callable[[], object]) -> None:
+    """Write, wait for the answer, write again. The first writes warm up and do not count."""
+    while (sent_at := time.monotonic()) < task.end_at:
+        write()
+        answered_at = time.monotonic()
+        if sent_at >= task.begin_at and answered_at <= task.end_at:
+            latencies.append(answered_at - sent_at)
+
+
+def _one_rpc_each(task: Task, latencies: list[float]) -> None:
+    client = PlainClient(task.address)
+    batch = one_row_batch(1)
+    _closed_loop(task, latencies, lambda: client.put(task.table, batch))
+    client.close()
+
+
+def _insert(task: Task, latencies: list[float]) -> None:
+    row = one_row(1)
+    places = ", ".join(["%s"] * len(row))
+    statement = f'INSERT INTO "{task.table}" VALUES ({places})'  # noqa: S608 - a name of ours
+    with psycopg.connect(task.address, autocommit=True) as connection:
+        _closed_loop(task, latencies, lambda: connection.execute(statement.encode(), row))
+
+
+def _stream(task: Task, latencies: list[float]) -> None:
+    client = PlainClient(task.address)
+    batch = one_row_batch(1)
+    writer, receipts = client.open_stream(task.table, batch.schema)
+    sent: list[float] = []
+    answered = 0
+
+    def take_receipt() -> None:
+        nonlocal answered
+        _token_of(receipts)
+        now = time.monotonic()
+        if task.begin_at <= now <= task.end_at:
+            latencies.append(now - sent[answered])
+        answered += 1
+
+    with writer:
+        while time.monotonic() < task.end_at:
+            sent.append(time.monotonic())
+            writer.write_batch(batch)
+            if len(sent) - answered >= STREAM_WINDOW:
+                take_receipt()
+        writer.done_writing()
+        while answered < len(sent):
+            take_receipt()
+    client.close()
+
+
+_LOOPS: Final[dict[Way, Callable[[Task, list[float]], None]]] = {
+    Way.ONE_RPC_EACH: _one_rpc_each,
+    Way.STREAM: _stream,
+    Way.INSERT: _insert,
+}

@@ -1,0 +1,100 @@
+"""What was measured, beside its limit and its target."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Direction(StrEnum):
+    """Which way is better."""
+
+    HIGHER = "higher"
+    LOWER = "lower"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A floor and a goal; `of_ratio` when they are multiples of the limit and not amounts."""
+
+    floor: float | None
+    goal: float | None
+    of_ratio: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One line of the table.
+
+    `runs` and `limit_runs` are pairs when there is a limit: each run has the limit that was
+    measured next to it, so that a load from elsewhere weighs on both.
+    """
+
+    benchmark: str
+    what: str
+    unit: str
+    runs: Sequence[float]
+    limit: str = ""
+    limit_runs: Sequence[float] = ()
+    direction: Direction = Direction.HIGHER
+    target: Target = Target(None, None)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.runs)
+
+    @property
+    def limit_median(self) -> float | None:
+        return statistics.median(self.limit_runs) if self.limit_runs else None
+
+    @property
+    def ratio(self) -> float | None:
+        """The median of the pairs' ratios, product to limit."""
+        if not self.limit_runs:
+            return None
+        pairs = zip(self.runs, self.limit_runs, strict=True)
+        return statistics.median(run / limit for run, limit in pairs)
+
+    @property
+    def stands(self) -> str:
+        """`goal`, `floor` or `below floor`: the best that is met; empty without a target."""
+        reached = self.ratio if self.target.of_ratio else self.median
+        if reached is None or (self.target.floor is None and self.target.goal is None):
+            return ""
+        if self._meets(reached, self.target.goal):
+            return "goal"
+        if self.target.floor is None:
+            return "below goal"
+        return "floor" if self._meets(reached, self.target.floor) else "below floor"
+
+    def _meets(self, reached: float, wanted: float | None) -> bool:
+        if wanted is None:
+            return False
+        return reached >= wanted if self.direction is Direction.HIGHER else reached <= wanted
+
+    def as_json(self) -> dict[str, Any]:
+        """The figure as `--json` writes it."""
+        return {
+            "benchmark": self.benchmark,
+            "what": self.what,
+            "unit": self.unit,
+            "median": self.median,
+            "runs": list(self.runs),
+            "limit": self.limit or None,
+            "limit_median": self.limit_median,
+            "limit_runs": list(self.limit_runs),
+            "ratio": self.ratio,
+            "better": self.direction.value,
+            "floor": self.target.floor,
+            "goal": self.target.goal,
+            "target_of": "ratio" if self.target.of_ratio else "value",
+            "stands": self.stands or None,
+        }
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """The value at or below which `percent` % of the values lie (nearest rank)."""
+    ordered = sorted(values)
+    rank = -(-len(ordered) * percent // 100)
+    return ordered[max(rank, 1) - 1]

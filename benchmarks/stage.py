@@ -1,0 +1,142 @@
+"""What a benchmark measures: the product's processes, and the limits beside them."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+import pyarrow as pa
+from adbc_driver_flightsql import dbapi
+
+from benchmarks.clients import Crew
+from benchmarks.data import ROW_SCHEMA
+from catalog.embedded_postgres import EmbeddedPostgres
+from catalog.migrate import migrate_up
+from command_line.children import ChildProcess
+from command_line.up import temporary_directory
+
+ROOT: Final = Path(__file__).parents[1]
+_READY_WITHIN: Final = timedelta(seconds=60)
+_STOP_WITHIN: Final = timedelta(seconds=20)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much each benchmark does."""
+
+    repetitions: int
+    seconds: float
+    bulk_rows: int
+    bulk_repetitions: int
+    questions: int
+
+
+FULL: Final = Sizes(
+    repetitions=3, seconds=3.0, bulk_rows=10_000_000, bulk_repetitions=2, questions=400
+)
+QUICK: Final = Sizes(
+    repetitions=2, seconds=1.0, bulk_rows=200_000, bulk_repetitions=1, questions=20
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One Postgres, one serving process, one coordinator, a bare server, and clients."""
+
+    sizes: Sizes
+    uri: str
+    bare_uri: str
+    dsn: str
+    directory: Path
+    objects: Path
+    serve: ChildProcess
+    crew: Crew
+
+    def connect(self) -> Any:
+        """An ADBC connection to the product."""
+        return dbapi.connect(self.uri, autocommit=True)
+
+    def create_table(self, name: str, schema: pa.Schema = ROW_SCHEMA) -> None:
+        """Create an empty table, and wait until it is visible."""
+        with self.connect() as connection, connection.cursor() as cursor:
+            no_rows = pa.record_batch([pa.array([], each.type) for each in schema], schema=schema)
+            cursor.adbc_ingest(name, no_rows, mode="create")
+            cursor.execute(f'SELECT count(*) FROM "{name}"')  # noqa: S608 - a name of ours
+            cursor.fetchall()
+
+    def postgres(self) -> "psycopg.Connection[Any]":
+        """A connection to the Postgres that holds the catalog, in autocommit."""
+        return psycopg.connect(self.dsn, autocommit=True)
+
+
+@contextmanager
+def open_stage(sizes: Sizes) -> Iterator[Stage]:
+    """Start everything in a temporary directory; all of it ends with the block."""
+    with ExitStack() as undo:
+        directory = undo.enter_context(temporary_directory())
+        # Its defaults are production's: fsync and synchronous_commit are on.
+        postgres = undo.enter_context(EmbeddedPostgres(directory / "postgres"))
+        migrate_up(postgres.dsn)
+        objects = directory / "objects"
+        environment = _environment(postgres.dsn, directory, objects)
+        stop = threading.Event()
+        children = [
+            ChildProcess([command, "--grace-seconds", "3"], environment)
+            for command in ("coordinate", "serve")
+        ]
+        for child in children:
+            child.start()
+            undo.callback(child.stop, _STOP_WITHIN)
+        coordinate, serve = children
+        uri = serve.await_ready(_READY_WITHIN, stop)
+        coordinate.await_ready(_READY_WITHIN, stop)
+        yield Stage(
+            sizes=sizes,
+            uri=uri,
+            bare_uri=undo.enter_context(_bare_server()),
+            dsn=postgres.dsn,
+            directory=directory,
+            objects=objects,
+            serve=serve,
+            crew=undo.enter_context(Crew()),
+        )
+
+
+def _environment(dsn: str, directory: Path, objects: Path) -> dict[str, str]:
+    kept = {name: v for name, v in os.environ.items() if not name.startswith("DUCKMESH_")}
+    return kept | {
+        "DUCKMESH_CATALOG_DSN": dsn,
+        "DUCKMESH_STORE_URL": objects.as_uri(),
+        "DUCKMESH_CACHE_DIRECTORY": str(directory / "cache"),
+        "DUCKMESH_AUTH_OPEN_MODE": "true",
+        "DUCKMESH_FLIGHT_PORT": "0",
+        "DUCKMESH_LOGGING_LEVEL": "warning",
+    }
+
+
+@contextmanager
+def _bare_server() -> Iterator[str]:
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.bare_server"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield f"grpc://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.stdin.close()
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
