@@ -12,6 +12,7 @@ VisibilityToken = NewType("VisibilityToken", int)
 
 BEFORE_ALL: Final = VisibilityToken(0)
 _MAX_TOKEN: Final = 2**63 - 1
+_MAX_DIGITS: Final = 19
 
 
 def parse_token(text: str) -> VisibilityToken:
@@ -20,7 +21,9 @@ def parse_token(text: str) -> VisibilityToken:
     Raises Invalid (VISIBILITY_TOKEN_INVALID) for anything but a number from 1 to 2^63-1.
     """
     digits = text.strip()
-    if not (digits.isascii() and digits.isdigit() and 0 < int(digits) <= _MAX_TOKEN):
+    # The length first: Python refuses to read a number of thousands of digits.
+    plain = len(digits) <= _MAX_DIGITS and digits.isascii() and digits.isdigit()
+    if not (plain and 0 < int(digits) <= _MAX_TOKEN):
         raise Invalid(
             ErrorCode.VISIBILITY_TOKEN_INVALID,
             "a visibility token is the positive whole number that a receipt carries",

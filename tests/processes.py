@@ -134,11 +134,14 @@ def service(dsn: str, folder: Path, **settings: str) -> Iterator[Service]:
 
 def wait_until_served(uri: str) -> None:
     def answers() -> bool:
-        with contextlib.suppress(flight.FlightError, pa.ArrowException, OSError):
+        try:
             with flight.connect(uri) as client:
                 list(client.list_actions())
+        except flight.FlightUnauthenticatedError:
             return True
-        return False
+        except (flight.FlightError, pa.ArrowException, OSError):
+            return False
+        return True
 
     until(answers)
 
