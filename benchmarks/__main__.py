@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,13 +25,13 @@ DOCUMENT: Final = ROOT / "docs" / "benchmarks.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what `arguments` name; 0 whatever the figures are."""
+    """Measure what `arguments` name; 0 whatever the figures are, 1 when a benchmark failed."""
     options = _options(arguments)
     sizes = QUICK if options.quick else FULL
     chosen = options.only or list(BENCHMARKS)
     with open_stage(sizes) as stage:
         described = machine.describe(_postgres_version(stage))
-        figures = _measure(stage, chosen)
+        figures, failed = _measure(stage, chosen)
     print(f"{machine_line(described)}\n\n{markdown(figures)}")
     date = datetime.now(UTC).date().isoformat()
     if options.json:
@@ -38,22 +39,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "date": date,
             "quick": options.quick,
             "machine": described,
+            "failed": failed,
             "figures": [figure.as_json() for figure in figures],
         }
         options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    if options.write_docs:
+    if options.write_docs and not failed:
         said = [part for name in options.only or () for part in ("--only", name)]
         text = document(figures, described, arguments=said, date=date, limits=_how(sizes))
         DOCUMENT.write_text(text, encoding="utf-8")
-    return 0
+    return 1 if failed else 0
 
 
-def _measure(stage: Stage, chosen: Sequence[str]) -> list[Figure]:
+def _measure(stage: Stage, chosen: Sequence[str]) -> tuple[list[Figure], list[str]]:
+    """The figures, and the benchmarks that failed: one must not cost the others their run."""
     figures: list[Figure] = []
+    failed: list[str] = []
     for name in chosen:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
-        figures += BENCHMARKS[name](stage)
-    return figures
+        try:
+            figures += BENCHMARKS[name](stage)
+        except Exception:  # noqa: BLE001 - printed whole, and the command ends with 1
+            traceback.print_exc()
+            failed.append(name)
+    return figures, failed
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -95,6 +95,8 @@ class Figure:
 
 def percentile(values: Sequence[float], percent: int) -> float:
     """The value at or below which `percent` % of the values lie (nearest rank)."""
+    if not values:
+        raise ValueError("nothing was measured: no answer came inside the window")
     ordered = sorted(values)
     rank = -(-len(ordered) * percent // 100)
     return ordered[max(rank, 1) - 1]

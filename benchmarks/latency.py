@@ -34,6 +34,7 @@ WHERE e.visibility_token = ANY(%s) AND s.created_at IS NOT NULL
 def measure(stage: Stage) -> Iterator[Figure]:
     """Acknowledgement at 1 and 8 clients; visibility with and without somebody who waits."""
     stage.create_table("latency")
+    stage.warm_up("latency")
     for clients in (1, 8):
         yield from _acknowledged(stage, clients)
     asked = [_asked_for(stage) for _ in range(stage.sizes.repetitions)]

@@ -15,7 +15,7 @@ import psycopg
 import pyarrow as pa
 from adbc_driver_flightsql import dbapi
 
-from benchmarks.clients import Crew
+from benchmarks.clients import PROCESSES, Crew, Way
 from benchmarks.data import ROW_SCHEMA
 from catalog.embedded_postgres import EmbeddedPostgres
 from catalog.migrate import migrate_up
@@ -39,7 +39,7 @@ class Sizes:
 
 
 FULL: Final = Sizes(
-    repetitions=3, seconds=3.0, bulk_rows=10_000_000, bulk_repetitions=2, questions=400
+    repetitions=3, seconds=2.0, bulk_rows=10_000_000, bulk_repetitions=1, questions=400
 )
 QUICK: Final = Sizes(
     repetitions=2, seconds=1.0, bulk_rows=200_000, bulk_repetitions=1, questions=20
@@ -70,6 +70,11 @@ class Stage:
             cursor.adbc_ingest(name, no_rows, mode="create")
             cursor.execute(f'SELECT count(*) FROM "{name}"')  # noqa: S608 - a name of ours
             cursor.fetchall()
+
+    def warm_up(self, table: str) -> None:
+        """Let every client process and both servers do their first writes before the clock."""
+        for uri in (self.uri, self.bare_uri):
+            self.crew.write(Way.ONE_RPC_EACH, uri, table=table, clients=PROCESSES, seconds=0.5)
 
     def postgres(self) -> "psycopg.Connection[Any]":
         """A connection to the Postgres that holds the catalog, in autocommit."""

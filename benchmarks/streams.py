@@ -19,6 +19,7 @@ _TARGETS: Final = {
 def measure(stage: Stage) -> Iterator[Figure]:
     """One figure for each number of streams."""
     stage.create_table("streams")
+    stage.warm_up("streams")
     with stage.postgres() as connection:
         connection.execute(f"CREATE TABLE streams_limit ({ROW_COLUMNS_SQL})".encode())
     for streams, target in _TARGETS.items():

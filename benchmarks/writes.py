@@ -13,6 +13,7 @@ _TARGETS: Final = {1: Target(0.3, 0.45), 8: Target(0.5, 0.7), 32: Target(0.6, 0.
 def measure(stage: Stage) -> Iterator[Figure]:
     """One figure for each number of clients."""
     stage.create_table("writes")
+    stage.warm_up("writes")
     for clients, target in _TARGETS.items():
         ours: list[float] = []
         bare: list[float] = []
