@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from duckmesh.errors import Conflict, Corrupt, ErrorCode, Fenced
+from duckmesh.errors import Corrupt, Fenced
 from duckmesh.identifiers import ConsumerId, EventId, SchemaVersion, TableId, TenantId, new_batch_id
 from duckmesh.statements import Statements
 from duckmesh.tokens import BEFORE_ALL, VisibilityToken
@@ -25,14 +25,11 @@ from ingest_bus.envelope import (
     Claim,
     Envelope,
     EventRecord,
-    EventState,
-    InlinePayload,
-    Operation,
     Receipt,
-    StagedPayload,
 )
 from ingest_bus.group_commit import GroupCommit
 from ingest_bus.port import ISOLATE_FROM_ATTEMPT, MAX_ATTEMPTS, NACK_BACKOFF_FIRST
+from ingest_bus.postgres_rows import envelope_columns, event_of, receipt_of, record_of
 
 _SQL = Statements("ingest_bus", "postgres.sql")
 _PUBLISH_TRIES: Final = 3
@@ -77,7 +74,7 @@ class PostgresIngestBus:
 
         Died after it, before the answer: the client repeats its key and gets these receipts.
         """
-        values = _columns(tenant_id, envelopes)
+        values = envelope_columns(tenant_id, envelopes)
         for _ in range(_PUBLISH_TRIES):
             with self._database.connect() as connection:
                 self._open_tenant(connection, tenant_id)
@@ -249,12 +246,12 @@ class PostgresIngestBus:
     def find_by_key(self, tenant_id: TenantId, table_id: TableId, key: str) -> EventRecord | None:
         with self._database.connect() as connection:
             row = connection.execute(_SQL["find_by_key"], (tenant_id, table_id, key)).fetchone()
-        return None if row is None else _record(row)
+        return None if row is None else record_of(row)
 
     def recent_events(self, tenant_id: TenantId, *, limit: int) -> list[EventRecord]:
         with self._database.connect() as connection:
             rows = connection.execute(_SQL["recent_events"], (tenant_id, limit)).fetchall()
-        return [_record(row) for row in rows]
+        return [record_of(row) for row in rows]
 
     def backlog(self, tenant_id: TenantId) -> Backlog:
         with self._database.connect() as connection:
@@ -300,58 +297,8 @@ def _accept(
         rows = connection.execute(_SQL["receipts"], values).fetchall()
         if len(rows) < len(envelopes):
             raise psycopg.Rollback
-        return [_receipt(envelope, row) for envelope, row in zip(envelopes, rows, strict=True)]
+        return [receipt_of(envelope, row) for envelope, row in zip(envelopes, rows, strict=True)]
     return None
-
-
-def _columns(tenant_id: TenantId, envelopes: Sequence[Envelope]) -> dict[str, Any]:
-    """The envelopes as one array per column, for `unnest`."""
-    return {
-        "tenant_id": tenant_id,
-        "event_ids": [e.event_id for e in envelopes],
-        "table_ids": [e.table_id for e in envelopes],
-        "schema_versions": [e.schema_version for e in envelopes],
-        "operations": [e.operation.value for e in envelopes],
-        "keys": [e.idempotency_key for e in envelopes],
-        "payload_hashes": [e.payload_hash for e in envelopes],
-        "payload_kinds": [_kind(e) for e in envelopes],
-        "payloads": [_payload_bytes(e) for e in envelopes],
-        "row_counts": [e.row_count for e in envelopes],
-        "byte_counts": [e.byte_count for e in envelopes],
-        "raises_fence": [e.raises_fence for e in envelopes],
-        "min_event_times": [e.min_event_time for e in envelopes],
-        "max_event_times": [e.max_event_time for e in envelopes],
-        "trace_ids": [e.trace_id for e in envelopes],
-    }
-
-
-def _kind(envelope: Envelope) -> str:
-    return "inline" if isinstance(envelope.payload, InlinePayload) else "staged"
-
-
-def _payload_bytes(envelope: Envelope) -> bytes:
-    payload = envelope.payload
-    return payload.content if isinstance(payload, InlinePayload) else payload.to_bytes()
-
-
-def _receipt(envelope: Envelope, row: tuple[Any, ...]) -> Receipt:
-    """Read one row of `receipts`; raise what makes the whole call fail, which rolls it back."""
-    inserted, event_id, token, row_count, same_payload, min_schema_version = row
-    if envelope.idempotency_key is not None and not same_payload:
-        raise Conflict(
-            ErrorCode.IDEMPOTENCY_CONFLICT,
-            "this idempotency key was accepted with other rows: send the first rows again to get "
-            "their receipt, or use a new key for new rows",
-            idempotency_key=envelope.idempotency_key,
-            visibility_token=token,
-        )
-    if inserted and min_schema_version and envelope.schema_version < min_schema_version:
-        raise Conflict(
-            ErrorCode.SCHEMA_INCOMPATIBLE,
-            "the table was given other columns meanwhile: check the rows against them again",
-            min_schema_version=min_schema_version,
-        )
-    return Receipt(event_id, token, row_count, inserted)
 
 
 def _next_events(
@@ -395,43 +342,7 @@ def _claimable(
         },
         binary=True,
     )
-    return tuple(_event(tenant_id, row) for row in rows)
-
-
-def _event(tenant_id: TenantId, row: tuple[Any, ...]) -> AcceptedEvent:
-    (
-        token,
-        event_id,
-        table_id,
-        schema_version,
-        operation,
-        key,
-        kind,
-        payload,
-        row_count,
-        byte_count,
-        min_event_time,
-        max_event_time,
-        trace_id,
-        ingested_at,
-        attempts,
-    ) = row
-    content = bytes(payload)
-    envelope = Envelope(
-        event_id=event_id,
-        tenant_id=tenant_id,
-        table_id=table_id,
-        schema_version=schema_version,
-        payload=InlinePayload(content) if kind == "inline" else StagedPayload.from_bytes(content),
-        row_count=row_count,
-        byte_count=byte_count,
-        operation=Operation(operation),
-        idempotency_key=key,
-        min_event_time=min_event_time,
-        max_event_time=max_event_time,
-        trace_id=trace_id,
-    )
-    return AcceptedEvent(token, envelope, ingested_at, attempts)
+    return tuple(event_of(tenant_id, row) for row in rows)
 
 
 def _hold(
@@ -486,13 +397,6 @@ def _lock_live(connection: Connection, claim: Claim) -> None:
 
 def _not_live(claim: Claim) -> Fenced:
     return Fenced("the claim is not live any more", batch_id=str(claim.batch_id))
-
-
-def _record(row: tuple[Any, ...]) -> EventRecord:
-    event_id, token, table_id, key, row_count, state, ingested_at, reason = row
-    return EventRecord(
-        event_id, token, table_id, key, row_count, EventState(state), ingested_at, reason
-    )
 
 
 __all__ = ["ACCEPTED_CHANNEL", "Database", "PostgresIngestBus"]
