@@ -13,7 +13,7 @@ _EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 ROW_SCHEMA: Final = pa.schema(
     [
         ("id", pa.int64()),
-        ("at", pa.timestamp("us", tz="UTC")),
+        ("measured_at", pa.timestamp("us", tz="UTC")),
         ("device", pa.int32()),
         ("site", pa.string()),
         ("kind", pa.string()),
@@ -27,14 +27,14 @@ ROW_SCHEMA: Final = pa.schema(
 """Ten mixed columns; a row of them has about 100 bytes."""
 
 ROW_COLUMNS_SQL: Final = (
-    "id bigint, at timestamptz, device integer, site text, kind text, value double precision, "
+    "id bigint, measured_at timestamptz, device integer, site text, kind text, value double precision, "
     "error double precision, valid boolean, count integer, note text"
 )
 
 BULK_SCHEMA: Final = pa.schema(
     [
         ("id", pa.int64()),
-        ("at", pa.timestamp("us", tz="UTC")),
+        ("measured_at", pa.timestamp("us", tz="UTC")),
         ("device", pa.int32()),
         ("site", pa.string()),
         ("value", pa.float64()),

@@ -78,7 +78,7 @@ def _large(stage: Stage) -> Figure:
 def _rows_per_second(stage: Stage, uri: str, relation: str) -> float:
     client = PlainClient(uri)
     began = time.monotonic()
-    read = client.read(f"SELECT id, at, device, site, value, valid FROM {relation}")  # noqa: S608
+    read = client.read(f"SELECT id, measured_at, device, site, value, valid FROM {relation}")  # noqa: S608
     rows: int = sum(chunk.data.num_rows for chunk in read)
     took = time.monotonic() - began
     client.close()

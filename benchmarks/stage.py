@@ -39,7 +39,7 @@ class Sizes:
 
 
 FULL: Final = Sizes(
-    repetitions=3, seconds=2.0, bulk_rows=10_000_000, bulk_repetitions=1, questions=400
+    repetitions=3, seconds=2.0, bulk_rows=10_000_000, bulk_repetitions=2, questions=400
 )
 QUICK: Final = Sizes(
     repetitions=2, seconds=1.0, bulk_rows=200_000, bulk_repetitions=1, questions=20
