@@ -27,8 +27,8 @@ ROW_SCHEMA: Final = pa.schema(
 """Ten mixed columns; a row of them has about 100 bytes."""
 
 ROW_COLUMNS_SQL: Final = (
-    "id bigint, measured_at timestamptz, device integer, site text, kind text, value double precision, "
-    "error double precision, valid boolean, count integer, note text"
+    "id bigint, measured_at timestamptz, device integer, site text, kind text, "
+    "value double precision, error double precision, valid boolean, count integer, note text"
 )
 
 BULK_SCHEMA: Final = pa.schema(
