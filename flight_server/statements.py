@@ -132,6 +132,9 @@ class StatementDesk:
         schema = with_snapshot(
             described.result_schema, pinned.snapshot_id, pinned.max_visibility_token
         )
+        if statement.parameters is not None:
+            # The values' types decide those of the rows (`SELECT ?`): the stream alone says them.
+            schema = None
         return _flight_info(descriptor, schema, self._ticket(asked), records=-1), None
 
     def schema(self, call: Call, statement: SealedStatement) -> pa.Schema:
@@ -217,7 +220,7 @@ def outcome_rows(outcome: Outcome) -> pa.Table:
 
 
 def _flight_info(
-    descriptor: flight.FlightDescriptor, schema: pa.Schema, ticket: bytes, *, records: int
+    descriptor: flight.FlightDescriptor, schema: pa.Schema | None, ticket: bytes, *, records: int
 ) -> flight.FlightInfo:
     # No location: the client asks whom it asked before, and does not open another connection.
     return flight.FlightInfo(schema, descriptor, [flight.FlightEndpoint(ticket, [])], records, -1)

@@ -167,6 +167,10 @@ def _cast(values: pa.Array, field: pa.Field) -> pa.Array:
 
 
 def _cast_to(values: pa.Array, target: pa.DataType) -> pa.Array:
+    if isinstance(values, pa.DictionaryArray):
+        # Arrow decodes no dictionary of string views, which Polars sends: cast its values first.
+        plain = _cast_to(values.dictionary, target)
+        return pa.DictionaryArray.from_arrays(values.indices, plain).dictionary_decode()
     if pat.is_integer(values.type) and pat.is_decimal(target):
         # Straight from int64, Arrow wants room for all 19 digits, whatever the values are.
         values = values.cast(pa.decimal128(38, 0))

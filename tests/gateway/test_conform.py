@@ -66,6 +66,11 @@ def test_an_integer_fits_every_number_that_can_hold_it(of: pa.DataType, to: pa.D
         (pa.array(["a", None], pa.large_string()), pa.string(), ["a", None]),
         (pa.array(["a", None], pa.string_view()), pa.string(), ["a", None]),
         (pa.array(["a", None, "a"]).dictionary_encode(), pa.string(), ["a", None, "a"]),
+        (
+            pa.DictionaryArray.from_arrays([0, None, 0], pa.array(["a"], pa.string_view())),
+            pa.string(),
+            ["a", None, "a"],
+        ),
         (pa.array([b"ab"], pa.binary(2)), pa.binary(), [b"ab"]),
         (pa.array([b"ab"], pa.binary_view()), pa.binary(), [b"ab"]),
         (pa.nulls(2), pa.int64(), [None, None]),
