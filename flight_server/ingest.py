@@ -5,7 +5,7 @@ before the call has been asked whether its caller has gone (`is_cancelled`).
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +32,7 @@ from flight_server.calls import Cancellable
 from flight_server.commands import IfTableExists, IfTableMissing, StatementIngest
 from flight_server.metadata import CATALOG, DB_SCHEMA
 from flight_server.receipts import MetadataWriter, ReceiptWriter
+from gateway.identity import Identity
 from gateway.reads import Reads
 from gateway.writes import IngestMode, PendingWrite, Writes
 from ingest_bus.envelope import Receipt
@@ -43,7 +44,15 @@ KEY_IN_SCHEMA: Final = b"idempotency_key"
 class IngestDesk:
     """Takes streams of rows. Stateless and safe for threads."""
 
-    def __init__(self, writes: Writes, reads: Reads, *, stream_window: int) -> None:
+    def __init__(
+        self,
+        writes: Writes,
+        reads: Reads,
+        *,
+        stream_window: int,
+        check_live: Callable[[Identity], None],
+    ) -> None:
+        self._check_live = check_live
         self._writes = writes
         self._reads = reads
         self._window = stream_window
@@ -102,6 +111,8 @@ class IngestDesk:
                 if batch is None:
                     continue
                 numbers.taken += 1
+                # A stream may last for days: its key is asked for again, from a cache.
+                self._check_live(call.identity)
                 accepted = self._writes.append_batch(
                     call.identity, target, batch, idempotency_key=key, trace_id=call.trace_id
                 )

@@ -96,7 +96,12 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         self._sessions = Sessions(seal, lifetime=options.session_lifetime)
         self._calls = CallsInFlight(options.calls_max)
         self._statements = StatementDesk(reads, seal, ticket_lifetime=options.ticket_lifetime)
-        self._ingest = IngestDesk(writes, reads, stream_window=options.stream_window)
+        self._ingest = IngestDesk(
+            writes,
+            reads,
+            stream_window=options.stream_window,
+            check_live=authenticator.check_live,
+        )
         super().__init__(
             options.location,
             auth_handler=AcceptHandshake(),
