@@ -211,7 +211,7 @@ def test_metadata_shows_tables_columns_and_the_server(
     assert connection.adbc_get_table_types()
     assert connection.adbc_current_catalog == "duckmesh"
     assert connection.adbc_current_db_schema == "main"
-    with pytest.raises(dbapi.Error, match="absent|NOT_FOUND|not found"):
+    with pytest.raises(dbapi.Error, match=r"absent|NOT_FOUND|not found"):
         connection.adbc_get_table_schema("absent")
 
 
