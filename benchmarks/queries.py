@@ -58,7 +58,7 @@ def _median_ms(connection: Any, questions: int) -> float:
 
 
 def _large(stage: Stage) -> Figure:
-    files = f"read_parquet('{stage.objects}/*/{_TABLE}/**/*.parquet')"
+    files = f"read_parquet('{stage.objects}/*/{_TABLE}-*/*.parquet')"
     ours: list[float] = []
     bare: list[float] = []
     for _ in range(stage.sizes.repetitions):
