@@ -18,7 +18,7 @@ Compare ratios. The amounts are those of one machine with its load.
 A ratio is the product's figure divided by the limit's, the median over pairs of neighbouring runs.
 A range is the smallest and the largest run. A floor or goal with `x` is of the ratio.
 `stands` names the best target that is met.
-Group commit adds no linger: its effect is in the figures at 1, 8 and 32 clients.
+The choice of group commit without a linger is not measured again here.
 """
 
 
