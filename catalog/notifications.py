@@ -5,6 +5,7 @@ A lost one costs time, never truth: all who wait also poll.
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
@@ -19,6 +20,7 @@ from duckmesh.statements import Statements
 _SQL = Statements("catalog", "notifications.sql")
 _LOG = structlog.get_logger()
 _POLL_SECONDS: Final = 0.5
+_COALESCE_SECONDS: Final = 0.005
 _RECONNECT_FIRST_SECONDS: Final = 0.1
 _RECONNECT_MAX_SECONDS: Final = 3.0
 
@@ -146,6 +148,9 @@ class Announcer:
                 batch, self._waiting = list(self._waiting), {}
             for channel, payload in batch:
                 connection.execute(_SQL["notify"], (channel, payload))
+            # Under load the listeners need not wake for every write: the first announcement of a
+            # burst goes at once, the rest together.
+            time.sleep(_COALESCE_SECONDS)
 
     def close(self) -> None:
         with self._changed:

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Final
 
 import click
+import pyarrow as pa
 
 from catalog.connection import Catalog
 from command_line.catalog_access import open_catalog
@@ -51,6 +52,9 @@ def serve(invocation: Invocation, host: str | None, port: int | None, grace_seco
 
 def _serve(settings: Settings, catalog: Catalog, stop: threading.Event, grace: timedelta) -> None:
     """Hold the door open until `stop`, then drain it. Does not return when a call never ends."""
+    # The first array made of a Python list imports pandas, where it is installed: that second is
+    # not the first client's to wait.
+    pa.array([0])
     with open_door(settings, catalog) as door:
         say_ready(uri_of(settings.flight, door.port))
         _log.info("serving", port=door.port, open_mode=settings.auth.open_mode)

@@ -88,7 +88,8 @@ class IngestDesk:
     ) -> None:
         """Write each batch of a stream as a write of its own, and answer each with its receipt.
 
-        Receipts come in the order of the batches, while later ones are taken in. A batch that
+        Receipts come in the order of the batches, from the second on while later ones are taken
+        in. A batch that
         fails is answered by its error, and ends the stream with it; those before it stand.
         """
         options = call.options()
@@ -114,9 +115,15 @@ class IngestDesk:
                 # A stream may last for days: its key is asked for again, from a cache.
                 self._check_live(call.identity)
                 accepted = self._writes.append_batch(
-                    call.identity, target, batch, idempotency_key=key, trace_id=call.trace_id
+                    call.identity,
+                    target,
+                    batch,
+                    idempotency_key=key,
+                    trace_id=call.trace_id,
+                    at_once=number == 0,
                 )
-                receipts.put(partial(answer, number, accepted))
+                give = receipts.answer_first if number == 0 else receipts.put
+                give(partial(answer, number, accepted))
             receipts.finish()
 
     def awaited(self, call: Call, receipt: Receipt) -> "AcceptedWrite":

@@ -34,27 +34,41 @@ class ReceiptWriter:
         self._on_failure = on_failure
         self._waiting: queue.Queue[Answer | None] = queue.Queue(window)
         self._failure: Exception | None = None
+        self._ended = False
         self._thread = threading.Thread(target=self._run, name="flight-receipts", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         # Also after an error: what is durable is answered, so that its sender need not guess.
-        self._waiting.put(_END)
-        self._thread.join()
+        self._end()
+
+    def answer_first(self, answer: Answer) -> None:
+        """Send the first batch's answer on this thread; comes before every `put`.
+
+        A stream of one batch, which is one small write, then needs no thread at all.
+        """
+        self._send(answer)
+        self._raise_failure()
 
     def put(self, answer: Answer) -> None:
         """Queue the answer of the next batch. Raises the failure of an earlier one."""
         self._raise_failure()
+        if not self._thread.is_alive() and not self._ended:
+            self._thread.start()
         self._waiting.put(answer)
 
     def finish(self) -> None:
         """Block until every answer is sent. Raises the first failure."""
-        self._waiting.put(_END)
-        self._thread.join()
+        self._end()
         self._raise_failure()
+
+    def _end(self) -> None:
+        if self._thread.is_alive():
+            self._waiting.put(_END)
+            self._thread.join()
+        self._ended = True
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

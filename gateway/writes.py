@@ -5,6 +5,7 @@ A write is accepted whole or not at all. Its commit is one publish of the bus; w
 """
 
 import contextlib
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -183,10 +184,13 @@ class Writes:
         *,
         idempotency_key: str | None,
         trace_id: str | None = None,
+        at_once: bool = False,
     ) -> "Future[list[Receipt]]":
         """Accept one batch as one write, without waiting; the future holds one receipt.
 
-        Tokens follow the order of calls. Raises at once what the rows alone tell (Invalid,
+        With `at_once` it is accepted on this thread, and the future is done: a lone small write
+        waits for no other thread. Tokens follow the order of calls. Raises at once what the rows
+        alone tell (Invalid,
         Overloaded); the future raises Conflict and Unavailable.
         """
         if idempotency_key is not None:
@@ -213,7 +217,7 @@ class Writes:
             max_event_time=times.latest,
             trace_id=trace_id,
         )
-        return self._bus.submit([envelope])
+        return _done(self._bus.publish, [envelope]) if at_once else self._bus.submit([envelope])
 
     def _append_large(
         self,
@@ -401,6 +405,18 @@ class PendingWrite:
         self._pump.abandon()
         with contextlib.suppress(Unavailable):
             self._staging.abort()
+
+
+def _done(
+    publish: Callable[[list[Envelope]], list[Receipt]], envelopes: list[Envelope]
+) -> "Future[list[Receipt]]":
+    """What `publish` returns or raises, as a future that is done."""
+    answer: Future[list[Receipt]] = Future()
+    try:
+        answer.set_result(publish(envelopes))
+    except DuckMeshError as error:
+        answer.set_exception(error)
+    return answer
 
 
 def _target_schema(table: Table | None, offered: pa.Schema, mode: IngestMode) -> TableSchema:

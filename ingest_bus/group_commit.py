@@ -3,7 +3,7 @@
 A publish that finds its tenant idle commits at once, on the caller's own thread. Those that come
 meanwhile wait together and go in one transaction when that commit ends, led by one of them or, when
 nobody waits on a thread, by a thread of the pool. Waiting longer to gather more only adds its own
-length to every answer (measured: docs/benchmarks.md).
+length to every answer (docs/adr/0001-tokens-by-counter-row-and-group-commit.md).
 """
 
 import threading

@@ -72,7 +72,9 @@ class SmallHouse:
         self.begin(identity, table, offered, mode=IngestMode.APPEND)
         return (table, offered)
 
-    def append_batch(self, identity, target, batch, *, idempotency_key, trace_id=None):
+    def append_batch(
+        self, identity, target, batch, *, idempotency_key, trace_id=None, at_once=False
+    ):
         table, offered = target
         write = self.begin(
             identity, table, offered, mode=IngestMode.APPEND, idempotency_key=idempotency_key

@@ -280,12 +280,12 @@ def test_the_tables_a_statement_names_are_known(sql, tables, engine: QueryEngine
     "name", ["t", "T", "main.t", "duckmesh.t", "duckmesh.main.t", '"t"', '"main"."t"']
 )
 def test_a_table_is_found_by_each_of_its_names(name: str, numbers, ask) -> None:
-    assert ask.rows(f"SELECT sum(a) FROM {name}", numbers) == [(6,)]  # noqa: S608
+    assert ask.rows(f"SELECT sum(a) FROM {name}", numbers) == [(6,)]
 
 
 @pytest.mark.parametrize("name", ["duckmesh_system.receipts", "duckmesh.duckmesh_system.receipts"])
 def test_a_table_in_memory_is_found_by_its_schema(name: str, numbers, ask) -> None:
-    assert ask.rows(f"SELECT token FROM {name}", numbers) == [(7,), (8,)]  # noqa: S608
+    assert ask.rows(f"SELECT token FROM {name}", numbers) == [(7,), (8,)]
 
 
 def test_a_table_in_memory_is_read_as_given_with_each_query(lake, ask) -> None:
@@ -308,7 +308,7 @@ def test_names_with_quotes_spaces_and_accents_are_tables_like_any_other(lake, as
     path = lake.write(schema, {"c \"o'l": [1, 2]})
     relations = lake.snapshot(Relation(name, schema, (path,)))
     quoted = '"' + name.replace('"', '""') + '"'
-    assert ask.rows(f'SELECT "c ""o\'l" FROM {quoted}', relations) == [(1,), (2,)]  # noqa: S608
+    assert ask.rows(f'SELECT "c ""o\'l" FROM {quoted}', relations) == [(1,), (2,)]
 
 
 def test_the_last_token_is_a_function_of_the_request(numbers, ask) -> None:
