@@ -23,21 +23,22 @@ _SQL_MAX_CHARS: Final = 1_000_000
 _CACHED_STATEMENTS: Final = 1024
 _CACHED_SQL_MAX_CHARS: Final = 16_384
 
-# Possessive and unambiguous: a hostile text costs one pass over it, no more.
-_SPACE = r"(?:\s|--[^\n]*+|/\*(?:[^*]|\*(?!/))*+\*/)"
-_EXPLAIN = re.compile(rf"{_SPACE}*+EXPLAIN{_SPACE}++(.*)", re.DOTALL | re.IGNORECASE)
+# Unambiguous, so that a hostile text costs one pass over it, no more: a comment ends in one place.
+# Not possessive: before Python 3.11.5 such quantifiers match wrongly (CPython issue 106052).
+_SPACE = r"(?:\s|--[^\n]*(?:\n|\Z)|/\*[^*]*\*+(?:[^/*][^*]*\*+)*/)"
+_EXPLAIN = re.compile(rf"{_SPACE}*EXPLAIN{_SPACE}+(.*)", re.DOTALL | re.IGNORECASE)
 _WITH_OPTIONS = re.compile(r"\(|ANALY[SZ]E\b", re.IGNORECASE)
 _CREATE = re.compile(
-    rf"{_SPACE}*+CREATE{_SPACE}++(?:OR{_SPACE}++REPLACE{_SPACE}++)?"
-    rf"(?:(?:TEMP|TEMPORARY){_SPACE}++)?(\w+)",
+    rf"{_SPACE}*CREATE{_SPACE}+(?:OR{_SPACE}+REPLACE{_SPACE}+)?"
+    rf"(?:(?:TEMP|TEMPORARY){_SPACE}+)?(\w+)",
     re.DOTALL | re.IGNORECASE,
 )
-_DROP = re.compile(rf"{_SPACE}*+DROP{_SPACE}++(\w+)", re.DOTALL | re.IGNORECASE)
+_DROP = re.compile(rf"{_SPACE}*DROP{_SPACE}+(\w+)", re.DOTALL | re.IGNORECASE)
 _NAME = r'(?:"(?:[^"]|"")+"|[A-Za-z_\x80-\U0010ffff][\w$]*)'
 _DROP_TABLE = re.compile(
-    rf"{_SPACE}*+DROP{_SPACE}++TABLE{_SPACE}++(IF{_SPACE}++EXISTS{_SPACE}++)?"
-    rf"({_NAME}(?:{_SPACE}*+\.{_SPACE}*+{_NAME}){{0,2}}){_SPACE}*+(?:CASCADE|RESTRICT)?"
-    rf"{_SPACE}*+;?{_SPACE}*+",
+    rf"{_SPACE}*DROP{_SPACE}+TABLE{_SPACE}+(IF{_SPACE}+EXISTS{_SPACE}+)?"
+    rf"({_NAME}(?:{_SPACE}*\.{_SPACE}*{_NAME}){{0,2}}){_SPACE}*"
+    rf"(?:(?:CASCADE|RESTRICT){_SPACE}*)?(?:;{_SPACE}*)?",
     re.DOTALL | re.IGNORECASE,
 )
 
