@@ -12,6 +12,7 @@ from catalog import files, snapshots, tables
 from duckmesh.identifiers import TenantId, new_batch_id
 from duckmesh.statements import Statements
 from ingest_bus import postgres
+from ingest_bus.postgres_rows import envelope_columns
 from tests.bus_worlds import write
 from tests.postgres_fixtures import _temporary_database, dsn_of
 
@@ -36,7 +37,7 @@ ENVELOPES = [
     *(write(TENANT, key=f"new-{n}") for n in range(10)),
     *(write(TENANT) for _ in range(10)),
 ]
-PUBLISHED = postgres._columns(TENANT, ENVELOPES)
+PUBLISHED = envelope_columns(TENANT, ENVELOPES)
 CLAIM = {
     "tenant_id": TENANT,
     "batch_id": new_batch_id(),
