@@ -344,7 +344,8 @@ def test_the_writers_file_is_writable_and_not_seekable(store: ObjectStore, key: 
 
 def test_the_memory_of_a_streamed_object_is_bounded(store: ObjectStore, key: str) -> None:
     piece = b"x" * (64 * 1024)
-    size_bytes = 256 * MEBIBYTE
+    # Threads of the client keep allocator arenas: the bound must be far above those.
+    size_bytes = 768 * MEBIBYTE
     store.stat(store_one(store))  # The client is loaded: from here memory grows by what is written.
     forget_peak()
     before = resident_bytes()
@@ -352,7 +353,7 @@ def test_the_memory_of_a_streamed_object_is_bounded(store: ObjectStore, key: str
     for _ in range(size_bytes // len(piece)):
         writer.file.write(piece)
     assert writer.commit() == size_bytes
-    assert peak_resident_bytes() - before < 128 * MEBIBYTE
+    assert peak_resident_bytes() - before < size_bytes // 2
     assert store.stat(key).size_bytes == size_bytes
 
 
