@@ -1,0 +1,1 @@
+"""The HTTP door: JSON, NDJSON, CSV, Arrow and Parquet over one gateway."""
