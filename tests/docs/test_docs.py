@@ -31,6 +31,7 @@ ROOMS = (
     "gateway",
     "coordinator",
     "flight_server",
+    "http_shim",
     "command_line",
 )
 BANNED = {"manager", "service", "handler", "helper", "utils", "common", "base", "impl"}
