@@ -5,17 +5,18 @@ Identity. The answer to a call that came with anything but a session carries a s
 its `authorization` header: ADBC keeps it and is in a session from then on with no option set.
 """
 
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import structlog
 from pyarrow import flight
 
-from duckmesh.errors import Denied, DuckMeshError, ErrorCode, Internal
+from duckmesh.errors import DuckMeshError, Internal
 from duckmesh.tokens import VisibilityToken
 from flight_server.boundary import flight_exception
 from flight_server.calls import CallsInFlight, Place
 from flight_server.headers import CallOptions, RawHeaders, read_options, trace_id_of
-from flight_server.sessions import Basic, Bearer, Session, Sessions, parse_authorization
+from flight_server.sessions import TOKEN_PREFIX, Session, Sessions
+from gateway.credentials import Authenticator, Bearer, identify, parse_authorization
 from gateway.identity import Identity
 
 MIDDLEWARE: Final = "duckmesh"
@@ -25,19 +26,6 @@ _FINISHING: Final = (flight.FlightMethod.DO_GET, flight.FlightMethod.DO_ACTION)
 """Fetching what a ticket promises, and closing: admitted while the server drains."""
 
 _log = structlog.get_logger(__name__)
-
-
-class Authenticator(Protocol):
-    """What the door asks of the rooms below. Called on every call: answers come from a cache."""
-
-    def authenticate_api_key(self, secret: str) -> Identity:
-        """The identity of an API key. Raises Denied when it is unknown or revoked."""
-
-    def open_identity(self) -> Identity | None:
-        """The identity of a caller who shows no credential; None when one is required."""
-
-    def check_live(self, identity: Identity) -> None:
-        """Raise Denied when the key behind a session has been revoked since."""
 
 
 class Call(flight.ServerMiddleware):  # type: ignore[misc]
@@ -110,7 +98,7 @@ class Authentication(flight.ServerMiddlewareFactory):  # type: ignore[misc]
 
     def _admit(self, headers: RawHeaders, trace_id: str, place: Place) -> Call:
         credential = parse_authorization([str(v) for v in headers.get("authorization", ())])
-        if isinstance(credential, Bearer) and credential.is_session:
+        if isinstance(credential, Bearer) and credential.token.startswith(TOKEN_PREFIX):
             session = self._sessions.open(credential.token)
             self._authenticator.check_live(session.identity)
             current = self._sessions.last_writes.brought_up(session)
@@ -122,7 +110,7 @@ class Authentication(flight.ServerMiddlewareFactory):  # type: ignore[misc]
                 carried_token=session.last_token,
                 new_token=None,
             )
-        session = self._sessions.begin(self._identify(credential))
+        session = self._sessions.begin(identify(self._authenticator, credential))
         token = self._sessions.token_of(session)
         return Call(
             session,
@@ -132,18 +120,6 @@ class Authentication(flight.ServerMiddlewareFactory):  # type: ignore[misc]
             carried_token=session.last_token,
             new_token=token,
         )
-
-    def _identify(self, credential: Basic | Bearer | None) -> Identity:
-        match credential:
-            case Basic(password=secret) | Bearer(token=secret):
-                return self._authenticator.authenticate_api_key(secret)
-            case None:
-                if (identity := self._authenticator.open_identity()) is not None:
-                    return identity
-                raise Denied(
-                    ErrorCode.UNAUTHORIZED,
-                    "show an API key: as the password of user and password, or as a Bearer token",
-                )
 
 
 def _give_back(place: Place | None) -> None:

@@ -20,7 +20,6 @@ from flight_server.authenticate import (
     MIDDLEWARE,
     AcceptHandshake,
     Authentication,
-    Authenticator,
     Call,
     call_of,
 )
@@ -45,6 +44,7 @@ from flight_server.session_options import answer_session_action
 from flight_server.sessions import Sessions
 from flight_server.statements import StatementDesk, outcome_rows, with_snapshot
 from flight_server.tickets import Seal, SealedStatement
+from gateway.credentials import Authenticator
 from gateway.reads import Answer, Reads
 from gateway.writes import Writes
 from query_engine.engine import Interruption

@@ -9,7 +9,7 @@ import base64
 import binascii
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, Self
@@ -128,60 +128,6 @@ class Sessions:
     def due_for_renewal(self, session: Session) -> bool:
         """Whether half of the token's lifetime has passed, so that a live client never expires."""
         return self._seal.now - session.issued_at > self._lifetime / 2
-
-
-# ---- Credentials in the `authorization` header
-
-
-@dataclass(frozen=True, slots=True)
-class Basic:
-    """User and password (RFC 7617). The password is the API key; the user is free text."""
-
-    user: str
-    password: str
-
-
-@dataclass(frozen=True, slots=True)
-class Bearer:
-    """A token (RFC 6750): a session token of ours, or an API key."""
-
-    token: str
-
-    @property
-    def is_session(self) -> bool:
-        return self.token.startswith(TOKEN_PREFIX)
-
-
-def parse_authorization(values: Sequence[str]) -> Basic | Bearer | None:
-    """The credential of a call; None when it shows none.
-
-    An empty Basic password or Bearer token counts as none: some clients always log in. Raises
-    Denied (UNAUTHORIZED) for another scheme, a malformed value, or two different values.
-    """
-    distinct = {value.strip() for value in values if value.strip()}
-    if not distinct:
-        return None
-    if len(distinct) > 1:
-        raise _unknown("the call shows more than one credential: send one authorization header")
-    scheme, _, rest = distinct.pop().partition(" ")
-    match scheme.lower():
-        case "bearer":
-            return Bearer(rest.strip()) if rest.strip() else None
-        case "basic":
-            return _basic(rest.strip())
-    raise _unknown("use 'authorization: Basic' (the password is the API key) or 'Bearer'")
-
-
-def _basic(encoded: str) -> Basic | None:
-    try:
-        # Arrow's Go client leaves the padding out.
-        decoded = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
-        user, colon, password = decoded.decode().partition(":")
-    except ValueError:
-        raise _unknown("the Basic credential is not the base64 of user:password") from None
-    if not colon:
-        raise _unknown("the Basic credential is not the base64 of user:password")
-    return Basic(user, password) if password else None
 
 
 def _from_base64(text: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Session tokens and the credentials of the authorization header."""
+"""Session tokens."""
 
 import base64
 from dataclasses import replace
@@ -9,14 +9,7 @@ import pytest
 from duckmesh.errors import Denied, ErrorCode
 from duckmesh.identifiers import KeyId, TenantId
 from duckmesh.tokens import VisibilityToken
-from flight_server.sessions import (
-    TOKEN_PREFIX,
-    Basic,
-    Bearer,
-    LastWrites,
-    Sessions,
-    parse_authorization,
-)
+from flight_server.sessions import TOKEN_PREFIX, LastWrites, Sessions
 from flight_server.tickets import Purpose, Seal
 from gateway.identity import EVERY_ROLE, Identity
 
@@ -116,42 +109,3 @@ def test_what_is_remembered_is_bounded_and_the_oldest_goes_first(sessions):
         memory.note(session)
     fresh = [replace(session, last_token=VisibilityToken(0)) for session in written]
     assert [memory.brought_up(session).last_token for session in fresh] == [0, 1, 1]
-
-
-def basic(text):
-    return "Basic " + base64.b64encode(text.encode()).decode()
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([], None),
-        (["", " "], None),
-        ([basic("user:pa:ss")], Basic("user", "pa:ss")),
-        ([basic("ü:ä")], Basic("ü", "ä")),
-        ([basic("user:x").rstrip("=")], Basic("user", "x")),
-        ([basic("user:")], None),
-        (["bearer  abc "], Bearer("abc")),
-        (["Bearer "], None),
-        (["Bearer abc", "Bearer abc"], Bearer("abc")),
-    ],
-)
-def test_a_credential_is_read_from_its_header(values, expected):
-    assert parse_authorization(values) == expected
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        ["Digest abc"],
-        ["abc"],
-        ["Basic ???"],
-        ["Basic " + base64.b64encode(b"\xff:x").decode()],
-        ["Basic " + base64.b64encode(b"no colon").decode()],
-        ["Bearer a", "Bearer b"],
-    ],
-)
-def test_a_malformed_credential_is_unauthorized(values):
-    with pytest.raises(Denied) as caught:
-        parse_authorization(values)
-    assert caught.value.code is ErrorCode.UNAUTHORIZED
