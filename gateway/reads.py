@@ -28,8 +28,8 @@ from ingest_bus.port import IngestBus
 from object_store import keys
 from object_store.file_cache import FileCache, PinnedFiles
 from object_store.port import ObjectStore
-from query_engine.describe import Description
 from query_engine.engine import Interruption, QueryEngine, RunningQuery
+from query_engine.question import Description
 from query_engine.relations import SYSTEM_SCHEMA, Relation, RelationSet, TableRelation
 from query_engine.statements import StatementKind, parse_drop_table
 from query_engine.stream import QueryLimits, QueryStats

@@ -4,27 +4,19 @@ import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 import duckdb
 import pyarrow as pa
 
 from duckmesh.statements import Statements
-from query_engine.pool import Needs
+from query_engine.question import Description, Needs
 from query_engine.quoting import file_type, identifier, sql_type
 from query_engine.relations import MAIN_SCHEMA
 
+__all__ = ["Description", "ParameterSketch"]
+
 _SQL: Final = Statements("query_engine", "engine.sql")
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """The schemas of a statement. A parameter of unknown type is a string, never a null."""
-
-    result_schema: pa.Schema
-    parameter_schema: pa.Schema
-    is_query: bool
 
 
 class ParameterSketch:

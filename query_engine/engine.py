@@ -1,98 +1,34 @@
 """Answers SQL over the relations of one snapshot. Knows nothing of the catalog.
 
-For now DuckDB runs inside this process. `run` and `describe` take and give plain values and Arrow
-streams, so that worker processes can stand behind the same calls.
+The gate stays in this process; DuckDB runs behind `Answering`.
 """
 
-import contextlib
 import difflib
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
-import duckdb
 import pyarrow as pa
 
-from duckmesh.errors import DuckMeshError, Invalid
-from query_engine.describe import Description, ParameterSketch
-from query_engine.failures import FailureContext, table_missing, translate
-from query_engine.instance import Instance, InstanceSettings, Session
-from query_engine.parameters import ParameterReader, identifiers
+from query_engine.failures import table_missing
+from query_engine.instance import InstanceSettings
+from query_engine.local import LocalAnswers
 from query_engine.permitted import SESSION_FUNCTIONS
-from query_engine.pool import InstancePool, Needs
+from query_engine.question import Answering, Description, Needs, Question
 from query_engine.relations import RelationSet
+from query_engine.running import Interruption, RunningQuery
 from query_engine.statements import Statement, StatementGate, StatementKind
-from query_engine.stream import QueryLimits, QueryStats, ResultStream
+from query_engine.stream import QueryLimits
 from query_engine.syntax import Names, is_catalog_view
-from query_engine.watch import Guard, Watch
+
+__all__ = ["Description", "Interruption", "QueryEngine", "RunningQuery"]
 
 _DESCRIPTIONS_MAX: Final = 1024
 _NO_LIMITS: Final = QueryLimits()
-
-
-class Interruption:
-    """A stop button made before the query it stops: `run` itself may work for long."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._requested = False
-        self._stop: Any = None
-
-    def interrupt(self) -> None:
-        """Stop the query, now or as soon as it begins. Idempotent, from any thread."""
-        with self._lock:
-            self._requested = True
-            stop = self._stop
-        if stop is not None:
-            stop()
-
-    def connect(self, stop: Any) -> None:
-        with self._lock:
-            self._stop = stop
-            requested = self._requested
-        if requested:
-            stop()
-
-
-class RunningQuery:
-    """A query whose rows are under way.
-
-    `reader` gives them as they come, each batch small enough for one message of under 4 MiB
-    (but one row is never cut), and raises only errors of `duckmesh.errors`. Read from one thread.
-    """
-
-    def __init__(
-        self, stream: ResultStream, schema: pa.Schema, stats: QueryStats, stop: Interruption
-    ) -> None:
-        self.schema = schema
-        self.stats = stats
-        self._stream = stream
-        self._stop = stop
-        self.reader: pa.RecordBatchReader = pa.RecordBatchReader.from_batches(schema, stream)
-
-    def interrupt(self) -> None:
-        """Stop the query, from any thread; the reader then raises Cancelled. Idempotent."""
-        self._stop.interrupt()
-
-    def close(self) -> None:
-        """Release everything, from any thread, without waiting for DuckDB. Idempotent."""
-        self._stream.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class QueryEngine:
@@ -112,23 +48,17 @@ class QueryEngine:
         instances_max: int = 16,
         temp_limit_bytes: int = 10 * 2**30,
     ) -> None:
-        self._memory_limit_bytes = memory_limit_bytes
-        self._batch_rows = batch_rows
         settings = InstanceSettings(threads, memory_limit_bytes, temp_directory, temp_limit_bytes)
         self._gate = StatementGate()
-        self._parameters = ParameterReader()
-        self._sketch = ParameterSketch()
-        self._pool = InstancePool(settings, instances_max)
-        self._watch = Watch()
+        self._answers: Answering = LocalAnswers(
+            settings, batch_rows=batch_rows, instances_max=instances_max
+        )
         self._lock = threading.Lock()
         self._described: OrderedDict[tuple[str, tuple[str, ...]], Description] = OrderedDict()
 
     def close(self) -> None:
         """End the engine. Queries still running end with their readers."""
-        self._pool.close()
-        self._watch.close()
-        self._parameters.close()
-        self._sketch.close()
+        self._answers.close()
         self._gate.close()
 
     def __enter__(self) -> Self:
@@ -141,11 +71,6 @@ class QueryEngine:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    @property
-    def instances(self) -> int:
-        """How many DuckDB instances are open."""
-        return self._pool.count
 
     def classify(self, sql: str) -> Statement:
         """What the statement is. Raises Invalid for a text that is not one statement."""
@@ -179,7 +104,7 @@ class QueryEngine:
             known = self._described.get(key) if cacheable else None
         if known is not None:
             return known
-        description = self._describe(sql, names, relations, needs)
+        description = self._answers.describe(_question(sql, names, relations, needs))
         if cacheable:
             with self._lock:
                 self._described[key] = description
@@ -208,110 +133,14 @@ class QueryEngine:
         """
         names = _names(self._gate.admit(sql))
         needs = _needs(names, relations)
-        bindings = self._parameters.bindings(parameters, names.parameters)
-        stop = interruption or Interruption()
-        guard = Guard(limits.wall_time)
-        stats = QueryStats(sum(len(each.files) for each in needs.relations), guard=guard)
-        instance = self._lease(relations, needs)
-        session = self._session(instance, needs, names, session_values or {})
-        guard.hold(session.cursor)
-        self._watch.add(guard)
-        stream = ResultStream(
-            session=session,
-            sql=sql,
-            places=names.parameters,
-            bindings=bindings,
-            guard=guard,
+        session = not names.functions.isdisjoint(SESSION_FUNCTIONS)
+        question = replace(
+            _question(sql, names, relations, needs),
+            parameters=parameters,
             limits=limits,
-            stats=stats,
-            batch_rows=self._batch_rows,
-            failure=FailureContext(self._memory_limit_bytes, instance.hidden),
-            on_cancel=partial(self._watch.cancel, guard),
-            on_release=partial(self._release, instance, session, guard),
+            session_values=(session_values or {}) if session else None,
         )
-        stop.connect(partial(self._watch.cancel, guard))
-        return RunningQuery(stream, stream.open(), stats, stop)
-
-    def _lease(self, relations: RelationSet, needs: Needs) -> Instance:
-        try:
-            return self._pool.lease(relations, needs)
-        except Exception as error:  # noqa: BLE001 - raised again below, in our words.
-            hidden = (tempfile.gettempdir(), *map(str, relations.directories))
-            failure = translate(error, FailureContext(self._memory_limit_bytes, hidden))
-        raise failure
-
-    def _session(
-        self, instance: Instance, needs: Needs, names: Names, values: Mapping[str, int]
-    ) -> Session:
-        """A session set up for one query. On an error the lease is ended before it is raised."""
-        session = instance.session()
-        try:
-            session.point(needs.relations, needs.absent)
-            session.attach(needs.attached)
-            if not names.functions.isdisjoint(SESSION_FUNCTIONS):
-                session.remember(values)
-        except Exception as error:  # noqa: BLE001 - raised again below, in our words.
-            failure = self._translated(error, instance)
-        else:
-            return session
-        instance.give_back(session, clean=False)
-        self._pool.release(instance)
-        raise failure
-
-    def _release(
-        self, instance: Instance, session: Session, guard: Guard, clean: bool, broken: bool
-    ) -> None:
-        self._watch.remove(guard)
-        instance.give_back(session, clean=clean)
-        self._pool.release(instance, broken=broken)
-
-    def _translated(self, error: BaseException, instance: Instance) -> DuckMeshError:
-        return translate(error, FailureContext(self._memory_limit_bytes, instance.hidden))
-
-    def _describe(
-        self, sql: str, names: Names, relations: RelationSet, needs: Needs
-    ) -> Description:
-        instance = self._lease(relations, needs)
-        session = self._session(instance, needs, names, {})
-        clean = False
-        try:
-            wanted = identifiers(names.parameters)
-            types = self._sketch.types(sql, needs) if wanted else {}
-            result = self._result_schema(session, instance, sql, wanted, types)
-            clean = True
-        finally:
-            instance.give_back(session, clean=clean)
-            self._pool.release(instance)
-        fields = [pa.field(name, types.get(name) or pa.string()) for name in wanted]
-        return Description(result, pa.schema(fields), is_query=True)
-
-    def _result_schema(
-        self,
-        session: Session,
-        instance: Instance,
-        sql: str,
-        wanted: tuple[str, ...],
-        types: Mapping[str, pa.DataType],
-    ) -> pa.Schema:
-        schema = self._bound_schema(session, instance, sql, dict.fromkeys(wanted))
-        if any(name not in types for name in wanted) and pa.null() in schema.types:
-            # A parameter of no known type went straight into the result: it is a string.
-            samples = {name: None if name in types else "" for name in wanted}
-            with contextlib.suppress(Invalid):
-                return self._bound_schema(session, instance, sql, samples)
-        return schema
-
-    def _bound_schema(
-        self, session: Session, instance: Instance, sql: str, values: Mapping[str, str | None]
-    ) -> pa.Schema:
-        try:
-            cursor = session.cursor
-            relation = cursor.sql(sql, params=dict(values)) if values else cursor.sql(sql)
-            with relation.limit(0).to_arrow_reader(1) as reader:
-                return reader.schema
-        except duckdb.Error as error:
-            failure = self._translated(error, instance)
-        raise failure
+        return self._answers.run(question, interruption or Interruption())
 
 
 def _names(statement: Statement) -> Names:
@@ -345,3 +174,13 @@ def _needs(names: Names, relations: RelationSet) -> Needs:
     if names.lists_catalog:
         return Needs(relations.relations, relations.tables, tuple(tables), tuple(absent), relations)
     return Needs(tuple(found), tuple(tables), tuple(tables), tuple(absent), None)
+
+
+def _question(sql: str, names: Names, relations: RelationSet, needs: Needs) -> Question:
+    return Question(
+        tenant=relations.tenant,
+        directories=relations.directories,
+        sql=sql,
+        places=names.parameters,
+        needs=needs,
+    )

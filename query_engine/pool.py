@@ -3,25 +3,9 @@
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from query_engine.instance import Instance, InstanceSettings
-from query_engine.relations import Relation, RelationSet, TableRelation
-
-
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """What a query reads of a relation set."""
-
-    relations: tuple[Relation, ...]
-    tables: tuple[TableRelation, ...]
-    """The tables in memory whose views must exist."""
-    attached: tuple[TableRelation, ...]
-    """Those whose rows are read. Their sources would show in a listing, so no others are."""
-    absent: tuple[str, ...]
-    """Names that the query mentions and the snapshot does not have (names of CTEs)."""
-    whole: RelationSet | None
-    """Set when the query lists the catalog, so that it must hold exactly these tables."""
+from query_engine.question import Needs, Question
 
 
 class InstancePool:
@@ -42,13 +26,14 @@ class InstancePool:
         with self._lock:
             return len(self._instances)
 
-    def lease(self, relations: RelationSet, needs: Needs) -> Instance:
-        """An instance prepared for `needs`, until `release`. Opens one when none fits (~20 ms)."""
+    def lease(self, question: Question) -> Instance:
+        """An instance prepared for it, until `release`. Opens one when none fits (~20 ms)."""
+        needs = question.needs
         while True:
-            instance = self._find(relations, needs)
+            instance = self._find(question, needs)
             if instance is None:
-                with self._opening_lock(relations.tenant):
-                    instance = self._find(relations, needs) or self._open(relations)
+                with self._opening_lock(question.tenant):
+                    instance = self._find(question, needs) or self._open(question)
             try:
                 prepared = instance.prepare(needs.relations, needs.tables)
             except BaseException:
@@ -85,13 +70,13 @@ class InstancePool:
         with lock:
             yield
 
-    def _find(self, relations: RelationSet, needs: Needs) -> Instance | None:
-        directories = frozenset(relations.directories)
+    def _find(self, question: Question, needs: Needs) -> Instance | None:
+        directories = frozenset(question.directories)
         with self._lock:
             for at in range(len(self._instances) - 1, -1, -1):
                 tenant, instance = self._instances[at]
                 if (
-                    tenant == relations.tenant
+                    tenant == question.tenant
                     and directories <= instance.directories
                     and instance.fits(needs.relations, needs.whole)
                     and instance.fits_tables(needs.tables)
@@ -101,11 +86,11 @@ class InstancePool:
                     return instance
         return None
 
-    def _open(self, relations: RelationSet) -> Instance:
-        instance = Instance(relations.directories, self._settings)
+    def _open(self, question: Question) -> Instance:
+        instance = Instance(question.directories, self._settings)
         instance.users = 1
         with self._lock:
-            self._instances.append((relations.tenant, instance))
+            self._instances.append((question.tenant, instance))
             surplus = self._surplus()
         for each in surplus:
             each.close()

@@ -201,7 +201,7 @@ def test_a_query_dropped_unread_gives_its_place_back(engine: QueryEngine) -> Non
     for _ in range(30):
         engine.run("SELECT range FROM range(100000000)", EMPTY)
     gc.collect()
-    (_, instance), *_ = engine._pool._instances
+    (_, instance), *_ = engine._answers._pool._instances
     until(lambda: instance.users == 0)
 
 

@@ -39,7 +39,7 @@ def test_each_snapshot_is_read_as_it_was_in_any_order(lake, ask, engine) -> None
         assert ask.rows("SELECT count(*), sum(a) FROM t", sets[at]) == [
             (at + 1, (at + 1) * (at + 2) // 2)
         ]
-    assert engine.instances == 1, "one instance reads every snapshot of the same columns"
+    assert engine._answers.instances == 1, "one instance reads every snapshot of the same columns"
 
 
 def test_an_open_stream_keeps_its_snapshot_while_others_are_queried(lake, engine, ask) -> None:
@@ -78,7 +78,7 @@ def test_eight_threads_at_different_snapshots_get_exact_results(lake, engine, as
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(query, range(8)))
     assert failures == []
-    assert engine.instances == 1
+    assert engine._answers.instances == 1
 
 
 def test_streams_of_eight_threads_survive_the_swaps_of_all(lake, engine) -> None:
@@ -123,7 +123,7 @@ def test_columns_change_between_snapshots_and_each_is_read_with_its_own(lake, as
     assert ask.rows("SELECT bee FROM t WHERE a = 1", after) == [("x",)]
     assert ask.rows("SELECT count(*) FROM t WHERE d IS NULL", after) == [(1,)]
     assert ask.rows("SELECT a FROM t WHERE a > 1", after) == [(2**40,)]
-    assert engine.instances == 3
+    assert engine._answers.instances == 3
     assert ask.table("SELECT * FROM t", after).schema.types == [
         pa.string(),
         pa.int64(),
@@ -201,7 +201,7 @@ def test_instances_are_bounded_and_an_evicted_one_ends_its_streams(tmp_path, eng
         first = running.reader.read_next_batch()
         for number in (1, 2, 3, 4, 5):
             assert ask.rows("SELECT max(a) FROM t", sets[number]) == [(number,)]
-        assert engine.instances == 4
+        assert engine._answers.instances == 4
         rest = sum(batch.num_rows for batch in running.reader)
     assert first.num_rows + rest == 200_000
     assert ask.rows("SELECT max(a) FROM t", sets[0]) == [(0,)]
