@@ -46,16 +46,14 @@ class TableRows:
 def gather(
     events: Sequence[AcceptedEvent], schema_of: SchemaOf
 ) -> tuple[list[TableRows], list[Poison]]:
-    """Group events by table. An event that does not decode is set apart; the rest proceeds."""
+    """Gather events by table. An event that does not decode is set apart; the rest proceeds.
+
+    What is set apart takes its group with it: of a group everything becomes visible, or nothing.
+    """
+    decoded, poison = _decoded(events, schema_of)
     by_table: dict[TableId, TableRows] = {}
-    poison: list[Poison] = []
-    for event in events:
+    for event, batches in decoded:
         envelope = event.envelope
-        try:
-            batches = _rows_of(event, schema_of)
-        except Corrupt as fault:
-            poison.append(Poison(envelope.event_id, fault.message))
-            continue
         table = by_table.setdefault(envelope.table_id, TableRows(envelope.table_id))
         if envelope.operation is Operation.OVERWRITE:
             by_table[envelope.table_id] = table = TableRows(
@@ -68,6 +66,30 @@ def gather(
         if isinstance(envelope.payload, StagedPayload):
             table.staged.extend(_by_pointer(event, envelope.payload))
     return list(by_table.values()), poison
+
+
+_Decoded = tuple[AcceptedEvent, list[pa.RecordBatch]]
+
+
+def _decoded(
+    events: Sequence[AcceptedEvent], schema_of: SchemaOf
+) -> tuple[list[_Decoded], list[Poison]]:
+    """The inline rows of the events that decode, and the verdict on the others."""
+    decoded: list[_Decoded] = []
+    faults: dict[EventId, str] = {}
+    broken_groups: set[VisibilityToken] = set()
+    for event in events:
+        try:
+            decoded.append((event, _rows_of(event, schema_of)))
+        except Corrupt as fault:
+            faults[event.envelope.event_id] = fault.message
+            if event.group_last_token is not None:
+                broken_groups.add(event.group_last_token)
+    for event, _ in decoded:
+        if event.group_last_token in broken_groups:
+            faults[event.envelope.event_id] = "another write of its transaction cannot be published"
+    poison = [Poison(event_id, reason) for event_id, reason in faults.items()]
+    return [each for each in decoded if each[0].envelope.event_id not in faults], poison
 
 
 def _rows_of(event: AcceptedEvent, schema_of: SchemaOf) -> list[pa.RecordBatch]:

@@ -172,11 +172,12 @@ class Materializer:
         return files
 
     def _find_culprit(self, claim: Claim) -> None:
-        """Something we did not foresee: blame a lone event, or look at the events one by one."""
+        """Something we did not foresee: blame a lone event or group, or look at them one by one."""
         _LOG.exception("publication_failed", tenant_id=claim.tenant_id, events=len(claim.events))
         try:
-            if len(claim.events) == 1:
-                self._bus.nack(claim, [claim.events[0].envelope.event_id], "it fails to publish")
+            if _is_one(claim):
+                events = [event.envelope.event_id for event in claim.events]
+                self._bus.nack(claim, events, "it fails to publish")
             else:
                 self._suspects = len(claim.events)
                 self._bus.release(claim)
@@ -190,6 +191,12 @@ class Materializer:
             self._bus.release(claim, delay=self._options.retry_delay)
         except DuckMeshError:
             _LOG.warning("claim_left_to_expire", tenant_id=claim.tenant_id)
+
+
+def _is_one(claim: Claim) -> bool:
+    """Whether the claim cannot be made smaller: one event, or one group."""
+    groups = {event.group_last_token for event in claim.events}
+    return len(claim.events) == 1 or (len(groups) == 1 and None not in groups)
 
 
 class _Schemas:

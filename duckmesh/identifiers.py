@@ -2,7 +2,7 @@
 
 import re
 from typing import Final, NewType
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from uuid_utils.compat import uuid7
 
@@ -17,6 +17,8 @@ EventId = NewType("EventId", UUID)
 BatchId = NewType("BatchId", UUID)
 KeyId = NewType("KeyId", str)
 ConsumerId = NewType("ConsumerId", str)
+SessionId = NewType("SessionId", UUID)
+TransactionId = NewType("TransactionId", UUID)
 Epoch = NewType("Epoch", int)
 """The number that fences a worker who woke too late: it grows with every change of owner."""
 
@@ -36,6 +38,16 @@ def new_file_id() -> FileId:
 
 def new_batch_id() -> BatchId:
     return BatchId(uuid7())
+
+
+def new_session_id() -> SessionId:
+    """A fresh id that nobody can guess."""
+    return SessionId(uuid4())
+
+
+def new_transaction_id() -> TransactionId:
+    """A fresh id that nobody can guess."""
+    return TransactionId(uuid4())
 
 
 def check_tenant_name(name: str) -> str:

@@ -14,6 +14,7 @@ from duckmesh.identifiers import (
     EventId,
     FileId,
     SchemaVersion,
+    SessionId,
     TableId,
     TenantId,
 )
@@ -77,6 +78,14 @@ _STAGED_FILES: TypeAdapter[tuple[StagedFile, ...]] = TypeAdapter(tuple[StagedFil
 
 
 @dataclass(frozen=True, slots=True)
+class WritingSession:
+    """The client session that a write is part of, and who speaks in it."""
+
+    session_id: SessionId
+    principal: str
+
+
+@dataclass(frozen=True, slots=True)
 class Envelope:
     """One write. It is accepted whole or not at all."""
 
@@ -96,6 +105,8 @@ class Envelope:
     min_event_time: datetime | None = None
     max_event_time: datetime | None = None
     trace_id: str | None = None
+    session: WritingSession | None = None
+    """Whose last token the write moves. The bus does not keep it with the event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +128,8 @@ class AcceptedEvent:
     ingested_at: datetime
     attempts: int = 0
     """How often it was nacked before."""
+    group_last_token: VisibilityToken | None = None
+    """Of an event that was published `as_one` with others: the last token of their group."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,11 @@ class _Event:
     state: EventState = EventState.ACCEPTED
     attempts: int = 0
     failure_reason: str | None = None
+    group_last_token: VisibilityToken | None = None
+
+    @property
+    def last_of_group(self) -> VisibilityToken:
+        return self.group_last_token or self.visibility_token
 
     @property
     def open(self) -> bool:
@@ -57,7 +62,13 @@ class _Event:
             self.state = EventState.FAILED
 
     def as_accepted(self) -> AcceptedEvent:
-        return AcceptedEvent(self.visibility_token, self.envelope, self.ingested_at, self.attempts)
+        return AcceptedEvent(
+            self.visibility_token,
+            self.envelope,
+            self.ingested_at,
+            self.attempts,
+            self.group_last_token,
+        )
 
     def as_record(self) -> EventRecord:
         return EventRecord(
@@ -128,12 +139,15 @@ class MemoryIngestBus:
 
     # -- publishing
 
-    def publish(self, envelopes: Sequence[Envelope]) -> list[Receipt]:
+    def publish(
+        self, envelopes: Sequence[Envelope], *, as_one: bool = False, within: Any | None = None
+    ) -> list[Receipt]:
+        _refuse_transaction(within)
         if not envelopes:
             return []
         with self._lock:
             tenant = self._tenants.setdefault(envelopes[0].tenant_id, _Tenant())
-            receipts = self._accept(tenant, envelopes)
+            receipts = self._accept(tenant, envelopes, as_one=as_one)
         self._work.set()
         return receipts
 
@@ -145,7 +159,9 @@ class MemoryIngestBus:
             answer.set_exception(error)
         return answer
 
-    def _accept(self, tenant: _Tenant, envelopes: Sequence[Envelope]) -> list[Receipt]:
+    def _accept(
+        self, tenant: _Tenant, envelopes: Sequence[Envelope], *, as_one: bool
+    ) -> list[Receipt]:
         """Work everything out beside the tenant, then add it in one go: all or none."""
         now = self._now()
         fences, keys = dict(tenant.fences), dict(tenant.keys)
@@ -157,7 +173,8 @@ class MemoryIngestBus:
                 receipts.append(_duplicate_receipt(e, keys[place]))
                 continue
             token = VisibilityToken(len(tenant.events) + len(events) + 1)
-            event = _Event(token, replace(e, payload_hash=None, raises_fence=False), now)
+            kept = replace(e, payload_hash=None, raises_fence=False, session=None)
+            event = _Event(token, kept, now)
             events.append(event)
             receipts.append(Receipt(e.event_id, token, e.row_count))
             if place is not None:
@@ -166,6 +183,7 @@ class MemoryIngestBus:
                 _raise_fence(fences, e.table_id, e.schema_version)
         for event in events:
             _check_fence(event.envelope, fences.get(event.envelope.table_id))
+            event.group_last_token = events[-1].visibility_token if as_one else None
         tenant.events += events
         tenant.keys, tenant.fences = keys, fences
         return receipts
@@ -399,23 +417,30 @@ def _next_events(tenant: _Tenant, limit: int, max_bytes: int) -> list[_Event]:
 
 
 def _bury_head(tenant: _Tenant) -> None:
-    """Dead-letter the event whose claims killed; its successor starts without blame."""
+    """Dead-letter the event whose claims killed, and its group; its successor starts anew."""
     attempt, tenant.lease.attempt = tenant.lease.attempt, 0
+    reason = f"each of {attempt} claims of this event ended with the death of its consumer"
     for head in tenant.open_events(after=tenant.acked_token):
-        reason = f"each of {attempt} claims of this event ended with the death of its consumer"
-        head.refuse(reason, attempts=attempt, dead=True)
+        for event in tenant.open_events(after=tenant.acked_token, through=head.last_of_group):
+            event.refuse(reason, attempts=attempt, dead=True)
         return
 
 
 def _within_limits(tenant: _Tenant, limit: int, max_bytes: int) -> list[_Event]:
-    """The next open events, as many as fit; the first alone may be larger than `max_bytes`."""
+    """The next open events, as many as fit; the first alone may be larger than `max_bytes`.
+
+    The rest of a group whose beginning fits comes with it.
+    """
     fitting: list[_Event] = []
     size_bytes = 0
+    through = BEFORE_ALL
     for event in tenant.open_events(after=tenant.acked_token):
         if isinstance(event.envelope.payload, InlinePayload):
             size_bytes += event.envelope.byte_count
-        if len(fitting) == limit or (fitting and size_bytes > max_bytes):
+        full = len(fitting) >= limit or (fitting and size_bytes > max_bytes)
+        if full and event.visibility_token > through:
             break
+        through = event.last_of_group
         fitting.append(event)
     return fitting
 

@@ -29,7 +29,9 @@ class IngestBus(Protocol):
     its key is safe.
     """
 
-    def publish(self, envelopes: Sequence[Envelope]) -> list[Receipt]:
+    def publish(
+        self, envelopes: Sequence[Envelope], *, as_one: bool = False, within: Any | None = None
+    ) -> list[Receipt]:
         """Accept envelopes of one tenant, all or none, and return a receipt for each, in order.
 
         On return they are durable. A key that the (tenant, table) has seen with an equal payload
@@ -37,6 +39,12 @@ class IngestBus(Protocol):
         the call raises Conflict (IDEMPOTENCY_CONFLICT). An envelope of a schema version below the
         table's fence raises Conflict (SCHEMA_INCOMPATIBLE), `min_schema_version` in its context.
         Concurrent publishes of one key accept one. Another caller's failure never fails this one.
+        The record of a session that an envelope names knows the token when this returns; a bus
+        that joins the catalog's transactions moves it in its own.
+
+        `as_one` makes a group of them: no other token lies between theirs, no claim holds a part
+        of them, and when the bus gives one up it gives up all. `within` is as for `ack`: they are
+        accepted when that transaction commits. It may have locked nothing that a publish locks.
         """
         ...
 
@@ -65,8 +73,9 @@ class IngestBus(Protocol):
         """Hold the next events of one tenant in token order; None when nothing can be claimed.
 
         At most one claim of a tenant is live. At most `limit` events are returned, and no more than
-        `max_bytes` of inline payload unless the first event alone is larger. An event whose claims
-        keep ending in their consumer's death comes alone, and after MAX_ATTEMPTS is dead-lettered.
+        `max_bytes` of inline payload unless the first event alone is larger. A group comes whole,
+        also beyond both limits. An event whose claims keep ending in their consumer's death comes
+        alone, or with its group alone, and after MAX_ATTEMPTS is dead-lettered, as is its group.
         """
         ...
 
@@ -91,7 +100,8 @@ class IngestBus(Protocol):
         """Give events back with the reason; return those that are dead-lettered by it.
 
         An event is dead-lettered at its MAX_ATTEMPTS-th nack, or at once with `dead`. Its token
-        then counts as resolved, and its payload is kept. Raises Fenced as `ack` does.
+        then counts as resolved, and its payload is kept. The events of a group are given back
+        together: their consumer names them all. Raises Fenced as `ack` does.
         """
         ...
 

@@ -1,8 +1,9 @@
 """The bus in Postgres: tokens from a counter row, events beside the catalog.
 
 Lock order of a publish: idempotency keys (sorted), then the tenant's counter row, which is held
-until commit. Lock order of a publication: the catalog's head row, then the tenant's lease row. No
-transaction takes both a counter row and a head row except DDL, counter first.
+until commit, then the rows of the sessions that wrote. Lock order of a publication: the catalog's
+head row, then the tenant's lease row. No transaction takes both a counter row and a head row except
+DDL, counter first.
 """
 
 import threading
@@ -15,7 +16,7 @@ from typing import Any, Final, Protocol
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from duckmesh.errors import Corrupt, Fenced
+from duckmesh.errors import Corrupt, ErrorCode, Fenced, Unavailable
 from duckmesh.identifiers import ConsumerId, EventId, SchemaVersion, TableId, TenantId, new_batch_id
 from duckmesh.statements import Statements
 from duckmesh.tokens import BEFORE_ALL, VisibilityToken
@@ -29,7 +30,13 @@ from ingest_bus.envelope import (
 )
 from ingest_bus.group_commit import GroupCommit
 from ingest_bus.port import ISOLATE_FROM_ATTEMPT, MAX_ATTEMPTS, NACK_BACKOFF_FIRST
-from ingest_bus.postgres_rows import envelope_columns, event_of, receipt_of, record_of
+from ingest_bus.postgres_rows import (
+    envelope_columns,
+    event_of,
+    receipt_of,
+    record_of,
+    session_columns,
+)
 
 _SQL = Statements("ingest_bus", "postgres.sql")
 _PUBLISH_TRIES: Final = 3
@@ -59,8 +66,17 @@ class PostgresIngestBus:
 
     # -- publishing
 
-    def publish(self, envelopes: Sequence[Envelope]) -> list[Receipt]:
-        return self._groups.publish(envelopes[0].tenant_id, envelopes) if envelopes else []
+    def publish(
+        self, envelopes: Sequence[Envelope], *, as_one: bool = False, within: Any | None = None
+    ) -> list[Receipt]:
+        if not envelopes:
+            return []
+        tenant_id = envelopes[0].tenant_id
+        if within is not None:
+            return self._accept_within(within, tenant_id, envelopes, as_one=as_one)
+        if as_one:
+            return self._commit_group(tenant_id, envelopes, as_one=True)
+        return self._groups.publish(tenant_id, envelopes)
 
     def submit(self, envelopes: Sequence[Envelope]) -> "Future[list[Receipt]]":
         if envelopes:
@@ -69,16 +85,34 @@ class PostgresIngestBus:
         nothing.set_result([])
         return nothing
 
-    def _commit_group(self, tenant_id: TenantId, envelopes: Sequence[Envelope]) -> list[Receipt]:
+    def _accept_within(
+        self,
+        connection: Connection,
+        tenant_id: TenantId,
+        envelopes: Sequence[Envelope],
+        *,
+        as_one: bool,
+    ) -> list[Receipt]:
+        """Publish in the caller's transaction, which tells the coordinators when it commits."""
+        self._open_tenant(connection, tenant_id)
+        receipts = _accept(connection, tenant_id, envelopes, as_one=as_one)
+        if receipts is None:
+            # Rolled back by the caller: the next try finds the key free.
+            raise Unavailable(ErrorCode.CATALOG_UNAVAILABLE, "a key has just expired: try again")
+        connection.execute(_SQL["tell_accepted"])
+        return receipts
+
+    def _commit_group(
+        self, tenant_id: TenantId, envelopes: Sequence[Envelope], *, as_one: bool = False
+    ) -> list[Receipt]:
         """One transaction, one round trip. Died before its commit: nothing was accepted.
 
         Died after it, before the answer: the client repeats its key and gets these receipts.
         """
-        values = envelope_columns(tenant_id, envelopes)
         for _ in range(_PUBLISH_TRIES):
             with self._database.connect() as connection:
                 self._open_tenant(connection, tenant_id)
-                receipts = _accept(connection, envelopes, values)
+                receipts = _accept(connection, tenant_id, envelopes, as_one=as_one)
             if receipts is not None:
                 self._database.announce(ACCEPTED_CHANNEL)
                 return receipts
@@ -283,10 +317,16 @@ class PostgresIngestBus:
 
 
 def _accept(
-    connection: Connection, envelopes: Sequence[Envelope], values: dict[str, Any]
+    connection: Connection,
+    tenant_id: TenantId,
+    envelopes: Sequence[Envelope],
+    *,
+    as_one: bool,
 ) -> list[Receipt] | None:
     """The publish transaction. None, with nothing accepted, when a key of a duplicate expired
     between its first statement and its last: then the write is new, and is published again."""
+    values = envelope_columns(tenant_id, envelopes) | {"as_one": as_one}
+    sessions = session_columns(tenant_id, envelopes)
     with connection.pipeline(), connection.transaction():
         if any(e.idempotency_key for e in envelopes):
             connection.execute(_SQL["insert_keys"], values)
@@ -294,6 +334,8 @@ def _accept(
         connection.execute(_SQL["insert_events"], values, binary=True)
         if any(e.raises_fence for e in envelopes):
             connection.execute(_SQL["raise_fences"], values)
+        if sessions is not None:
+            connection.execute(_SQL["note_sessions"], sessions)
         rows = connection.execute(_SQL["receipts"], values).fetchall()
         if len(rows) < len(envelopes):
             raise psycopg.Rollback

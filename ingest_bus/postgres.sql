@@ -35,11 +35,12 @@ WHERE tenant_id = %(tenant_id)s
 -- Only envelopes whose key is theirs: a duplicate's key names an earlier event.
 INSERT INTO ingest_event (tenant_id, visibility_token, event_id, table_id, schema_version,
                           operation, idempotency_key, payload_kind, payload, row_count, byte_count,
-                          min_event_time, max_event_time, trace_id)
+                          min_event_time, max_event_time, trace_id, group_last_token)
 SELECT %(tenant_id)s,
        c.last_token - count(*) OVER () + row_number() OVER (ORDER BY e.position),
        e.event_id, e.table_id, e.schema_version, e.operation, e.key, e.payload_kind, e.payload,
-       e.row_count, e.byte_count, e.min_event_time, e.max_event_time, e.trace_id
+       e.row_count, e.byte_count, e.min_event_time, e.max_event_time, e.trace_id,
+       CASE WHEN %(as_one)s THEN c.last_token END
 FROM unnest(%(event_ids)s::uuid[], %(table_ids)s::bigint[], %(schema_versions)s::integer[],
             %(operations)s::text[], %(keys)s::text[], %(payload_kinds)s::text[],
             %(payloads)s::bytea[], %(row_counts)s::bigint[], %(byte_counts)s::bigint[],
@@ -69,6 +70,25 @@ WHERE e.raises_fence
 GROUP BY e.table_id
 ON CONFLICT (tenant_id, table_id) DO UPDATE
 SET min_schema_version = greatest(f.min_schema_version, excluded.min_schema_version)
+
+-- name: note_sessions
+-- After the counter's lock, so that the rows of a tenant's sessions are locked by one publish at a
+-- time. A duplicate counts by its original's token: who repeats a write wants to see it as well.
+INSERT INTO client_session AS s (session_id, tenant_id, principal, last_token)
+SELECT e.session_id, %(tenant_id)s, max(e.principal), max(v.visibility_token)
+FROM unnest(%(session_ids)s::uuid[], %(principals)s::text[], %(event_ids)s::uuid[],
+            %(table_ids)s::bigint[], %(keys)s::text[])
+     AS e (session_id, principal, event_id, table_id, key)
+LEFT JOIN idempotency_key k
+  ON k.tenant_id = %(tenant_id)s AND k.table_id = e.table_id AND k.key = e.key
+JOIN ingest_event v ON v.event_id = coalesce(k.event_id, e.event_id)
+GROUP BY e.session_id
+ON CONFLICT (session_id) DO UPDATE
+SET last_token = greatest(s.last_token, excluded.last_token), last_seen = duckmesh_now()
+WHERE s.tenant_id = excluded.tenant_id
+
+-- name: tell_accepted
+SELECT pg_notify('duckmesh_accepted', '')
 
 -- name: lock_counter
 SELECT last_token FROM token_counter WHERE tenant_id = %(tenant_id)s FOR UPDATE
@@ -105,25 +125,29 @@ LIMIT 1
 FOR UPDATE OF l SKIP LOCKED
 
 -- name: claimable_events
-SELECT visibility_token, event_id, table_id, schema_version, operation, idempotency_key,
-       payload_kind, payload, row_count, byte_count, min_event_time, max_event_time, trace_id,
-       ingested_at, attempts
-FROM (
-    SELECT n.*, sum(CASE WHEN payload_kind = 'inline' THEN byte_count ELSE 0 END)
-                    OVER (ORDER BY visibility_token) AS running_bytes,
+-- What fits the limits, and the rest of the group whose beginning fits: a group is never cut.
+WITH fitting AS (
+    SELECT visibility_token, group_last_token,
+           sum(CASE WHEN payload_kind = 'inline' THEN byte_count ELSE 0 END)
+               OVER (ORDER BY visibility_token) AS running_bytes,
            row_number() OVER (ORDER BY visibility_token) AS position
     FROM (
-        SELECT visibility_token, event_id, table_id, schema_version, operation, idempotency_key,
-               payload_kind, payload, row_count, byte_count, min_event_time, max_event_time,
-               trace_id, ingested_at, attempts
+        SELECT visibility_token, group_last_token, payload_kind, byte_count
         FROM ingest_event
         WHERE tenant_id = %(tenant_id)s AND visibility_token > %(acked_token)s
           AND state = 'accepted'
         ORDER BY visibility_token
         LIMIT %(limit)s
     ) n
-) r
-WHERE running_bytes <= %(max_bytes)s OR position = 1
+)
+SELECT visibility_token, event_id, table_id, schema_version, operation, idempotency_key,
+       payload_kind, payload, row_count, byte_count, min_event_time, max_event_time, trace_id,
+       ingested_at, attempts, group_last_token
+FROM ingest_event
+WHERE tenant_id = %(tenant_id)s AND visibility_token > %(acked_token)s AND state = 'accepted'
+  AND visibility_token <= (
+      SELECT max(greatest(visibility_token, group_last_token)) FROM fitting
+      WHERE running_bytes <= %(max_bytes)s OR position = 1)
 ORDER BY visibility_token
 
 -- name: hold_lease
@@ -149,11 +173,17 @@ UPDATE ingest_lease SET acked_token = %(last_token)s, attempt = 0
 WHERE tenant_id = %(tenant_id)s AND acked_token < %(last_token)s
 
 -- name: bury_head
-UPDATE ingest_event
+-- With its group, if it is of one: nobody may ever see a part of that.
+UPDATE ingest_event e
 SET state = 'failed', attempts = %(attempt)s, failure_reason = %(reason)s
-WHERE tenant_id = %(tenant_id)s AND state = 'accepted' AND visibility_token = (
-    SELECT min(visibility_token) FROM ingest_event
-    WHERE tenant_id = %(tenant_id)s AND visibility_token > %(acked_token)s AND state = 'accepted')
+FROM (
+    SELECT visibility_token, coalesce(group_last_token, visibility_token) AS last_token
+    FROM ingest_event
+    WHERE tenant_id = %(tenant_id)s AND visibility_token > %(acked_token)s AND state = 'accepted'
+    ORDER BY visibility_token LIMIT 1
+) head
+WHERE e.tenant_id = %(tenant_id)s AND e.state = 'accepted'
+  AND e.visibility_token BETWEEN head.visibility_token AND head.last_token
 
 -- name: forgive
 UPDATE ingest_lease SET attempt = 0 WHERE tenant_id = %(tenant_id)s

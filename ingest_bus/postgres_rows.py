@@ -38,6 +38,21 @@ def envelope_columns(tenant_id: TenantId, envelopes: Sequence[Envelope]) -> dict
     }
 
 
+def session_columns(tenant_id: TenantId, envelopes: Sequence[Envelope]) -> dict[str, Any] | None:
+    """The writes of sessions, one array per column; None when there are none."""
+    named = [(e, e.session) for e in envelopes if e.session is not None]
+    if not named:
+        return None
+    return {
+        "tenant_id": tenant_id,
+        "event_ids": [e.event_id for e, _ in named],
+        "table_ids": [e.table_id for e, _ in named],
+        "keys": [e.idempotency_key for e, _ in named],
+        "session_ids": [session.session_id for _, session in named],
+        "principals": [session.principal for _, session in named],
+    }
+
+
 def _kind(envelope: Envelope) -> str:
     return "inline" if isinstance(envelope.payload, InlinePayload) else "staged"
 
@@ -84,6 +99,7 @@ def event_of(tenant_id: TenantId, row: tuple[Any, ...]) -> AcceptedEvent:
         trace_id,
         ingested_at,
         attempts,
+        group_last_token,
     ) = row
     content = bytes(payload)
     envelope = Envelope(
@@ -100,7 +116,7 @@ def event_of(tenant_id: TenantId, row: tuple[Any, ...]) -> AcceptedEvent:
         max_event_time=max_event_time,
         trace_id=trace_id,
     )
-    return AcceptedEvent(token, envelope, ingested_at, attempts)
+    return AcceptedEvent(token, envelope, ingested_at, attempts, group_last_token)
 
 
 def record_of(row: tuple[Any, ...]) -> EventRecord:

@@ -316,6 +316,84 @@ def test_what_was_submitted_cannot_be_taken_back(bus: IngestBus, acme: TenantId)
     assert [a.result()[0].visibility_token for a in answers] == list(range(1, 21))
 
 
+# -- groups
+
+
+def group(bus: IngestBus, tenant_id: TenantId, count: int, **fields: Any) -> list[int]:
+    envelopes = [write(tenant_id, **fields) for _ in range(count)]
+    return [r.visibility_token for r in bus.publish(envelopes, as_one=True)]
+
+
+def test_no_token_lies_between_those_of_a_group(world: World, acme: TenantId) -> None:
+    buses = [world.bus, world.another_bus()]
+
+    def publish_some(bus: IngestBus) -> list[list[int]]:
+        publish(bus, acme, 2)
+        return [group(bus, acme, 5) for _ in range(5)]
+
+    for groups in together(*[partial(publish_some, bus) for bus in buses for _ in range(3)]):
+        assert isinstance(groups, list)
+        for tokens in groups:
+            assert tokens == list(range(tokens[0], tokens[0] + 5))
+    assert world.bus.last_token(acme) == 6 * 27
+
+
+def test_a_claim_never_holds_a_part_of_a_group(bus: IngestBus, acme: TenantId) -> None:
+    publish(bus, acme, 2)
+    group(bus, acme, 4, content=b"x" * 100)
+    publish(bus, acme, 2)
+    for limit, max_bytes, wanted in (
+        (1, 2**20, [1]),
+        (3, 2**20, [2, 3, 4, 5, 6]),
+        (100, 150, [7, 8]),
+    ):
+        held = claimed(bus, limit=limit, max_bytes=max_bytes)
+        assert tokens_of(held) == wanted
+        assert [e.group_last_token for e in held.events] == [
+            6 if 3 <= token <= 6 else None for token in wanted
+        ]
+        bus.ack(held, ids(held))
+    group(bus, acme, 3, content=b"x" * 100)
+    assert tokens_of(claimed(bus, limit=1, max_bytes=50)) == [9, 10, 11]
+
+
+def test_a_group_ends_where_its_events_end_also_when_keys_were_seen_before(
+    bus: IngestBus, acme: TenantId
+) -> None:
+    bus.publish([write(acme, key="old")])
+    receipts = bus.publish(
+        [write(acme, key="old"), write(acme), write(acme, key="new"), write(acme, key="old")],
+        as_one=True,
+    )
+    assert [r.visibility_token for r in receipts] == [1, 2, 3, 1]
+    assert [r.inserted for r in receipts] == [False, True, True, False]
+    publish(bus, acme, 1)
+    assert [e.group_last_token for e in claimed(bus).events] == [None, 3, 3, None]
+
+
+def test_a_group_that_kills_its_consumers_is_dead_lettered_whole(
+    world: World, bus: IngestBus, acme: TenantId
+) -> None:
+    group(bus, acme, 3)
+    publish(bus, acme, 1)
+    for _ in range(MAX_ATTEMPTS):
+        assert tokens_of(claimed(bus))[:3] == [1, 2, 3]
+        world.advance(LEASE * 2)
+    assert tokens_of(claimed(bus)) == [4]
+    states = [e.state for e in bus.recent_events(acme, limit=10)]
+    assert states == [EventState.ACCEPTED, *[EventState.FAILED] * 3]
+
+
+def test_a_group_that_is_given_back_comes_again_whole(
+    world: World, bus: IngestBus, acme: TenantId
+) -> None:
+    group(bus, acme, 3)
+    held = claimed(bus)
+    assert bus.nack(held, ids(held), "not now") == set()
+    world.advance(timedelta(minutes=1))
+    assert tokens_of(claimed(bus, limit=1)) == [1, 2, 3]
+
+
 # -- the schema fence
 
 

@@ -5,11 +5,12 @@ from datetime import timedelta
 import pyarrow as pa
 import pytest
 
-from catalog import files, snapshots
+from catalog import files, snapshots, tables
+from data_files.payload import encode_batches
 from duckmesh.errors import Fenced, NotFound, Unavailable
-from duckmesh.identifiers import SchemaVersion
+from duckmesh.identifiers import SchemaVersion, new_event_id
 from gateway.writes import IngestMode
-from ingest_bus.envelope import EventState
+from ingest_bus.envelope import Envelope, EventState, InlinePayload
 from tests.rooms import Rooms, rows
 
 STEPS = ("claimed", "put", "inserted", "resolved", "committed")
@@ -258,3 +259,34 @@ def test_snapshots_record_every_change_of_the_manifest(rooms):
         "create_tenant",
     ]
     assert [change for (change,) in changes] == ["add", "add", "remove"]
+
+
+def test_an_event_that_does_not_decode_takes_its_group_with_it(rooms):
+    rooms.write("t", rows(0))
+    rooms.write("u", rows(0))
+    identity = rooms.acme
+    with rooms.catalog.connect() as connection:
+        tables_by_name = {
+            name: tables.find_table(connection, identity.tenant_id, name) for name in ("t", "u")
+        }
+
+    def envelope(name: str, content: bytes) -> Envelope:
+        table = tables_by_name[name]
+        return Envelope(
+            new_event_id(),
+            identity.tenant_id,
+            table.table_id,
+            table.schema.version,
+            InlinePayload(content),
+            row_count=1,
+            byte_count=len(content),
+        )
+
+    good = encode_batches(rows(1).to_batches())
+    rooms.bus.publish([envelope("t", good), envelope("u", b"no rows")], as_one=True)
+    rooms.bus.publish([envelope("t", good), envelope("u", good)], as_one=True)
+    rooms.publish_all()
+    assert values(rooms, "t") == [0, 1]
+    assert values(rooms, "u") == [0, 1]
+    states = [e.state for e in rooms.bus.recent_events(identity.tenant_id, limit=4)]
+    assert states == [EventState.COMMITTED] * 2 + [EventState.FAILED] * 2

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -55,13 +56,13 @@ class BrokenBus(PostgresIngestBus):
     accepted = True
     failures = 1
 
-    def publish(self, envelopes: Sequence[Envelope]) -> list[Receipt]:
+    def publish(self, envelopes: Sequence[Envelope], **more: Any) -> list[Receipt]:
         if self.failures:
             self.failures -= 1
             if self.accepted:
-                super().publish(envelopes)
+                super().publish(envelopes, **more)
             raise Unavailable(ErrorCode.CATALOG_UNAVAILABLE, "the connection broke")
-        return super().publish(envelopes)
+        return super().publish(envelopes, **more)
 
 
 @pytest.mark.parametrize("accepted", [True, False], ids=["accepted", "not accepted"])
@@ -198,11 +199,11 @@ class RefusingBus(PostgresIngestBus):
 
     refuse = True
 
-    def publish(self, envelopes: Sequence[Envelope]) -> list[Receipt]:
+    def publish(self, envelopes: Sequence[Envelope], **more: Any) -> list[Receipt]:
         if self.refuse:
             self.refuse = False
             raise Conflict(ErrorCode.SCHEMA_INCOMPATIBLE, "send them again")
-        return super().publish(envelopes)
+        return super().publish(envelopes, **more)
 
 
 def test_rows_staged_for_a_replacement_are_read_back_after_another_replacement_failed(

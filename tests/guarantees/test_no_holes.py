@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -78,7 +79,7 @@ def create_over_adbc(uri: str) -> None:
 class SequenceTokensBus(PostgresIngestBus):
     """WRONG on purpose: each token is drawn when its row is inserted, not when it commits."""
 
-    def publish(self, envelopes: Sequence[Envelope]) -> list[Receipt]:
+    def publish(self, envelopes: Sequence[Envelope], **_: Any) -> list[Receipt]:
         (envelope,) = envelopes
         with self._database.connect() as connection:
             self._open_tenant(connection, envelope.tenant_id)

@@ -7,13 +7,13 @@ from functools import partial
 import psycopg
 import pytest
 
-from catalog import snapshots
+from catalog import sessions, snapshots
 from catalog.connection import Catalog
 from catalog.snapshots import Publication
 from duckmesh.errors import Conflict, Fenced, Unavailable
-from duckmesh.identifiers import EventId, SchemaVersion, TableId, TenantId
+from duckmesh.identifiers import EventId, SchemaVersion, TableId, TenantId, new_session_id
 from duckmesh.tokens import VisibilityToken
-from ingest_bus.envelope import Claim, EventState
+from ingest_bus.envelope import Claim, EventState, WritingSession
 from ingest_bus.memory import MemoryIngestBus
 from ingest_bus.port import IngestBus
 from ingest_bus.postgres import PostgresIngestBus
@@ -51,6 +51,102 @@ def someone_waits_for_a_lock(world: PostgresWorld) -> bool:
         "SELECT count(*) > 0 FROM pg_stat_activity "
         "WHERE datname = current_database() AND wait_event_type = 'Lock'"
     ) == [(True,)]
+
+
+# -- the record of a session
+
+
+def token_of(world: PostgresWorld, session: WritingSession) -> int | None:
+    with world.catalog.connect() as connection:
+        record = sessions.find(connection, session.session_id)
+    return None if record is None else record.last_token
+
+
+def test_a_write_moves_its_sessions_record_and_no_other(
+    world: PostgresWorld, bus: IngestBus, acme: TenantId
+) -> None:
+    ada, ben = (WritingSession(new_session_id(), name) for name in ("ada", "ben"))
+    bus.publish([write(acme, session=ada), write(acme), write(acme, session=ada)])
+    assert (token_of(world, ada), token_of(world, ben)) == (3, None)
+    bus.publish([write(acme)])
+    bus.publish([write(acme, session=ben)])
+    assert (token_of(world, ada), token_of(world, ben)) == (3, 5)
+
+
+def test_a_duplicate_moves_its_session_to_the_originals_token(
+    world: PostgresWorld, bus: IngestBus, acme: TenantId
+) -> None:
+    publish(bus, acme, 2)
+    bus.publish([write(acme, key="k")])
+    ada = WritingSession(new_session_id(), "ada")
+    bus.publish([write(acme, key="k", session=ada)])
+    assert token_of(world, ada) == 3
+    bus.publish([write(acme, session=ada)])
+    bus.publish([write(acme, key="k", session=ada)])
+    assert token_of(world, ada) == 4, "it never moves back"
+
+
+def test_a_refused_write_leaves_the_record_alone(
+    world: PostgresWorld, bus: IngestBus, acme: TenantId
+) -> None:
+    ada = WritingSession(new_session_id(), "ada")
+    bus.publish([write(acme, key="k", content=b"one")])
+    with pytest.raises(Conflict):
+        bus.publish([write(acme, key="k", content=b"two", session=ada)])
+    assert token_of(world, ada) is None
+
+
+def test_another_tenant_cannot_move_the_record(
+    world: PostgresWorld, bus: IngestBus, acme: TenantId
+) -> None:
+    ada = WritingSession(new_session_id(), "ada")
+    bus.publish([write(acme, session=ada)])
+    other = world.tenant("other")
+    publish(bus, other, 8)
+    bus.publish([write(other, session=ada)])
+    assert token_of(world, ada) == 1
+
+
+def test_sessions_of_concurrent_groups_do_not_deadlock(
+    world: PostgresWorld, acme: TenantId
+) -> None:
+    pair = [WritingSession(new_session_id(), name) for name in ("ada", "ben")]
+    buses = [world.bus, world.another_bus()]
+
+    def publish_some(bus: IngestBus, order: list[WritingSession]) -> int:
+        for _ in range(20):
+            bus.publish([write(acme, session=each) for each in order])
+        return 0
+
+    calls = [partial(publish_some, bus, order) for bus in buses for order in (pair, pair[::-1])]
+    assert together(*calls) == [0] * 4
+    assert max(token_of(world, each) or 0 for each in pair) == 160
+
+
+# -- a publish in a transaction of the catalog
+
+
+def test_a_publish_in_a_transaction_is_accepted_when_it_commits(
+    world: PostgresWorld, bus: IngestBus, acme: TenantId
+) -> None:
+    publish(bus, acme, 1)
+    with world.transaction() as transaction:
+        receipts = bus.publish([write(acme), write(acme)], as_one=True, within=transaction)
+        assert [r.visibility_token for r in receipts] == [2, 3]
+        assert world.another_bus().last_token(acme) == 1
+    assert bus.last_token(acme) == 3
+
+
+def test_a_publish_in_a_transaction_that_rolls_back_leaves_no_hole(
+    world: PostgresWorld, bus: IngestBus, acme: TenantId
+) -> None:
+    ada = WritingSession(new_session_id(), "ada")
+    with world.transaction() as transaction:
+        bus.publish([write(acme, key="k", session=ada)], as_one=True, within=transaction)
+        raise psycopg.Rollback
+    assert bus.find_by_key(acme, TableId(1), "k") is None
+    assert token_of(world, ada) is None
+    assert bus.publish([write(acme, key="k")])[0].visibility_token == 1
 
 
 # -- acks and fences in a transaction of the catalog

@@ -72,7 +72,13 @@ HOT = [
     # a publish
     Hot(BUS, "insert_keys", PUBLISHED),
     Hot(BUS, "take_tokens", PUBLISHED, {"token_counter_pkey", "idempotency_key_pkey"}),
-    Hot(BUS, "insert_events", PUBLISHED, {"idempotency_key_pkey"}),
+    Hot(BUS, "insert_events", PUBLISHED | {"as_one": False}, {"idempotency_key_pkey"}),
+    Hot(
+        BUS,
+        "note_sessions",
+        PUBLISHED | {"session_ids": CLAIM["event_ids"], "principals": ["p"] * 3},
+        {"idempotency_key_pkey", "ingest_event_by_id"},
+    ),
     Hot(BUS, "receipts", PUBLISHED, {"idempotency_key_pkey", "ingest_event_by_id"}),
     # a claim
     Hot(BUS, "pick_tenant", None),
