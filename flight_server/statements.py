@@ -126,6 +126,7 @@ class StatementDesk:
         _check_bound(statement, described.parameter_schema)
         asked = replace(
             statement,
+            sql=self._reads.settled(call.identity, statement.sql),
             snapshot_id=pinned.snapshot_id,
             required_token=pinned.max_visibility_token,
         )

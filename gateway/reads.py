@@ -1,7 +1,7 @@
 """Answer a query: choose the snapshot, wait at the barrier, run over exactly that snapshot."""
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ from gateway import system_tables
 from gateway.identity import Identity, Role
 from gateway.limits import Turns
 from gateway.manifests import LocalFiles, Manifest, Manifests
+from gateway.time_travel import PastTable, TimeTravel
 from gateway.visibility import Visibility
 from gateway.writes import Writes
 from ingest_bus.port import IngestBus
@@ -33,6 +34,9 @@ from query_engine.question import Description
 from query_engine.relations import SYSTEM_SCHEMA, Relation, RelationSet, TableRelation
 from query_engine.statements import StatementKind, parse_drop_table
 from query_engine.stream import QueryLimits, QueryStats
+
+_Paths = Mapping[tuple[SnapshotId, TableId], tuple[Path, ...]]
+"""Where the files of a table at a snapshot lie."""
 
 _QUEUE_PATIENCE: Final = timedelta(seconds=5)
 """How long a query waits for its turn before it is refused."""
@@ -151,6 +155,7 @@ class Reads:
         self._limits = limits
         self._manifests = Manifests(catalog)
         self._files = LocalFiles(catalog, store, cache)
+        self._travel = TimeTravel(catalog, engine, self._manifests)
         self._turns = Turns(
             running=limits.max_concurrent, waiting=limits.max_queued, patience=_QUEUE_PATIENCE
         )
@@ -212,13 +217,24 @@ class Reads:
         manifest = self._manifests.at(identity.tenant_id, newest.snapshot_id)
         return [table.table_id for table in manifest.named(names)]
 
+    def settled(self, identity: Identity, sql: str) -> str:
+        """The query with each `AT (TIMESTAMP => ...)` turned into the snapshot it stands for now.
+
+        A text that is kept and run later, in a ticket, is settled first: then it always reads the
+        same rows. Raises SNAPSHOT_NOT_FOUND.
+        """
+        return self._travel.settled(identity.tenant_id, sql)
+
     # -- the answer
 
     def describe(self, identity: Identity, sql: str, snapshot_id: SnapshotId) -> Description:
         """The schemas of a statement over the snapshot, without running it. Opens no file."""
         identity.require(Role.QUERY_READER)
         manifest = self._manifests.at(identity.tenant_id, snapshot_id)
-        return self._engine.describe(sql, self._relations(identity, sql, manifest, {}))
+        travelled = self._travel.resolved(identity.tenant_id, sql)
+        past = [_past_relation(each, {}) for each in travelled.tables]
+        relations = self._relations(identity, sql, manifest, {}, past)
+        return self._engine.describe(travelled.sql, relations)
 
     def run(
         self,
@@ -239,12 +255,15 @@ class Reads:
         with contextlib.ExitStack() as undo:
             undo.callback(self._turns.give_back)
             manifest = self._manifests.at(identity.tenant_id, snapshot_id)
-            wanted = manifest.named(self._engine.tables_read(sql))
-            paths, pinned = self._pin_files(identity, manifest, wanted)
+            travelled = self._travel.resolved(identity.tenant_id, sql)
+            wanted = [(manifest, each) for each in manifest.named(self._engine.tables_read(sql))]
+            wanted += [(each.manifest, each.table) for each in travelled.tables]
+            paths, pinned = self._pin_files(identity, wanted)
             undo.callback(pinned.release)
+            past = [_past_relation(each, paths) for each in travelled.tables]
             running = self._engine.run(
-                sql,
-                self._relations(identity, sql, manifest, paths),
+                travelled.sql,
+                self._relations(identity, sql, manifest, paths, past),
                 parameters=parameters,
                 limits=self._limits.query,
                 session_values=_session_values(last_token),
@@ -254,24 +273,29 @@ class Reads:
         return Answer(running, pinned, self._turns)
 
     def _pin_files(
-        self, identity: Identity, manifest: Manifest, wanted: Collection[TableAt]
-    ) -> tuple[dict[TableId, tuple[Path, ...]], PinnedFiles]:
-        self._manifests.load_files(manifest, wanted)
-        data_files = [file for table in wanted for file in manifest.files[table.table_id]]
+        self, identity: Identity, wanted: Sequence[tuple[Manifest, TableAt]]
+    ) -> tuple[_Paths, PinnedFiles]:
+        """The files of tables, each of its own snapshot, held in place together."""
+        for manifest in {id(manifest): manifest for manifest, _ in wanted}.values():
+            self._manifests.load_files(manifest, [t for m, t in wanted if m is manifest])
+        data_files = [file for m, t in wanted for file in m.files[t.table_id]]
         paths, pinned = self._files.pin(identity.tenant, data_files)
         found = iter(paths)
-        by_table = {
-            table.table_id: tuple(next(found) for _ in manifest.files[table.table_id])
-            for table in wanted
+        by_place = {
+            (manifest.snapshot_id, table.table_id): tuple(
+                next(found) for _ in manifest.files[table.table_id]
+            )
+            for manifest, table in wanted
         }
-        return by_table, pinned
+        return by_place, pinned
 
     def _relations(
         self,
         identity: Identity,
         sql: str,
         manifest: Manifest,
-        paths: dict[TableId, tuple[Path, ...]],
+        paths: _Paths,
+        past: Sequence[Relation],
     ) -> RelationSet:
         """The tenant's tables; those without paths are not read by this statement."""
         described: tuple[TableRelation, ...] = ()
@@ -282,9 +306,9 @@ class Reads:
             tenant=identity.tenant,
             snapshot_id=manifest.snapshot_id,
             relations=tuple(
-                Relation(table.name, table.schema.arrow, paths.get(table.table_id, ()))
-                for table in manifest.tables.values()
-            ),
+                _relation(table.name, manifest, table, paths) for table in manifest.tables.values()
+            )
+            + tuple(past),
             directories=self._directories(identity.tenant),
             tables=described,
         )
@@ -323,6 +347,15 @@ class Reads:
             DescribedTable(table.name, table.schema.arrow, table.watermark)
             for table in manifest.tables.values()
         ]
+
+
+def _relation(name: str, manifest: Manifest, table: TableAt, paths: _Paths) -> Relation:
+    place = (manifest.snapshot_id, table.table_id)
+    return Relation(name, table.schema.arrow, paths.get(place, ()))
+
+
+def _past_relation(past: PastTable, paths: _Paths) -> Relation:
+    return _relation(past.relation_name, past.manifest, past.table, paths)
 
 
 def _check_one_selector(point: ReadPoint) -> None:

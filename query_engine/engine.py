@@ -6,7 +6,7 @@ The gate stays in this process; DuckDB runs behind `Answering`.
 import difflib
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ from query_engine.running import Interruption, RunningQuery
 from query_engine.statements import Statement, StatementGate, StatementKind
 from query_engine.stream import QueryLimits
 from query_engine.syntax import Names, is_catalog_view
+from query_engine.time_travel import TableVersion
 
 __all__ = ["Description", "Interruption", "QueryEngine", "RunningQuery"]
 
@@ -84,6 +85,25 @@ class QueryEngine:
         """
         names = self._gate.classify(sql).names
         return None if names is None or names.lists_catalog else names.tables
+
+    def table_versions(self, sql: str) -> tuple[TableVersion, ...]:
+        """The tables that a query reads AT a version, in the order of its text; needs no relations.
+
+        They are not among `tables_read`. `now()` is the time of the call. Raises as `classify`
+        does, and Invalid for a value that is neither a snapshot's number nor a time.
+        """
+        return self._gate.table_versions(sql)
+
+    def with_relations(self, sql: str, names: Sequence[str]) -> str:
+        """The query reading the relations of these names, one for each of its `table_versions`.
+
+        Only such a text can be described and run.
+        """
+        return self._gate.with_relations(sql, names)
+
+    def with_versions(self, sql: str, versions: Sequence[int]) -> str:
+        """The query naming these snapshots, one for each of its `table_versions`."""
+        return self._gate.with_versions(sql, versions)
 
     def describe(self, sql: str, relations: RelationSet) -> Description:
         """The schemas of a statement, bound over the relations and not run.

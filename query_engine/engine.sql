@@ -56,3 +56,9 @@ SET enable_external_access = false; SET lock_configuration = true
 
 -- name: use_utc
 SET GLOBAL TimeZone = 'UTC'
+
+-- name: deserialize
+SELECT json_deserialize_sql(?)
+
+-- name: moment
+SELECT epoch_us(CAST(NULL AS TIMESTAMP WITH TIME ZONE))

@@ -7,6 +7,7 @@ import json
 import re
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -17,6 +18,13 @@ from duckmesh.errors import ErrorCode, Invalid, NotSupported
 from duckmesh.statements import Statements
 from query_engine.failures import clean
 from query_engine.syntax import Names, walk
+from query_engine.time_travel import (
+    TableVersion,
+    VersionedTable,
+    table_versions,
+    with_relations,
+    with_versions,
+)
 
 _SQL: Final = Statements("query_engine", "engine.sql")
 _SQL_MAX_CHARS: Final = 1_000_000
@@ -118,6 +126,7 @@ class StatementGate:
 
     def __init__(self) -> None:
         self._parser = duckdb.connect(":memory:", config={"threads": 1, "memory_limit": "256MB"})
+        self._parser.execute(_SQL["use_utc"])
         self._parser.execute(_SQL["seal_parser"])
         self._lock = threading.Lock()
         self._known: OrderedDict[str, Statement] = OrderedDict()
@@ -156,7 +165,42 @@ class StatementGate:
         if statement.names is None:
             raise _unreadable(statement.kind)
         statement.names.check()
+        if statement.names.versioned:
+            raise _versions_unread()
         return statement
+
+    def table_versions(self, sql: str) -> tuple[TableVersion, ...]:
+        """The tables that a query reads AT a version, in the order of its text.
+
+        `now()` is the time of the call. Raises what `classify` raises, and Invalid for a value
+        that is neither a snapshot's number nor a time.
+        """
+        versioned = self._versioned(sql)
+        if not versioned:
+            return ()
+        with self._parser.cursor() as cursor:
+            return table_versions(cursor, versioned)
+
+    def with_relations(self, sql: str, names: Sequence[str]) -> str:
+        """The query reading the relations of these names, one for each of `table_versions`."""
+        return self._unversioned(with_relations(sql, self._versioned(sql), names))
+
+    def with_versions(self, sql: str, versions: Sequence[int]) -> str:
+        """The query naming these snapshots, one for each of `table_versions`."""
+        return with_versions(sql, self._versioned(sql), versions)
+
+    def _versioned(self, sql: str) -> tuple[VersionedTable, ...]:
+        names = self.classify(sql).names
+        if names is None:
+            return ()
+        names.check()
+        return names.versioned
+
+    def _unversioned(self, sql: str) -> str:
+        names = self.classify(sql).names
+        if names is None or names.versioned:
+            raise _versions_unread()
+        return sql
 
     def _parse(self, sql: str) -> Statement:
         if len(sql) > _SQL_MAX_CHARS:
@@ -260,4 +304,11 @@ def _unreadable(kind: StatementKind) -> NotSupported:
         ErrorCode.NOT_SUPPORTED,
         "PIVOT needs the values of its columns: write PIVOT ... ON column IN (value, ...)",
         statement=kind.value,
+    )
+
+
+def _versions_unread() -> NotSupported:
+    return NotSupported(
+        ErrorCode.NOT_SUPPORTED,
+        "AT is not read in this place: put the table with its AT into a subquery",
     )

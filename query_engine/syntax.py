@@ -15,6 +15,7 @@ from query_engine.permitted import (
     TABLE_FUNCTIONS,
 )
 from query_engine.relations import CATALOG, MAIN_SCHEMA, SYSTEM_SCHEMA
+from query_engine.time_travel import VersionedTable, versioned_table
 
 _UNKNOWN_TABLE_REFS: Final = frozenset({"COLUMN_DATA", "CTE", "DELIM_GET", "BOUND_TABLE_REF"})
 
@@ -33,7 +34,8 @@ class Names:
     """Everything a query names, with names as written.
 
     `tables` are the tenant's own; a name that is also a CTE's stays in it, for the CTE may read
-    the table of its name. `refusal` is why the query may not run, if it may not.
+    the table of its name. `versioned` are the places that read a table as it was, in their order.
+    `refusal` is why the query may not run, if it may not.
     """
 
     tables: frozenset[str]
@@ -41,6 +43,7 @@ class Names:
     system_tables: frozenset[tuple[str, str]]
     functions: frozenset[str]
     parameters: tuple[Parameter, ...]
+    versioned: tuple[VersionedTable, ...]
     lists_catalog: bool
     refusal: DuckMeshError | None
 
@@ -81,6 +84,7 @@ class _Findings:
         self._system: set[tuple[str, str]] = set()
         self._functions: set[str] = set()
         self._parameters: list[Parameter] = []
+        self._versioned: list[VersionedTable] = []
         self._lists_catalog = False
         self._refusal: DuckMeshError | None = None
 
@@ -91,6 +95,7 @@ class _Findings:
             frozenset(self._system),
             frozenset(self._functions),
             tuple(sorted(self._parameters, key=lambda each: each.at)),
+            tuple(sorted(self._versioned, key=lambda each: each.at)),
             self._lists_catalog,
             self._refusal,
         )
@@ -160,20 +165,28 @@ class _Findings:
             self._refuse(_unknown_source())
 
     def _base_table(self, node: dict[str, Any]) -> None:
-        if node.get("at_clause"):
-            self._refuse(
-                NotSupported(
-                    ErrorCode.NOT_SUPPORTED,
-                    "AT (VERSION or TIMESTAMP) is not read from SQL; "
-                    "choose the snapshot with the request's snapshot_id or snapshot_time",
-                )
-            )
         catalog = str(node.get("catalog_name") or "").lower()
         schema = str(node.get("schema_name") or "").lower()
         name = str(node.get("table_name") or "")
-        if not self._named(catalog, schema, name):
+        if node.get("at_clause"):
+            self._versioned_table(catalog, schema, node)
+        elif not self._named(catalog, schema, name):
             dotted = ".".join(part for part in (catalog, schema, name) if part)
             self._refuse(_no_such_place(dotted))
+
+    def _versioned_table(self, catalog: str, schema: str, node: dict[str, Any]) -> None:
+        if catalog not in ("", CATALOG) or schema not in ("", MAIN_SCHEMA, CATALOG):
+            self._refuse(
+                NotSupported(
+                    ErrorCode.NOT_SUPPORTED,
+                    "only the tables of schema main have versions: leave AT out for others",
+                )
+            )
+            return
+        try:
+            self._versioned.append(versioned_table(node))
+        except DuckMeshError as refusal:
+            self._refuse(refusal)
 
     def _named(self, catalog: str, schema: str, name: str) -> bool:
         """Take note of a table; False when it lies where no query may look."""

@@ -143,6 +143,9 @@ class SmallHouse:
             )
         return self._snapshot(identity, len(self.snapshots) - 1)
 
+    def settled(self, identity, sql):
+        return sql
+
     def describe(self, identity, sql, snapshot_id):
         return self.engine.describe(sql, self._relations(identity, snapshot_id))
 
