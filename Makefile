@@ -1,14 +1,14 @@
 # What a developer does. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check format lock bench clean
+.PHONY: help setup demo up test test-clients check format lock lock-clients bench clean
 
 BIN := .venv/bin
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
 help: ## list what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## make .venv as requirements.lock names it (does nothing when it is current)
 	@./bootstrap
@@ -21,6 +21,9 @@ up: setup ## start everything on this machine, until Ctrl-C
 
 test: setup ## run the tests (PYTEST_ARGS="-k barrier", WORKERS=0 for one process)
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+test-clients: setup ## run every client against real processes, and print the matrix
+	$(BIN)/pytest tests/clients -m "" --tb=short -q $(PYTEST_ARGS)
 
 check: setup ## formatting, lint, types, floors
 	$(BIN)/ruff format --check .
@@ -38,6 +41,14 @@ lock: ## write the lock files from pyproject.toml (needs uv)
 	uv pip compile --quiet --generate-hashes --no-annotate --no-header --universal \
 		--python-version 3.11 --constraints requirements.lock pyproject.toml \
 		-o deploy/requirements.lock
+
+lock-clients: ## write the locks of the clients in tests/clients (needs uv and npm)
+	for name in tests/clients/locks/*.in; do \
+		uv pip compile --quiet --generate-hashes --no-annotate --no-header --only-binary :all: \
+			--python-version 3.11 $$name -o $${name%.in}.lock || exit 1; \
+	done
+	npm install --prefix tests/clients/javascript --package-lock-only --no-audit --no-fund \
+		--omit-lockfile-registry-resolved=true
 
 bench: setup ## measure, and print the figures
 	$(BIN)/python -m benchmarks

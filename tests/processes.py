@@ -94,13 +94,14 @@ class Service:
             **settings,
         }
 
-    def serve(self) -> tuple[ProductProcess, str]:
+    def serve(self, **settings: str) -> tuple[ProductProcess, str]:
         """A serving process that answers, and its URI. A restarted one keeps its port."""
         port = free_port()
         process = self._start(
             ["serve"],
             DUCKMESH_FLIGHT_PORT=str(port),
             DUCKMESH_CACHE_DIRECTORY=str(self._folder / f"cache-{port}"),
+            **settings,
         )
         uri = f"grpc://127.0.0.1:{port}"
         wait_until_served(uri)

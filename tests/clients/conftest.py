@@ -1,0 +1,71 @@
+"""The service that all clients speak to, and the table at the end of a run."""
+
+import secrets
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from catalog import tenants
+from catalog.connection import Catalog
+from gateway import tenancy
+from gateway.identity import EVERY_ROLE
+from tests.clients.results import CLIENTS, Place
+from tests.processes import service
+
+TENANT = "acme"
+
+
+@pytest.fixture(scope="module")
+def place(module_database_dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """Two serving processes and a coordinator. One wants a key; one is in open mode."""
+    folder = tmp_path_factory.mktemp("matrix")
+    key = new_key(module_database_dsn)
+    with service(module_database_dsn, folder, DUCKMESH_AUTH_OPEN_MODE="false") as running:
+        _, uri = running.serve()
+        _, open_uri = running.serve(DUCKMESH_AUTH_OPEN_MODE="true")
+        running.coordinate("matrix")
+        host, port = uri.removeprefix("grpc://").split(":")
+        yield Place(host, int(port), int(open_uri.rpartition(":")[2]), key)
+
+
+def new_key(dsn: str) -> str:
+    """The secret of a new API key with every role."""
+    catalog = Catalog(dsn, pool_max=2)
+    try:
+        with catalog.connect() as connection:
+            tenants.ensure_tenant(connection, TENANT, created_by="test")
+        name = f"matrix-{secrets.token_hex(4)}"
+        return tenancy.create_key(catalog, TENANT, name=name, roles=sorted(EVERY_ROLE))[1]
+    finally:
+        catalog.close()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the matrix: one row for each client that had a case in this run."""
+    outcomes: dict[str, Counter[str]] = {}
+    versions: dict[str, str] = {}
+    reasons: dict[str, str] = {}
+    for outcome in ("passed", "failed", "skipped", "error"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            told = dict(report.user_properties)
+            if (name := told.get("client")) is None:
+                continue
+            outcomes.setdefault(name, Counter())[outcome] += 1
+            versions[name] = told.get("version", "?")
+            if "not_run" in told:
+                reasons[name] = told["not_run"]
+    if not outcomes:
+        return
+    write = terminalreporter.write_line
+    terminalreporter.section("client matrix")
+    write(f"{'client':<24} {'version':<12} {'passed':>6} {'failed':>6} {'not run':>7}  why not")
+    for client in CLIENTS:
+        if (count := outcomes.get(client.name)) is None:
+            continue
+        missing = len(client.cases()) if client.name in reasons else count["skipped"]
+        failed = 0 if client.name in reasons else count["failed"] + count["error"]
+        write(
+            f"{client.name:<24} {versions[client.name]:<12} {count['passed']:>6} {failed:>6} "
+            f"{missing:>7}  {reasons.get(client.name, '')}"
+        )
