@@ -1,7 +1,6 @@
 """The bus in Postgres: tokens from a counter row, events beside the catalog.
 
-Lock order of a publish: idempotency keys (sorted), then the tenant's counter row, which is held
-until commit, then the rows of the sessions that wrote. Lock order of a publication: the catalog's
+Lock order of a publish: see ingest_bus.postgres_publish. Lock order of a publication: the catalog's
 head row, then the tenant's lease row. No transaction takes both a counter row and a head row except
 DDL, counter first.
 """
@@ -14,9 +13,8 @@ from datetime import timedelta
 from typing import Any, Final, Protocol
 
 import psycopg
-from psycopg.pq import TransactionStatus
 
-from duckmesh.errors import Corrupt, ErrorCode, Fenced, Unavailable
+from duckmesh.errors import Fenced
 from duckmesh.identifiers import ConsumerId, EventId, SchemaVersion, TableId, TenantId, new_batch_id
 from duckmesh.statements import Statements
 from duckmesh.tokens import BEFORE_ALL, VisibilityToken
@@ -30,16 +28,10 @@ from ingest_bus.envelope import (
 )
 from ingest_bus.group_commit import GroupCommit
 from ingest_bus.port import ISOLATE_FROM_ATTEMPT, MAX_ATTEMPTS, NACK_BACKOFF_FIRST
-from ingest_bus.postgres_rows import (
-    envelope_columns,
-    event_of,
-    receipt_of,
-    record_of,
-    session_columns,
-)
+from ingest_bus.postgres_publish import Publisher
+from ingest_bus.postgres_rows import event_of, record_of
 
 _SQL = Statements("ingest_bus", "postgres.sql")
-_PUBLISH_TRIES: Final = 3
 
 ACCEPTED_CHANNEL: Final = "duckmesh_accepted"
 
@@ -59,10 +51,10 @@ class PostgresIngestBus:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._publisher = Publisher(database.connect)
         self._groups = GroupCommit(self._commit_group)
         self._work = threading.Event()
         self._listening = False
-        self._known_tenants: set[TenantId] = set()
 
     # -- publishing
 
@@ -73,7 +65,7 @@ class PostgresIngestBus:
             return []
         tenant_id = envelopes[0].tenant_id
         if within is not None:
-            return self._accept_within(within, tenant_id, envelopes, as_one=as_one)
+            return self._publisher.accept_within(within, tenant_id, envelopes, as_one=as_one)
         if as_one:
             return self._commit_group(tenant_id, envelopes, as_one=True)
         return self._groups.publish(tenant_id, envelopes)
@@ -85,38 +77,12 @@ class PostgresIngestBus:
         nothing.set_result([])
         return nothing
 
-    def _accept_within(
-        self,
-        connection: Connection,
-        tenant_id: TenantId,
-        envelopes: Sequence[Envelope],
-        *,
-        as_one: bool,
-    ) -> list[Receipt]:
-        """Publish in the caller's transaction, which tells the coordinators when it commits."""
-        self._open_tenant(connection, tenant_id)
-        receipts = _accept(connection, tenant_id, envelopes, as_one=as_one)
-        if receipts is None:
-            # Rolled back by the caller: the next try finds the key free.
-            raise Unavailable(ErrorCode.CATALOG_UNAVAILABLE, "a key has just expired: try again")
-        connection.execute(_SQL["tell_accepted"])
-        return receipts
-
     def _commit_group(
         self, tenant_id: TenantId, envelopes: Sequence[Envelope], *, as_one: bool = False
     ) -> list[Receipt]:
-        """One transaction, one round trip. Died before its commit: nothing was accepted.
-
-        Died after it, before the answer: the client repeats its key and gets these receipts.
-        """
-        for _ in range(_PUBLISH_TRIES):
-            with self._database.connect() as connection:
-                self._open_tenant(connection, tenant_id)
-                receipts = _accept(connection, tenant_id, envelopes, as_one=as_one)
-            if receipts is not None:
-                self._database.announce(ACCEPTED_CHANNEL)
-                return receipts
-        raise Corrupt("an idempotency key names an event that is gone", tenant_id=tenant_id)
+        receipts = self._publisher.commit_group(tenant_id, envelopes, as_one=as_one)
+        self._database.announce(ACCEPTED_CHANNEL)
+        return receipts
 
     def fence(
         self,
@@ -126,19 +92,7 @@ class PostgresIngestBus:
         below: SchemaVersion,
         within: Any | None = None,
     ) -> None:
-        values = {"tenant_id": tenant_id, "table_id": table_id, "below": below}
-        with self._transaction(within) as connection:
-            self._open_tenant(connection, tenant_id)
-            connection.execute(_SQL["lock_counter"], values)
-            connection.execute(_SQL["set_fence"], values)
-
-    def _open_tenant(self, connection: Connection, tenant_id: TenantId) -> None:
-        if tenant_id not in self._known_tenants:
-            connection.execute(_SQL["open_tenant"], {"tenant_id": tenant_id})
-            connection.execute(_SQL["open_lease"], {"tenant_id": tenant_id})
-            # Inside a transaction the rows may still be rolled back: the next call looks again.
-            if connection.info.transaction_status is TransactionStatus.IDLE:
-                self._known_tenants.add(tenant_id)
+        self._publisher.fence(tenant_id, table_id, below=below, within=within)
 
     # -- claiming
 
@@ -314,33 +268,6 @@ class PostgresIngestBus:
 
     def close(self) -> None:
         self._groups.close()
-
-
-def _accept(
-    connection: Connection,
-    tenant_id: TenantId,
-    envelopes: Sequence[Envelope],
-    *,
-    as_one: bool,
-) -> list[Receipt] | None:
-    """The publish transaction. None, with nothing accepted, when a key of a duplicate expired
-    between its first statement and its last: then the write is new, and is published again."""
-    values = envelope_columns(tenant_id, envelopes) | {"as_one": as_one}
-    sessions = session_columns(tenant_id, envelopes)
-    with connection.pipeline(), connection.transaction():
-        if any(e.idempotency_key for e in envelopes):
-            connection.execute(_SQL["insert_keys"], values)
-        connection.execute(_SQL["take_tokens"], values)
-        connection.execute(_SQL["insert_events"], values, binary=True)
-        if any(e.raises_fence for e in envelopes):
-            connection.execute(_SQL["raise_fences"], values)
-        if sessions is not None:
-            connection.execute(_SQL["note_sessions"], sessions)
-        rows = connection.execute(_SQL["receipts"], values).fetchall()
-        if len(rows) < len(envelopes):
-            raise psycopg.Rollback
-        return [receipt_of(envelope, row) for envelope, row in zip(envelopes, rows, strict=True)]
-    return None
 
 
 def _next_events(

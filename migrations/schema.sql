@@ -93,8 +93,12 @@ CREATE TABLE table_schema_version (
 -- The counter row. It is the last thing a publish transaction locks, and it is held until commit,
 -- so a token is never visible before a smaller one.
 CREATE TABLE token_counter (
-    tenant_id  bigint PRIMARY KEY REFERENCES tenant,
-    last_token bigint NOT NULL DEFAULT 0
+    tenant_id   bigint PRIMARY KEY REFERENCES tenant,
+    last_token  bigint NOT NULL DEFAULT 0,
+    -- Grows with every change of the tenant's schema fences. A publish names the one it knows, and
+    -- so needs not read the fences. It is here because a publish locks this row, and then sees it
+    -- as it is now.
+    fence_epoch bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 10);
 
 CREATE TABLE ingest_event (
@@ -148,6 +152,18 @@ CREATE TABLE schema_fence (
     min_schema_version integer NOT NULL,
     PRIMARY KEY (tenant_id, table_id)
 );
+
+CREATE FUNCTION move_fence_epoch() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE token_counter SET fence_epoch = fence_epoch + 1 WHERE tenant_id = NEW.tenant_id;
+    RETURN NULL;
+END
+$$;
+
+-- A trigger, so that no process, of no version, raises a fence and leaves the epoch. Fences are
+-- raised under the counter row's lock: no new lock is taken here.
+CREATE TRIGGER schema_fence_moves_epoch AFTER INSERT OR UPDATE ON schema_fence
+    FOR EACH ROW EXECUTE FUNCTION move_fence_epoch();
 
 -- One row per tenant: everything up to acked_token is resolved; the rest may be under a lease.
 CREATE TABLE ingest_lease (

@@ -258,6 +258,20 @@ def test_a_fence_in_a_transaction_that_rolls_back_leaves_nothing(
     assert world.another_bus().publish([write(acme, version=1)])[0].visibility_token == 2
 
 
+def test_a_fence_that_another_process_raised_is_met_whoever_raised_it(
+    world: PostgresWorld, bus: IngestBus, acme: TenantId
+) -> None:
+    publish(bus, acme, 1, version=1)
+    with world.transaction() as transaction:
+        # As a process of an earlier version does it, which knows no epoch.
+        transaction.execute("SELECT FROM token_counter FOR UPDATE")
+        transaction.execute("INSERT INTO schema_fence VALUES (%s, 1, 2)", (acme,))
+    with pytest.raises(Conflict):
+        bus.publish([write(acme, version=1)])
+    assert bus.publish([write(acme, version=2), write(acme, table=2)])[0].visibility_token == 2
+    assert bus.last_token(acme) == 3
+
+
 # -- what is kept, and for how long
 
 

@@ -11,8 +11,8 @@ import pytest
 from catalog import files, snapshots, tables
 from duckmesh.identifiers import TenantId, new_batch_id
 from duckmesh.statements import Statements
-from ingest_bus import postgres
-from ingest_bus.postgres_rows import envelope_columns
+from ingest_bus import postgres, postgres_publish
+from ingest_bus.postgres_rows import envelope_values
 from tests.bus_worlds import write
 from tests.postgres_fixtures import _temporary_database, dsn_of
 
@@ -30,14 +30,15 @@ GROWING = {
 """Tables that grow with every write. No hot statement reads one from end to end."""
 
 TENANT = TenantId(1)
-BUS, SNAPSHOTS, FILES, TABLES = (m._SQL for m in (postgres, snapshots, files, tables))
+PUBLISH, BUS = postgres_publish._SQL, postgres._SQL
+SNAPSHOTS, FILES, TABLES = (m._SQL for m in (snapshots, files, tables))
 MOMENT = datetime(2026, 1, 1, 4, tzinfo=UTC)
 ENVELOPES = [
     *(write(TENANT, key=f"key-{n}") for n in range(4, 40, 4)),
     *(write(TENANT, key=f"new-{n}") for n in range(10)),
     *(write(TENANT) for _ in range(10)),
 ]
-PUBLISHED = envelope_columns(TENANT, ENVELOPES)
+PUBLISHED = envelope_values(TENANT, ENVELOPES) | {"fence_epoch": 0}
 CLAIM = {
     "tenant_id": TENANT,
     "batch_id": new_batch_id(),
@@ -70,16 +71,23 @@ class Hot:
 
 HOT = [
     # a publish
-    Hot(BUS, "insert_keys", PUBLISHED),
-    Hot(BUS, "take_tokens", PUBLISHED, {"token_counter_pkey", "idempotency_key_pkey"}),
-    Hot(BUS, "insert_events", PUBLISHED | {"as_one": False}, {"idempotency_key_pkey"}),
+    Hot(PUBLISH, "accept", PUBLISHED, {"token_counter_pkey"}),
     Hot(
-        BUS,
+        PUBLISH,
+        "fences_of",
+        {"tenant_id": TENANT, "table_ids": [1, 2]},
+        {"token_counter_pkey"},
+    ),
+    Hot(PUBLISH, "insert_keys", PUBLISHED),
+    Hot(PUBLISH, "take_tokens", PUBLISHED, {"token_counter_pkey", "idempotency_key_pkey"}),
+    Hot(PUBLISH, "insert_events", PUBLISHED, {"idempotency_key_pkey"}),
+    Hot(
+        PUBLISH,
         "note_sessions",
-        PUBLISHED | {"session_ids": CLAIM["event_ids"], "principals": ["p"] * 3},
+        PUBLISHED,
         {"idempotency_key_pkey", "ingest_event_by_id"},
     ),
-    Hot(BUS, "receipts", PUBLISHED, {"idempotency_key_pkey", "ingest_event_by_id"}),
+    Hot(PUBLISH, "receipts", PUBLISHED, {"idempotency_key_pkey", "ingest_event_by_id"}),
     # a claim
     Hot(BUS, "pick_tenant", None),
     Hot(

@@ -1,0 +1,187 @@
+"""Publishing into Postgres: a group of envelopes becomes durable, nearly always by one statement.
+
+Lock order of a publish: idempotency keys (sorted), then the tenant's counter row, which is held
+until commit, then the rows of the sessions that wrote. So the commit order is the token order, and
+two groups cannot deadlock.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import psycopg
+from psycopg import errors as pg
+from psycopg.pq import TransactionStatus
+
+from duckmesh.errors import Corrupt, ErrorCode, Unavailable
+from duckmesh.identifiers import SchemaVersion, TableId, TenantId
+from duckmesh.statements import Statements
+from duckmesh.tokens import VisibilityToken
+from ingest_bus.envelope import Envelope, Receipt
+from ingest_bus.postgres_rows import envelope_values, receipt_of
+
+_SQL = Statements("ingest_bus", "postgres_publish.sql")
+_PUBLISH_TRIES: Final = 3
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+@dataclass(slots=True)
+class _Fences:
+    """The fences of a tenant's tables as they stand in one fence epoch. Zero stands for none."""
+
+    epoch: int
+    versions: dict[TableId, SchemaVersion] = field(default_factory=dict)
+
+
+class Publisher:
+    """Commits groups of envelopes, and fences tables. Thread-safe."""
+
+    def __init__(self, connect: Callable[[], AbstractContextManager[Connection]]) -> None:
+        self._connect = connect
+        self._known_tenants: set[TenantId] = set()
+        self._fences: dict[TenantId, _Fences] = {}
+
+    def commit_group(
+        self, tenant_id: TenantId, envelopes: Sequence[Envelope], *, as_one: bool
+    ) -> list[Receipt]:
+        """Accept envelopes of one tenant, all or none. One round trip unless something is unusual.
+
+        Died before its commit: nothing was accepted. Died after it, before the answer: the client
+        repeats its key and gets these receipts. Raises Conflict.
+        """
+        values = envelope_values(tenant_id, envelopes, as_one=as_one)
+        with self._connect() as connection:
+            receipts = self._accept_at_once(connection, envelopes, values)
+        if receipts is not None:
+            return receipts
+        for _ in range(_PUBLISH_TRIES):
+            with self._connect() as connection:
+                receipts = _accept(connection, envelopes, values)
+            if receipts is not None:
+                return receipts
+        raise Corrupt("an idempotency key names an event that is gone", tenant_id=tenant_id)
+
+    def accept_within(
+        self,
+        connection: Connection,
+        tenant_id: TenantId,
+        envelopes: Sequence[Envelope],
+        *,
+        as_one: bool,
+    ) -> list[Receipt]:
+        """Publish in the caller's transaction, which tells the coordinators when it commits."""
+        self._open_tenant(connection, tenant_id)
+        values = envelope_values(tenant_id, envelopes, as_one=as_one)
+        receipts = _accept(connection, envelopes, values)
+        if receipts is None:
+            # Rolled back by the caller: the next try finds the key free.
+            raise Unavailable(ErrorCode.CATALOG_UNAVAILABLE, "a key has just expired: try again")
+        connection.execute(_SQL["tell_accepted"])
+        return receipts
+
+    def fence(
+        self,
+        tenant_id: TenantId,
+        table_id: TableId,
+        *,
+        below: SchemaVersion,
+        within: Connection | None,
+    ) -> None:
+        """Send back later envelopes of older versions, from the transaction's commit on."""
+        values = {"tenant_id": tenant_id, "table_id": table_id, "below": below}
+        with self._transaction(within) as connection:
+            self._open_tenant(connection, tenant_id)
+            connection.execute(_SQL["lock_counter"], values)
+            connection.execute(_SQL["set_fence"], values)
+
+    def _accept_at_once(
+        self, connection: Connection, envelopes: Sequence[Envelope], values: dict[str, Any]
+    ) -> list[Receipt] | None:
+        """The usual publish: one statement, which commits itself.
+
+        None, with nothing accepted, when the group needs the transaction: it raises a fence or
+        stands below one, has a key that was seen before, or a fence was raised meanwhile.
+        """
+        tenant_id = values["tenant_id"]
+        self._open_tenant(connection, tenant_id)
+        fences = self._fences_of(connection, tenant_id, {e.table_id for e in envelopes})
+        if any(e.raises_fence or e.schema_version < fences.versions[e.table_id] for e in envelopes):
+            return None
+        try:
+            row = connection.execute(
+                _SQL["accept"],
+                values | {"fence_epoch": fences.epoch},
+                prepare=True,
+            ).fetchone()
+        except pg.NotNullViolation:
+            self._fences.pop(tenant_id, None)
+            return None
+        except pg.UniqueViolation:
+            return None
+        if row is None:
+            return None
+        return [
+            Receipt(e.event_id, VisibilityToken(token), e.row_count)
+            for token, e in enumerate(envelopes, row[0] + 1)
+        ]
+
+    def _fences_of(
+        self, connection: Connection, tenant_id: TenantId, table_ids: Collection[TableId]
+    ) -> _Fences:
+        """The fences of these tables, by the last look. The statement that uses them checks it."""
+        known = self._fences.get(tenant_id)
+        if known is not None and known.versions.keys() >= set(table_ids):
+            return known
+        rows = connection.execute(
+            _SQL["fences_of"], {"tenant_id": tenant_id, "table_ids": list(table_ids)}
+        ).fetchall()
+        versions = dict.fromkeys(table_ids, SchemaVersion(0))
+        versions |= {table_id: version for _, table_id, version in rows if table_id is not None}
+        if known is not None and rows[0][0] == known.epoch:
+            versions = known.versions | versions
+        # A new object each time: another tenant's thread may be reading the old one.
+        fences = self._fences[tenant_id] = _Fences(rows[0][0], versions)
+        return fences
+
+    def _open_tenant(self, connection: Connection, tenant_id: TenantId) -> None:
+        if tenant_id not in self._known_tenants:
+            connection.execute(_SQL["open_tenant"], {"tenant_id": tenant_id})
+            connection.execute(_SQL["open_lease"], {"tenant_id": tenant_id})
+            # Inside a transaction the rows may still be rolled back: the next call looks again.
+            if connection.info.transaction_status is TransactionStatus.IDLE:
+                self._known_tenants.add(tenant_id)
+
+    @contextmanager
+    def _transaction(self, within: Connection | None) -> Iterator[Connection]:
+        """The caller's transaction, or one of our own."""
+        if within is not None:
+            yield within
+            return
+        with self._connect() as connection, connection.transaction():
+            yield connection
+
+
+def _accept(
+    connection: Connection, envelopes: Sequence[Envelope], values: dict[str, Any]
+) -> list[Receipt] | None:
+    """The publish transaction that can tell duplicates, and say which fence sent a write back.
+
+    None, with nothing accepted, when a key of a duplicate expired between its first statement and
+    its last: then the write is new, and is published again.
+    """
+    with connection.transaction():
+        if any(e.idempotency_key is not None for e in envelopes):
+            connection.execute(_SQL["insert_keys"], values)
+        connection.execute(_SQL["take_tokens"], values)
+        connection.execute(_SQL["insert_events"], values)
+        if any(e.raises_fence for e in envelopes):
+            connection.execute(_SQL["raise_fences"], values)
+        if any(e.session is not None for e in envelopes):
+            connection.execute(_SQL["note_sessions"], values)
+        rows = connection.execute(_SQL["receipts"], values).fetchall()
+        if len(rows) < len(envelopes):
+            raise psycopg.Rollback
+        return [receipt_of(envelope, row) for envelope, row in zip(envelopes, rows, strict=True)]
+    return None
