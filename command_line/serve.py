@@ -27,12 +27,12 @@ _log = get_logger(__name__)
 @click.option(
     "--grace-seconds",
     type=click.FloatRange(min=0.1),
-    default=20.0,
-    show_default=True,
-    help="How long calls in flight may go on after SIGTERM.",
+    help="How long calls in flight may go on after SIGTERM; flight.drain_seconds when not given.",
 )
 @click.pass_obj
-def serve(invocation: Invocation, host: str | None, port: int | None, grace_seconds: float) -> None:
+def serve(
+    invocation: Invocation, host: str | None, port: int | None, grace_seconds: float | None
+) -> None:
     """Answer Flight SQL until SIGTERM.
 
     Waits for the catalog, and refuses to start while migrations are pending. Prints
@@ -40,7 +40,7 @@ def serve(invocation: Invocation, host: str | None, port: int | None, grace_seco
     end; after the grace they are cancelled, and after twice the grace the process ends in any case.
     """
     settings = invocation.process_settings("serve", flight__host=host, flight__port=port)
-    grace = timedelta(seconds=grace_seconds)
+    grace = settings.flight.drain if grace_seconds is None else timedelta(seconds=grace_seconds)
     with stop_requests() as stop:
         end_hard_after(2 * grace + _MARGIN, stop)
         with open_catalog(settings) as catalog:

@@ -115,6 +115,7 @@ def _door(settings: Settings, catalog: Catalog, reads: Reads, writes: Writes) ->
         host=settings.flight.host,
         port=settings.flight.port,
         tls=_tls(settings.flight),
+        calls_max=settings.flight.calls_max,
         stream_window=settings.ingest.stream_window,
         session_lifetime=auth.session_lifetime,
         ticket_lifetime=auth.ticket_lifetime,
@@ -194,6 +195,7 @@ def _read_limits(settings: Settings) -> ReadLimits:
         query=QueryLimits(wall_time=group.wall_time),
         max_concurrent=group.max_concurrent,
         max_queued=group.max_queued,
+        fetch_timeout=group.fetch_timeout,
     )
 
 

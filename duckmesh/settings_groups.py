@@ -222,6 +222,22 @@ class FlightSettings(Group):
         default=False,
         description="Whether `prod` may listen without TLS beyond this machine, behind a proxy.",
     )
+    calls_max: int = Field(
+        default=1024,
+        ge=16,
+        le=100_000,
+        description=(
+            "Calls in flight, idle streams among them; beyond, TOO_MANY_QUERIES. One in eight is "
+            "kept for calls that are neither statements nor streams."
+        ),
+    )
+    drain_seconds: float = Field(
+        default=20,
+        gt=0,
+        le=3600,
+        description="How long calls in flight may go on after SIGTERM.",
+    )
+    drain = Span("drain_seconds")
 
     @property
     def loopback_only(self) -> bool:
@@ -353,6 +369,12 @@ class QuerySettings(Group):
     wall_time_seconds: float = Field(
         default=60, gt=0, le=86_400, description="How long a query may run; beyond, QUERY_TIMEOUT."
     )
+    fetch_timeout_seconds: float = Field(
+        default=300,
+        gt=0,
+        le=86_400,
+        description="How long a query's rows may wait for their reader; beyond, QUERY_TIMEOUT.",
+    )
     memory_bytes: int = Field(
         default=GIB,
         ge=64 * MIB,
@@ -374,6 +396,7 @@ class QuerySettings(Group):
     consistency_timeout = Span("consistency_timeout_ms")
     max_consistency_timeout = Span("max_consistency_timeout_ms")
     wall_time = Span("wall_time_seconds")
+    fetch_timeout = Span("fetch_timeout_seconds")
 
 
 class LoggingSettings(Group):

@@ -18,6 +18,7 @@ from flight_server.headers import CallOptions, RawHeaders, read_options, trace_i
 from flight_server.sessions import TOKEN_PREFIX, Session, Sessions
 from gateway.credentials import Authenticator, Bearer, identify, parse_authorization
 from gateway.identity import Identity
+from query_engine.engine import Interruption
 
 MIDDLEWARE: Final = "duckmesh"
 """The key of this middleware in pyarrow's dictionary."""
@@ -45,6 +46,8 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
         self.carried_token = carried_token
         """The last token that the client knows its session by."""
         self.place = place
+        self.stop = Interruption()
+        """Pressed when the caller goes: whatever the call waits for or runs takes it along."""
         self.session = session
         self.trace_id = trace_id
         self._headers = headers

@@ -129,13 +129,17 @@ class IngestDesk:
     def awaited(self, call: Call, receipt: Receipt) -> "AcceptedWrite":
         """The accepted write, when the call asked for it after it is visible.
 
-        Raises NotYetVisible with the token: the write is accepted all the same.
+        Raises NotYetVisible with the token, and Cancelled when the caller goes: the write is
+        accepted all the same.
         """
         options = call.options()
         if not options.wait:
             return AcceptedWrite(receipt, None)
         snapshot = self._reads.wait_until_visible(
-            call.identity, receipt.visibility_token, timeout=options.consistency_timeout
+            call.identity,
+            receipt.visibility_token,
+            timeout=options.consistency_timeout,
+            stop=call.stop,
         )
         return AcceptedWrite(receipt, snapshot.snapshot_id)
 

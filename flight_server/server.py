@@ -45,9 +45,9 @@ from flight_server.sessions import Sessions
 from flight_server.statements import StatementDesk, outcome_rows, with_snapshot
 from flight_server.tickets import Seal, SealedStatement
 from gateway.credentials import Authenticator
-from gateway.reads import Answer, Reads
+from gateway.open_answers import Answer
+from gateway.reads import Reads
 from gateway.writes import Writes
-from query_engine.engine import Interruption
 
 _SESSION_ACTIONS: Final = ("SetSessionOptions", "GetSessionOptions", "CloseSession")
 
@@ -68,7 +68,7 @@ class DoorOptions:
     host: str = "127.0.0.1"
     port: int = 0
     tls: Tls | None = None
-    calls_max: int = 512
+    calls_max: int = 1024
     stream_window: int = 32
     session_lifetime: timedelta = timedelta(hours=24)
     ticket_lifetime: timedelta = timedelta(hours=1)
@@ -132,12 +132,13 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         self, context: flight.ServerCallContext, descriptor: flight.FlightDescriptor
     ) -> flight.FlightInfo:
         call = call_of(context)
-        with _guarded("get_flight_info", context, call):
+        with _watched("get_flight_info", context, call):
             command = parse_command(_command_of(descriptor))
             if (schema := discovery.answer_schema(command)) is not None:
                 self._send_session(context, call)
                 endpoint = flight.FlightEndpoint(descriptor.command, [])
                 return flight.FlightInfo(schema, descriptor, [endpoint], -1, -1)
+            call.place.work()
             statement = self._statement_of(call, command)
             info, token = self._statements.flight_info(call, descriptor, statement)
             self._send_session(context, call, token)
@@ -147,10 +148,11 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         self, context: flight.ServerCallContext, descriptor: flight.FlightDescriptor
     ) -> flight.SchemaResult:
         call = call_of(context)
-        with _guarded("get_schema", context, call):
+        with _watched("get_schema", context, call):
             command = parse_command(_command_of(descriptor))
             schema = discovery.answer_schema(command)
             if schema is None:
+                call.place.work()
                 schema = self._statements.schema(call, self._statement_of(call, command))
             return flight.SchemaResult(schema)
 
@@ -158,18 +160,19 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         self, context: flight.ServerCallContext, ticket: flight.Ticket
     ) -> flight.RecordBatchStream:
         call = call_of(context)
-        with _guarded("do_get", context, call):
+        with _watched("do_get", context, call):
             command = parse_command(ticket.ticket)
             self._send_session(context, call)
             if not isinstance(command, StatementTicket):
                 rows = discovery.answer(command, self._reads, call.identity)
                 return flight.RecordBatchStream(rows)
+            call.place.work()
             statement = self._statements.open_ticket(call, command.statement_handle)
             if statement.outcome is not None:
                 return flight.RecordBatchStream(outcome_rows(statement.outcome))
-            interruption = Interruption()
-            call.place.on_cancel(context, interruption.interrupt)
-            answer = self._statements.run(call, statement, interruption)
+            answer = self._statements.run(call, statement)
+            # Also when the caller goes before the first row is pulled, and `_rows` never begins.
+            call.place.on_leave(answer.close)
             return flight.RecordBatchStream(_rows(context, call, statement, answer))
 
     def do_put(
@@ -180,7 +183,8 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         writer: flight.FlightMetadataWriter,
     ) -> None:
         call = call_of(context)
-        with _guarded("do_put", context, call):
+        with _watched("do_put", context, call):
+            call.place.work()
             if descriptor.descriptor_type == flight.DescriptorType.PATH:
                 self._ingest.stream(call, context, descriptor.path, reader, writer)
                 return
@@ -192,13 +196,14 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         self, context: flight.ServerCallContext, action: flight.Action
     ) -> list[flight.Result]:
         call = call_of(context)
-        with _guarded("do_action", context, call):
+        with _watched("do_action", context, call):
             body = action.body.to_pybytes()
             session_answer = answer_session_action(action.type, body, call.session)
             if session_answer is not None:
                 return [flight.Result(pa.py_buffer(session_answer))]
             match parse_action(action.type, body):
                 case CreatePreparedStatement() as command:
+                    call.place.work()
                     prepared = self._statements.prepare(call, command)
                     return [flight.Result(pa.py_buffer(prepared))]
                 case ClosePreparedStatement():
@@ -281,6 +286,14 @@ def _guarded(
     return boundary(rpc, context=context, trace_id=call.trace_id, tenant=call.identity.tenant)
 
 
+def _watched(
+    rpc: str, context: flight.ServerCallContext, call: Call
+) -> AbstractContextManager[None]:
+    """The boundary around an RPC that may wait or run: it stops when its caller goes."""
+    call.place.on_cancel(context, call.stop.interrupt)
+    return _guarded(rpc, context, call)
+
+
 def _rows(
     context: flight.ServerCallContext, call: Call, statement: SealedStatement, answer: Answer
 ) -> pa.RecordBatchReader:
@@ -297,7 +310,7 @@ def _rows(
         with answer:
             while True:
                 with _guarded("do_get", context, call):
-                    batch = next(answer.reader, None)
+                    batch = answer.next_batch()
                 if batch is None:
                     return
                 yield batch

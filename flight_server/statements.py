@@ -22,8 +22,9 @@ from flight_server.commands import CreatePreparedStatement, StatementQuery, Stat
 from flight_server.headers import CallOptions, Consistency
 from flight_server.sessions import Session
 from flight_server.tickets import Outcome, Purpose, Seal, SealedStatement
-from gateway.reads import Answer, Executed, ReadPoint, Reads
-from query_engine.engine import Interruption
+from gateway.open_answers import Answer
+from gateway.reads import Executed, ReadPoint, Reads
+from query_engine.describe import Description
 
 PARAMETERS_MAX_BYTES: Final = 4 * 2**20
 """The bound rows travel in the handle; clients send messages of at most 16 MiB."""
@@ -87,7 +88,7 @@ class StatementDesk:
                 handle, dataset_schema=None, parameter_schema=pa.schema([])
             )
         pinned = self._pin(call, command.query)
-        described = self._reads.describe(call.identity, command.query, pinned.snapshot_id)
+        described = self._describe(call, command.query, pinned)
         return answers.prepared_statement_result(
             handle,
             dataset_schema=described.result_schema,
@@ -122,7 +123,7 @@ class StatementDesk:
         if not self._reads.is_query(statement.sql):
             return self._executed_info(call, descriptor, statement)
         pinned = self._pin(call, statement.sql)
-        described = self._reads.describe(call.identity, statement.sql, pinned.snapshot_id)
+        described = self._describe(call, statement.sql, pinned)
         _check_bound(statement, described.parameter_schema)
         asked = replace(
             statement,
@@ -143,7 +144,7 @@ class StatementDesk:
         if not self._reads.is_query(statement.sql):
             return pa.schema([])
         pinned = self._pin(call, statement.sql)
-        described = self._reads.describe(call.identity, statement.sql, pinned.snapshot_id)
+        described = self._describe(call, statement.sql, pinned)
         return described.result_schema
 
     def open_ticket(self, call: Call, ticket: bytes) -> SealedStatement:
@@ -155,7 +156,7 @@ class StatementDesk:
             raise Invalid(ErrorCode.TICKET_INVALID, "the ticket names no snapshot: ask again")
         return statement
 
-    def run(self, call: Call, statement: SealedStatement, interruption: Interruption) -> Answer:
+    def run(self, call: Call, statement: SealedStatement) -> Answer:
         """Start a question on the snapshot that its ticket names."""
         assert statement.snapshot_id is not None  # noqa: S101 - open_ticket saw to it
         return self._reads.run(
@@ -164,7 +165,7 @@ class StatementDesk:
             statement.snapshot_id,
             parameters=_from_ipc(statement.parameters),
             last_token=call.session.last_token,
-            interruption=interruption,
+            interruption=call.stop,
         )
 
     # ---- Writing by SQL
@@ -194,7 +195,10 @@ class StatementDesk:
 
     def _pin(self, call: Call, sql: str) -> Snapshot:
         point = read_point(call.options(), call.session)
-        return self._reads.pin(call.identity, sql, point)
+        return self._reads.pin(call.identity, sql, point, stop=call.stop)
+
+    def _describe(self, call: Call, sql: str, pinned: Snapshot) -> Description:
+        return self._reads.describe(call.identity, sql, pinned.snapshot_id, stop=call.stop)
 
     def _statement(self, call: Call, sql: str, parameters: bytes | None) -> SealedStatement:
         return SealedStatement(

@@ -10,6 +10,7 @@ from duckmesh.errors import ErrorCode, Overloaded
 from duckmesh.identifiers import TenantId
 from ingest_bus.envelope import Backlog
 from ingest_bus.port import IngestBus
+from query_engine.engine import Interruption
 
 _LOOK_AGAIN_SECONDS: Final = 0.25
 
@@ -34,18 +35,51 @@ class Turns:
         self._waiting = 0
         self._changed = threading.Condition()
 
-    def take(self) -> None:
-        """Wait for a turn; `give_back` must follow. Raises Overloaded (TOO_MANY_QUERIES)."""
+    @property
+    def taken(self) -> int:
+        """How many queries run."""
+        with self._changed:
+            return self._running - self._free
+
+    def take(self, stop: Interruption | None = None) -> None:
+        """Wait for a turn; `give_back` must follow.
+
+        Raises Overloaded (TOO_MANY_QUERIES) when too many wait already or none comes free in time,
+        and Cancelled when `stop` is pressed meanwhile.
+        """
         with self._changed:
             if self._free == 0 and self._waiting >= self._waiting_max:
                 raise self._refusal()
-            self._waiting += 1
-            try:
-                if not self._changed.wait_for(lambda: self._free > 0, self._patience_seconds):
-                    raise self._refusal()
-                self._free -= 1
-            finally:
-                self._waiting -= 1
+        self._wait(self._patience_seconds, stop)
+
+    def take_again(self, patience: timedelta, stop: Interruption | None = None) -> None:
+        """As `take`, for a query under way that gave its turn back: no queue is too long for it."""
+        self._wait(patience.total_seconds(), stop)
+
+    def _wait(self, seconds: float, stop: Interruption | None) -> None:
+        stop = stop or Interruption()
+        former = stop.connect(self._look_up)
+        try:
+            with self._changed:
+                self._waiting += 1
+                try:
+                    self._take_when_free(seconds, stop)
+                finally:
+                    self._waiting -= 1
+        finally:
+            stop.connect(former)
+
+    def _take_when_free(self, seconds: float, stop: Interruption) -> None:
+        if not self._changed.wait_for(lambda: self._free > 0 or stop.requested, seconds):
+            raise self._refusal()
+        if stop.requested:
+            self._changed.notify()  # What woke this one may have been meant for the next.
+        stop.check()
+        self._free -= 1
+
+    def _look_up(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def give_back(self) -> None:
         with self._changed:

@@ -5,8 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import pyarrow as pa
 
@@ -22,6 +21,7 @@ from gateway import system_tables
 from gateway.identity import Identity, Role
 from gateway.limits import Turns
 from gateway.manifests import LocalFiles, Manifest, Manifests
+from gateway.open_answers import Answer, OpenAnswers
 from gateway.time_travel import PastTable, TimeTravel
 from gateway.visibility import Visibility
 from gateway.writes import Writes
@@ -29,11 +29,11 @@ from ingest_bus.port import IngestBus
 from object_store import keys
 from object_store.file_cache import FileCache, PinnedFiles
 from object_store.port import ObjectStore
-from query_engine.engine import Interruption, QueryEngine, RunningQuery
+from query_engine.engine import Interruption, QueryEngine
 from query_engine.question import Description
 from query_engine.relations import SYSTEM_SCHEMA, Relation, RelationSet, TableRelation
 from query_engine.statements import StatementKind, parse_drop_table
-from query_engine.stream import QueryLimits, QueryStats
+from query_engine.stream import QueryLimits
 
 _Paths = Mapping[tuple[SnapshotId, TableId], tuple[Path, ...]]
 """Where the files of a table at a snapshot lie."""
@@ -81,52 +81,8 @@ class ReadLimits:
     query: QueryLimits = field(default_factory=QueryLimits)
     max_concurrent: int = 16
     max_queued: int = 64
-
-
-class Answer:
-    """A query whose rows are under way, with the files it reads held in place.
-
-    Read from one thread. `close`, or the end of the `with` block, gives everything back.
-    """
-
-    def __init__(self, running: RunningQuery, pinned: PinnedFiles, turns: Turns) -> None:
-        self._running = running
-        self._held = contextlib.ExitStack()
-        self._held.callback(turns.give_back)
-        self._held.callback(pinned.release)
-        self._held.callback(running.close)
-
-    @property
-    def schema(self) -> pa.Schema:
-        return self._running.schema
-
-    @property
-    def reader(self) -> pa.RecordBatchReader:
-        """The rows as they come; raises only errors of duckmesh.errors."""
-        return self._running.reader
-
-    @property
-    def stats(self) -> QueryStats:
-        return self._running.stats
-
-    def interrupt(self) -> None:
-        """Stop the query, from any thread. Idempotent."""
-        self._running.interrupt()
-
-    def close(self) -> None:
-        """Release everything. Idempotent."""
-        self._held.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    fetch_timeout: timedelta = timedelta(minutes=5)
+    """How long a query's rows may wait for their reader."""
 
 
 class Reads:
@@ -159,6 +115,17 @@ class Reads:
         self._turns = Turns(
             running=limits.max_concurrent, waiting=limits.max_queued, patience=_QUEUE_PATIENCE
         )
+        self._open = OpenAnswers(limits.fetch_timeout)
+
+    @property
+    def queries_running(self) -> int:
+        """How many queries have a turn."""
+        return self._turns.taken
+
+    @property
+    def answers_open(self) -> int:
+        """How many answers are not read to their end: they hold files, and rows in DuckDB."""
+        return self._open.count
 
     def is_query(self, sql: str) -> bool:
         """Whether the statement yields rows. Raises Invalid for what is not one statement."""
@@ -166,11 +133,18 @@ class Reads:
 
     # -- the snapshot
 
-    def pin(self, identity: Identity, sql: str | None, point: ReadPoint) -> Snapshot:
+    def pin(
+        self,
+        identity: Identity,
+        sql: str | None,
+        point: ReadPoint,
+        *,
+        stop: Interruption | None = None,
+    ) -> Snapshot:
         """The snapshot that answers; waits at the barrier for the tables that `sql` names.
 
         Raises SNAPSHOT_SELECTOR_CONFLICT, SNAPSHOT_NOT_FOUND, VISIBILITY_TOKEN_INVALID at once,
-        and CONSISTENCY_TIMEOUT at the deadline.
+        CONSISTENCY_TIMEOUT at the deadline, and Cancelled when `stop` is pressed.
         """
         identity.require(Role.QUERY_READER)
         _check_one_selector(point)
@@ -190,17 +164,27 @@ class Reads:
             token,
             tables_of=lambda newest: self._tables_named(identity, sql, newest),
             deadline=Deadline.after(self._timeout(point.timeout)),
+            stop=stop,
         )
 
     def wait_until_visible(
-        self, identity: Identity, token: VisibilityToken, *, timeout: timedelta | None
+        self,
+        identity: Identity,
+        token: VisibilityToken,
+        *,
+        timeout: timedelta | None,
+        stop: Interruption | None = None,
     ) -> Snapshot:
-        """Block until a token is visible. Raises NotYetVisible; the write stays accepted."""
+        """Block until a token is visible; the write stays accepted in any case.
+
+        Raises NotYetVisible at the deadline, and Cancelled when `stop` is pressed.
+        """
         return self._visibility.wait(
             identity.tenant_id,
             token,
             tables_of=lambda _: None,
             deadline=Deadline.after(self._timeout(timeout)),
+            stop=stop,
         )
 
     def _timeout(self, asked: timedelta | None) -> timedelta:
@@ -227,14 +211,23 @@ class Reads:
 
     # -- the answer
 
-    def describe(self, identity: Identity, sql: str, snapshot_id: SnapshotId) -> Description:
+    def describe(
+        self,
+        identity: Identity,
+        sql: str,
+        snapshot_id: SnapshotId,
+        *,
+        stop: Interruption | None = None,
+    ) -> Description:
         """The schemas of a statement over the snapshot, without running it. Opens no file."""
         identity.require(Role.QUERY_READER)
         manifest = self._manifests.at(identity.tenant_id, snapshot_id)
         travelled = self._travel.resolved(identity.tenant_id, sql)
         past = [_past_relation(each, {}) for each in travelled.tables]
         relations = self._relations(identity, sql, manifest, {}, past)
-        return self._engine.describe(travelled.sql, relations)
+        return self._engine.describe(
+            travelled.sql, relations, limits=self._limits.query, interruption=stop
+        )
 
     def run(
         self,
@@ -251,7 +244,8 @@ class Reads:
         Raises Overloaded (TOO_MANY_QUERIES) when it gets no turn, and what the engine raises.
         """
         identity.require(Role.QUERY_READER)
-        self._turns.take()
+        stop = interruption or Interruption()
+        self._turns.take(stop)
         with contextlib.ExitStack() as undo:
             undo.callback(self._turns.give_back)
             manifest = self._manifests.at(identity.tenant_id, snapshot_id)
@@ -261,16 +255,17 @@ class Reads:
             paths, pinned = self._pin_files(identity, wanted)
             undo.callback(pinned.release)
             past = [_past_relation(each, paths) for each in travelled.tables]
+            stop.check()
             running = self._engine.run(
                 travelled.sql,
                 self._relations(identity, sql, manifest, paths, past),
                 parameters=parameters,
                 limits=self._limits.query,
                 session_values=_session_values(last_token),
-                interruption=interruption,
+                interruption=stop,
             )
             undo.pop_all()
-        return Answer(running, pinned, self._turns)
+        return Answer(running, pinned, self._turns, stop=stop, among=self._open)
 
     def _pin_files(
         self, identity: Identity, wanted: Sequence[tuple[Manifest, TableAt]]

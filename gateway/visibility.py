@@ -8,6 +8,7 @@ holds everything that was resolved by then.
 
 import threading
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Final
 
 from catalog import snapshots
@@ -19,6 +20,7 @@ from duckmesh.errors import ErrorCode, Invalid, NotYetVisible
 from duckmesh.identifiers import TableId, TenantId
 from duckmesh.tokens import VisibilityToken
 from ingest_bus.port import IngestBus
+from query_engine.engine import Interruption
 
 _POLL_SECONDS: Final = 0.25
 """How long a lost notification can delay a waiting query."""
@@ -50,20 +52,37 @@ class Visibility:
         *,
         tables_of: Callable[[Snapshot], Collection[TableId] | None],
         deadline: Deadline,
+        stop: Interruption | None = None,
     ) -> Snapshot:
         """Block until the token is visible for some tables; return a snapshot.
 
         `tables_of` names them as they are in a snapshot (None: all); it is asked only when there
         is something to wait for. The snapshot returned is the newest at that moment. Raises
         Invalid (VISIBILITY_TOKEN_INVALID) at once for a token that was never issued, NotYetVisible
-        (CONSISTENCY_TIMEOUT) at the deadline.
+        (CONSISTENCY_TIMEOUT) at the deadline, Cancelled when `stop` is pressed.
         """
+        stop = stop or Interruption()
         newest = self.newest(tenant_id)
         if newest.max_visibility_token >= token:
             return newest
         self._check_issued(tenant_id, token)
         self._listen()
+        former = stop.connect(self._look_up)
+        try:
+            return self._watch(tenant_id, token, tables_of, deadline, stop)
+        finally:
+            stop.connect(former)
+
+    def _watch(
+        self,
+        tenant_id: TenantId,
+        token: VisibilityToken,
+        tables_of: Callable[[Snapshot], Collection[TableId] | None],
+        deadline: Deadline,
+        stop: Interruption,
+    ) -> Snapshot:
         while True:
+            stop.check()
             seen = self._publications
             newest = self.newest(tenant_id)
             if newest.max_visibility_token >= token or not self._bus.has_unresolved(
@@ -76,8 +95,17 @@ class Visibility:
             # Said at every turn: the coordinator that heard it first may have died.
             self._catalog.announce(WANTED_CHANNEL, str(tenant_id))
             with self._published:
-                if self._publications == seen:
-                    self._published.wait(min(_POLL_SECONDS, deadline.remaining_seconds))
+                self._published.wait_for(
+                    partial(self._news_since, seen, stop),
+                    min(_POLL_SECONDS, deadline.remaining_seconds),
+                )
+
+    def _news_since(self, seen: int, stop: Interruption) -> bool:
+        return self._publications != seen or stop.requested
+
+    def _look_up(self) -> None:
+        with self._published:
+            self._published.notify_all()
 
     def _check_issued(self, tenant_id: TenantId, token: VisibilityToken) -> None:
         last = self._bus.last_token(tenant_id)

@@ -105,11 +105,19 @@ class QueryEngine:
         """The query naming these snapshots, one for each of its `table_versions`."""
         return self._gate.with_versions(sql, versions)
 
-    def describe(self, sql: str, relations: RelationSet) -> Description:
+    def describe(
+        self,
+        sql: str,
+        relations: RelationSet,
+        *,
+        limits: QueryLimits = _NO_LIMITS,
+        interruption: Interruption | None = None,
+    ) -> Description:
         """The schemas of a statement, bound over the relations and not run.
 
         A statement that is not a query has an empty result schema and no known parameters.
-        Raises what binding raises.
+        Raises what binding raises: it computes what is constant, so `limits` hold here too, and
+        `interruption` stops it.
         """
         kind = self._gate.classify(sql).kind
         if kind not in (StatementKind.QUERY, StatementKind.EXPLAIN):
@@ -124,7 +132,8 @@ class QueryEngine:
             known = self._described.get(key) if cacheable else None
         if known is not None:
             return known
-        description = self._answers.describe(_question(sql, names, relations, needs))
+        question = replace(_question(sql, names, relations, needs), limits=limits)
+        description = self._answers.describe(question, interruption or Interruption())
         if cacheable:
             with self._lock:
                 self._described[key] = description

@@ -68,21 +68,43 @@ class LocalAnswers:
         stop.connect(partial(self._watch.cancel, guard))
         return RunningQuery(stream, stream.open(), stats, stop)
 
-    def describe(self, question: Question) -> Description:
-        """The schemas of a query, bound and not run."""
+    def describe(self, question: Question, stop: Interruption) -> Description:
+        """The schemas of a query, bound and not run. What is constant in it is computed."""
+        wanted = identifiers(question.places)
+        types = self._sketch.types(question.sql, question.needs) if wanted else {}
+        guard = Guard(question.limits.wall_time)
+        former = stop.connect(partial(self._watch.cancel, guard))
+        try:
+            result = self._bound(question, wanted, types, guard)
+        finally:
+            stop.connect(former)
+        fields = [pa.field(name, types.get(name) or pa.string()) for name in wanted]
+        return Description(result, pa.schema(fields), is_query=True)
+
+    def _bound(
+        self,
+        question: Question,
+        wanted: tuple[str, ...],
+        types: Mapping[str, pa.DataType],
+        guard: Guard,
+    ) -> pa.Schema:
         instance = self._lease(question)
         session = self._session(instance, question)
         clean = False
         try:
-            wanted = identifiers(question.places)
-            types = self._sketch.types(question.sql, question.needs) if wanted else {}
+            guard.hold(session.cursor)
+            self._watch.add(guard)
+            guard.start()
             result = self._result_schema(session, instance, question.sql, wanted, types)
-            clean = True
+            clean = not guard.stopped
+        except DuckMeshError as error:
+            raise guard.verdict() or error from None
+        else:
+            return result
         finally:
-            instance.give_back(session, clean=clean)
-            self._pool.release(instance)
-        fields = [pa.field(name, types.get(name) or pa.string()) for name in wanted]
-        return Description(result, pa.schema(fields), is_query=True)
+            guard.stop()
+            guard.hold(None)
+            self._release(instance, session, guard, clean, broken=False)
 
     def _lease(self, question: Question) -> Instance:
         try:

@@ -7,6 +7,7 @@ from typing import Protocol, Self
 
 import pyarrow as pa
 
+from query_engine.failures import cancelled
 from query_engine.stream import QueryStats
 
 
@@ -18,6 +19,16 @@ class Interruption:
         self._requested = False
         self._stop: Callable[[], None] | None = None
 
+    @property
+    def requested(self) -> bool:
+        """Whether it has been pressed."""
+        return self._requested
+
+    def check(self) -> None:
+        """Raise Cancelled (QUERY_CANCELLED) when it has been pressed."""
+        if self._requested:
+            raise cancelled()
+
     def interrupt(self) -> None:
         """Stop the query, now or as soon as it begins. Idempotent, from any thread."""
         with self._lock:
@@ -26,13 +37,17 @@ class Interruption:
         if stop is not None:
             stop()
 
-    def connect(self, stop: Callable[[], None]) -> None:
-        """Say what stops the query. A button that was pressed before stops it at once."""
+    def connect(self, stop: Callable[[], None] | None) -> Callable[[], None] | None:
+        """Say what stops the query from now on; returns what did until now.
+
+        A button that was pressed before stops it at once. `stop` must not block.
+        """
         with self._lock:
-            self._stop = stop
+            former, self._stop = self._stop, stop
             requested = self._requested
-        if requested:
+        if requested and stop is not None:
             stop()
+        return former
 
 
 class Batches(Protocol):

@@ -8,10 +8,11 @@ over the gateway.
 
 # ruff: noqa: ARG002, PLR0917 - the signatures are those of the gateway.
 
+import contextlib
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,9 +23,12 @@ from catalog.table_schema import TableSchema
 from duckmesh.errors import Conflict, ErrorCode, Invalid, NotFound, NotYetVisible
 from duckmesh.identifiers import new_event_id
 from gateway.conform import Conformer
+from gateway.limits import Turns
+from gateway.open_answers import Answer, OpenAnswers
 from gateway.reads import DescribedTable, Executed
 from gateway.writes import IngestMode
 from ingest_bus.envelope import Receipt
+from object_store.file_cache import PinnedFiles
 from query_engine.engine import QueryEngine
 from query_engine.relations import Relation, RelationSet
 from query_engine.statements import StatementKind
@@ -48,6 +52,11 @@ class SmallHouse:
     keys: dict[tuple[str, str], tuple[int, Receipt]] = field(default_factory=dict)
     begun: list["SmallWrite"] = field(default_factory=list)
     points: list = field(default_factory=list)
+    pins: list[str] = field(default_factory=list)
+    turns: Turns = field(
+        default_factory=lambda: Turns(running=4, waiting=8, patience=timedelta(seconds=5))
+    )
+    open_answers: OpenAnswers = field(default_factory=lambda: OpenAnswers(timedelta(seconds=60)))
     gate: threading.Event | None = None
     """When set, a batch of a stream is accepted only after it."""
 
@@ -122,7 +131,7 @@ class SmallHouse:
         kind = self.engine.classify(sql).kind
         return kind in (StatementKind.QUERY, StatementKind.EXPLAIN)
 
-    def pin(self, identity, sql, point):
+    def pin(self, identity, sql, point, *, stop=None):
         self.points.append(point)
         newest = len(self.snapshots) - 1
         if point.snapshot_id is not None:
@@ -133,7 +142,7 @@ class SmallHouse:
             raise Invalid(ErrorCode.VISIBILITY_TOKEN_INVALID, "it was never issued")
         return self._snapshot(identity, newest)
 
-    def wait_until_visible(self, identity, token, *, timeout):
+    def wait_until_visible(self, identity, token, *, timeout, stop=None):
         if not self.visible:
             raise NotYetVisible(
                 ErrorCode.CONSISTENCY_TIMEOUT,
@@ -146,17 +155,27 @@ class SmallHouse:
     def settled(self, identity, sql):
         return sql
 
-    def describe(self, identity, sql, snapshot_id):
+    def describe(self, identity, sql, snapshot_id, *, stop=None):
         return self.engine.describe(sql, self._relations(identity, snapshot_id))
 
     def run(self, identity, sql, snapshot_id, *, parameters, last_token, interruption):
-        return self.engine.run(
-            sql,
-            self._relations(identity, snapshot_id),
-            parameters=parameters,
-            session_values={"last_visibility_token": last_token, "duckmesh_last_token": last_token},
-            interruption=interruption,
-        )
+        with contextlib.ExitStack() as undo:
+            self.turns.take(interruption)
+            undo.callback(self.turns.give_back)
+            running = self.engine.run(
+                sql,
+                self._relations(identity, snapshot_id),
+                parameters=parameters,
+                session_values={
+                    "last_visibility_token": last_token,
+                    "duckmesh_last_token": last_token,
+                },
+                interruption=interruption,
+            )
+            undo.pop_all()
+        self.pins.append(sql)
+        pinned = PinnedFiles((), self.pins.pop)
+        return Answer(running, pinned, self.turns, stop=interruption, among=self.open_answers)
 
     def execute(self, identity, sql):
         name = sql.split()[2]

@@ -100,3 +100,40 @@ def test_a_drain_cancels_what_outlasts_its_grace(calls):
 def test_a_drain_gives_up_on_a_call_that_does_not_heed(calls):
     calls.enter().on_cancel(Caller(), lambda: None)
     assert not calls.drain(timedelta(milliseconds=10))
+
+
+def test_a_part_of_the_places_is_not_for_work():
+    calls = CallsInFlight(16)
+    working = [calls.enter() for _ in range(14)]
+    for place in working:
+        place.work()
+        place.work()
+    metadata = calls.enter()
+    with pytest.raises(Overloaded) as caught:
+        metadata.work()
+    assert caught.value.code is ErrorCode.TOO_MANY_QUERIES
+    working[0].leave()
+    metadata.work()
+    calls.close()
+
+
+def test_what_a_call_holds_is_released_when_it_leaves_or_has_left(calls):
+    released = []
+    place = calls.enter()
+    place.on_leave(lambda: released.append((1, calls.count)))
+    assert not released
+    place.leave()
+    place.on_leave(lambda: released.append((2, calls.count)))
+    assert released == [(1, 1), (2, 0)]
+
+
+def test_the_poller_wakes_again_after_a_long_rest(calls, monkeypatch):
+    monkeypatch.setattr("flight_server.calls._QUIET_ROUNDS_MAX", 0)
+    for _ in range(3):
+        caller, noticed = Caller(), threading.Semaphore(0)
+        place = calls.enter()
+        place.on_cancel(caller, noticed.release)
+        caller.gone = True
+        assert noticed.acquire(timeout=5)
+        place.leave()
+        threading.Event().wait(0.1)
