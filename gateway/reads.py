@@ -31,7 +31,7 @@ from object_store.file_cache import FileCache, PinnedFiles
 from object_store.port import ObjectStore
 from query_engine.engine import Interruption, QueryEngine
 from query_engine.question import Description
-from query_engine.relations import SYSTEM_SCHEMA, Relation, RelationSet, TableRelation
+from query_engine.relations import Relation, RelationSet, TableRelation
 from query_engine.statements import StatementKind, parse_drop_table
 from query_engine.stream import QueryLimits
 
@@ -250,7 +250,7 @@ class Reads:
             undo.callback(self._turns.give_back)
             manifest = self._manifests.at(identity.tenant_id, snapshot_id)
             travelled = self._travel.resolved(identity.tenant_id, sql)
-            wanted = [(manifest, each) for each in manifest.named(self._engine.tables_read(sql))]
+            wanted = [(manifest, each) for each in manifest.named(self._engine.tables_scanned(sql))]
             wanted += [(each.manifest, each.table) for each in travelled.tables]
             paths, pinned = self._pin_files(identity, wanted)
             undo.callback(pinned.release)
@@ -293,10 +293,6 @@ class Reads:
         past: Sequence[Relation],
     ) -> RelationSet:
         """The tenant's tables; those without paths are not read by this statement."""
-        described: tuple[TableRelation, ...] = ()
-        if SYSTEM_SCHEMA in sql.lower():
-            self._manifests.load_files(manifest, list(manifest.tables.values()))
-            described = system_tables.build(self._catalog, self._bus, manifest)
         return RelationSet(
             tenant=identity.tenant,
             snapshot_id=manifest.snapshot_id,
@@ -305,8 +301,15 @@ class Reads:
             )
             + tuple(past),
             directories=self._directories(identity.tenant),
-            tables=described,
+            tables=self._system_tables(sql, manifest),
         )
+
+    def _system_tables(self, sql: str, manifest: Manifest) -> tuple[TableRelation, ...]:
+        """The system tables with their rows when the query names one; else their columns alone."""
+        if not self._engine.system_tables_read(sql):
+            return system_tables.EMPTY
+        self._manifests.load_files(manifest, list(manifest.tables.values()))
+        return system_tables.build(self._catalog, self._bus, manifest)
 
     def _directories(self, tenant: str) -> tuple[Path, ...]:
         in_store = self._store.local_path(keys.tenant_prefix(tenant) + "any")

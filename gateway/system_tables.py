@@ -76,6 +76,18 @@ def _relation(name: str, schema: pa.Schema, rows: list[tuple[object, ...]]) -> T
     return TableRelation(SYSTEM_SCHEMA, name, pa.Table.from_arrays(arrays, schema=schema))
 
 
+EMPTY: Final = tuple(
+    TableRelation(SYSTEM_SCHEMA, name, schema.empty_table())
+    for name, schema in (
+        ("receipts", _RECEIPTS),
+        ("snapshots", _SNAPSHOTS),
+        ("tables", _TABLES),
+        ("data_files", _DATA_FILES),
+    )
+)
+"""The system tables without rows, for listings."""
+
+
 def _receipts(bus: IngestBus, manifest: Manifest) -> list[tuple[object, ...]]:
     names = {table.table_id: table.name for table in manifest.tables.values()}
     return [

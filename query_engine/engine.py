@@ -84,7 +84,17 @@ class QueryEngine:
         counts. Needs no relations. Raises as `classify` does.
         """
         names = self._gate.classify(sql).names
-        return None if names is None or names.lists_catalog else names.tables
+        return None if names is None or names.lists_catalog else names.tables | names.described
+
+    def tables_scanned(self, sql: str) -> frozenset[str]:
+        """Those of `tables_read` whose rows are read: only these need their files."""
+        names = self._gate.classify(sql).names
+        return frozenset() if names is None else names.tables
+
+    def system_tables_read(self, sql: str) -> frozenset[str]:
+        """The tables of `duckmesh_system` that a query names, in lower case."""
+        names = self._gate.classify(sql).names
+        return frozenset() if names is None else frozenset(name for _, name in names.system_tables)
 
     def table_versions(self, sql: str) -> tuple[TableVersion, ...]:
         """The tables that a query reads AT a version, in the order of its text; needs no relations.
@@ -185,7 +195,7 @@ def _needs(names: Names, relations: RelationSet) -> Needs:
     """
     by_name = relations.by_name
     found, absent = [], []
-    for name in sorted(names.tables):
+    for name in sorted(names.tables | names.described):
         folded = name.lower()
         if folded in by_name:
             found.append(by_name[folded])
@@ -200,9 +210,18 @@ def _needs(names: Names, relations: RelationSet) -> Needs:
         if table is None:
             raise table_missing(f"{schema}.{folded}", None)
         tables.append(table)
+    if _only_lists(names, relations):
+        return Needs((), (), (), (), relations, listing=True)
     if names.lists_catalog:
         return Needs(relations.relations, relations.tables, tuple(tables), tuple(absent), relations)
     return Needs(tuple(found), tuple(tables), tuple(tables), tuple(absent), None)
+
+
+def _only_lists(names: Names, relations: RelationSet) -> bool:
+    """Whether it asks for tables and their columns, and for no rows of any."""
+    if names.system_tables or not (names.lists_catalog or names.described):
+        return False
+    return relations.by_name.keys().isdisjoint(name.lower() for name in names.tables)
 
 
 def _question(sql: str, names: Names, relations: RelationSet, needs: Needs) -> Question:

@@ -42,6 +42,9 @@ CREATE TABLE duckmesh.{schema}.{table} ({columns})
 -- name: create_table_view
 CREATE VIEW duckmesh.{schema}.{view} AS SELECT * FROM temp.main.{source}
 
+-- name: create_empty_view
+CREATE VIEW duckmesh.{schema}.{table} AS SELECT {columns}
+
 -- name: parameter_types
 SELECT json_serialize_plan(?)
 

@@ -1,10 +1,11 @@
 """The instances of an engine: at most so many, the least recently used goes first."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from query_engine.instance import Instance, InstanceSettings
+from query_engine.listing import ListingInstance, listing_shape
 from query_engine.question import Needs, Question
 
 
@@ -71,23 +72,23 @@ class InstancePool:
             yield
 
     def _find(self, question: Question, needs: Needs) -> Instance | None:
-        directories = frozenset(question.directories)
+        fits = _fitting(question, needs)
         with self._lock:
             for at in range(len(self._instances) - 1, -1, -1):
                 tenant, instance = self._instances[at]
-                if (
-                    tenant == question.tenant
-                    and directories <= instance.directories
-                    and instance.fits(needs.relations, needs.whole)
-                    and instance.fits_tables(needs.tables)
-                ):
+                if tenant == question.tenant and fits(instance):
                     self._instances.append(self._instances.pop(at))
                     instance.users += 1
                     return instance
         return None
 
     def _open(self, question: Question) -> Instance:
-        instance = Instance(question.directories, self._settings)
+        needs = question.needs
+        instance = (
+            ListingInstance(needs.whole, self._settings)
+            if needs.listing and needs.whole is not None
+            else Instance(question.directories, self._settings)
+        )
         instance.users = 1
         with self._lock:
             self._instances.append((question.tenant, instance))
@@ -106,3 +107,17 @@ class InstancePool:
     def _retire(self, instance: Instance) -> None:
         instance.retired = True
         self._instances = [each for each in self._instances if each[1] is not instance]
+
+
+def _fitting(question: Question, needs: Needs) -> Callable[[Instance], bool]:
+    """The test of instances for one question."""
+    if needs.listing and needs.whole is not None:
+        shape = listing_shape(needs.whole)
+        return lambda instance: isinstance(instance, ListingInstance) and instance.shape == shape
+    directories = frozenset(question.directories)
+    return lambda instance: (
+        not isinstance(instance, ListingInstance)
+        and directories <= instance.directories
+        and instance.fits(needs.relations, needs.whole)
+        and instance.fits_tables(needs.tables)
+    )

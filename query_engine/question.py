@@ -29,6 +29,8 @@ class Needs:
     """Names that the query mentions and the snapshot does not have (names of CTEs)."""
     whole: RelationSet | None
     """Set when the query lists the catalog, so that it must hold exactly these tables."""
+    listing: bool = False
+    """Set when it lists or describes tables and reads no rows of any: `whole` is set as well."""
 
 
 @dataclass(frozen=True, slots=True)

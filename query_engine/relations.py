@@ -27,12 +27,13 @@ class Relation:
 
     `schema` carries a `PARQUET:field_id` in the metadata of each field: files are read by field
     id, so that a file older than a rename, an added column or a widened type still answers.
-    Nested fields are matched by name. `files` may be empty.
+    Nested fields are matched by name. `files` may be empty. `primary_key` is for listings only.
     """
 
     name: str
     schema: pa.Schema
     files: tuple[Path, ...]
+    primary_key: tuple[str, ...] = ()
 
     @cached_property
     def file_texts(self) -> tuple[str, ...]:

@@ -34,11 +34,13 @@ class Names:
     """Everything a query names, with names as written.
 
     `tables` are the tenant's own; a name that is also a CTE's stays in it, for the CTE may read
-    the table of its name. `versioned` are the places that read a table as it was, in their order.
-    `refusal` is why the query may not run, if it may not.
+    the table of its name. `described` are tables that only DESCRIBE or SHOW names.
+    `versioned` are the places that read a table as it was, in their order. `refusal` is why the
+    query may not run, if it may not.
     """
 
     tables: frozenset[str]
+    described: frozenset[str]
     ctes: frozenset[str]
     system_tables: frozenset[tuple[str, str]]
     functions: frozenset[str]
@@ -57,15 +59,21 @@ class Names:
 def walk(tree: Any) -> Names:
     """The names in a tree. Never recurses: depth is the client's to choose."""
     found = _Findings()
-    stack = [tree]
+    stack: list[tuple[Any, bool]] = [(tree, False)]
     while stack:
-        node = stack.pop()
+        node, described = stack.pop()
         if isinstance(node, list):
-            stack.extend(node)
+            stack.extend((each, described) for each in node)
         elif isinstance(node, dict):
-            found.look(node)
-            stack.extend(_children(node))
+            described = described or _only_describes(node)
+            found.look(node, described=described)
+            stack.extend((each, described) for each in _children(node))
     return found.names()
+
+
+def _only_describes(node: dict[str, Any]) -> bool:
+    """Whether what lies below is bound and never run."""
+    return node.get("type") == "SHOW_REF" and node.get("show_type") in ("DESCRIBE", "SHOW")
 
 
 def _children(node: dict[str, Any]) -> Iterator[Any]:
@@ -80,6 +88,7 @@ def _children(node: dict[str, Any]) -> Iterator[Any]:
 class _Findings:
     def __init__(self) -> None:
         self._tables: set[str] = set()
+        self._described: set[str] = set()
         self._ctes: set[str] = set()
         self._system: set[tuple[str, str]] = set()
         self._functions: set[str] = set()
@@ -91,6 +100,7 @@ class _Findings:
     def names(self) -> Names:
         return Names(
             frozenset(self._tables),
+            frozenset(self._described),
             frozenset(self._ctes),
             frozenset(self._system),
             frozenset(self._functions),
@@ -100,7 +110,7 @@ class _Findings:
             self._refusal,
         )
 
-    def look(self, node: dict[str, Any]) -> None:
+    def look(self, node: dict[str, Any], *, described: bool) -> None:
         kind = node.get("type")
         if "cte_map" in node:
             self._ctes.update(entry["key"].lower() for entry in node["cte_map"].get("map", ()))
@@ -113,7 +123,7 @@ class _Findings:
         elif kind in _UNKNOWN_TABLE_REFS:
             self._refuse(_unknown_source())
         elif kind == "BASE_TABLE":
-            self._base_table(node)
+            self._base_table(node, described=described)
         elif kind == "TABLE_FUNCTION":
             self._table_function(node)
         elif kind == "SHOW_REF":
@@ -152,25 +162,35 @@ class _Findings:
             )
 
     def _show(self, node: dict[str, Any]) -> None:
-        if node.get("show_type") not in ("DESCRIBE", "SUMMARY"):
-            self._lists_catalog = True
-            if str(node.get("table_name", "")).strip('"').lower() not in SHOWN:
+        if node.get("query"):
+            return
+        name = str(node.get("table_name", ""))
+        match node.get("show_type"):
+            case "SHOW" if name:
+                # SHOW of a name that is no table would tell the setting of that name: so it is
+                # looked for among the tables, like any other.
+                self._described.add(name)
+            case "SHOW_FROM":
+                self._lists_catalog = True
+            case "SHOW_SPECIAL" if name.strip('"').lower() in SHOWN:
+                self._lists_catalog = True
+            case "SHOW_SPECIAL":
                 self._refuse(
                     Invalid(
                         ErrorCode.SQL_NOT_ALLOWED,
-                        "SHOW lists tables, schemas or databases; write DESCRIBE for one table",
+                        "SHOW lists tables, schemas or databases, or describes one table",
                     )
                 )
-        elif not node.get("query"):
-            self._refuse(_unknown_source())
+            case _:
+                self._refuse(_unknown_source())
 
-    def _base_table(self, node: dict[str, Any]) -> None:
+    def _base_table(self, node: dict[str, Any], *, described: bool) -> None:
         catalog = str(node.get("catalog_name") or "").lower()
         schema = str(node.get("schema_name") or "").lower()
         name = str(node.get("table_name") or "")
         if node.get("at_clause"):
             self._versioned_table(catalog, schema, node)
-        elif not self._named(catalog, schema, name):
+        elif not self._named(catalog, schema, name, described=described):
             dotted = ".".join(part for part in (catalog, schema, name) if part)
             self._refuse(_no_such_place(dotted))
 
@@ -188,7 +208,7 @@ class _Findings:
         except DuckMeshError as refusal:
             self._refuse(refusal)
 
-    def _named(self, catalog: str, schema: str, name: str) -> bool:
+    def _named(self, catalog: str, schema: str, name: str, *, described: bool) -> bool:
         """Take note of a table; False when it lies where no query may look."""
         folded = name.lower()
         if folded in FORBIDDEN_VIEWS:
@@ -203,7 +223,7 @@ class _Findings:
             return True
         if schema not in ("", MAIN_SCHEMA, CATALOG):
             return False
-        self._tables.add(name)
+        (self._described if described else self._tables).add(name)
         self._lists_catalog = self._lists_catalog or is_catalog_view(folded)
         return True
 
