@@ -110,6 +110,24 @@ def close_session_result() -> bytes:
     return bytes(messages.session("CloseSessionResult")(status=1).SerializeToString())
 
 
+# ---- Tickets
+
+
+def read_cancel(body: bytes) -> bytes:
+    """The FlightInfo that a CancelFlightInfo request names, serialized. Raises Invalid."""
+    return bytes(_parsed("CancelFlightInfoRequest", body).info)
+
+
+def cancel_result(status: int) -> bytes:
+    """The answer to CancelFlightInfo."""
+    return bytes(messages.session("CancelFlightInfoResult")(status=status).SerializeToString())
+
+
+def read_renew(body: bytes) -> bytes:
+    """The FlightEndpoint that a RenewFlightEndpoint request names, serialized. Raises Invalid."""
+    return bytes(_parsed("RenewFlightEndpointRequest", body).endpoint)
+
+
 def _parsed(name: str, body: bytes) -> Any:
     message = messages.session(name)()
     try:

@@ -15,7 +15,7 @@ from pyarrow import flight
 
 from duckmesh.errors import ErrorCode, Invalid, NotSupported
 from duckmesh.tokens import BEFORE_ALL, VisibilityToken
-from flight_server import answers, discovery
+from flight_server import answers, discovery, ticket_actions
 from flight_server.authenticate import (
     MIDDLEWARE,
     AcceptHandshake,
@@ -26,7 +26,6 @@ from flight_server.authenticate import (
 from flight_server.boundary import boundary, install_traceback_filter
 from flight_server.calls import CallsInFlight
 from flight_server.commands import (
-    SQL_ACTIONS,
     ClosePreparedStatement,
     Command,
     CreatePreparedStatement,
@@ -39,17 +38,28 @@ from flight_server.commands import (
     parse_action,
     parse_command,
 )
+from flight_server.fetches import Fetches
 from flight_server.ingest import IngestDesk
 from flight_server.session_options import answer_session_action
 from flight_server.sessions import Sessions
 from flight_server.statements import StatementDesk, outcome_rows, with_snapshot
+from flight_server.ticket_actions import TicketDesk
 from flight_server.tickets import Seal, SealedStatement
 from gateway.credentials import Authenticator
 from gateway.open_answers import Answer
 from gateway.reads import Reads
 from gateway.writes import Writes
 
-_SESSION_ACTIONS: Final = ("SetSessionOptions", "GetSessionOptions", "CloseSession")
+_ACTIONS: Final = {
+    "CreatePreparedStatement": "Prepare a statement: its handle, its rows' schema, its parameters.",
+    "ClosePreparedStatement": "Forget a prepared statement's handle. Nothing is held for it.",
+    "SetSessionOptions": "Set options of the session; each one that is refused is named.",
+    "GetSessionOptions": "The session's options, last_visibility_token among them.",
+    "CloseSession": "End the session. Nothing is held for it.",
+    ticket_actions.CANCEL: "Stop the running fetches of a FlightInfo's tickets in this process.",
+    ticket_actions.RENEW: "A fresh ticket for the same question and snapshot.",
+}
+"""What ListActions lists. Transactions are refused, and so not listed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +105,9 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         self._reads = reads
         self._sessions = Sessions(seal, lifetime=options.session_lifetime)
         self._calls = CallsInFlight(options.calls_max)
-        self._statements = StatementDesk(reads, seal, ticket_lifetime=options.ticket_lifetime)
+        self._fetches = Fetches()
+        self._tickets = TicketDesk(seal, self._fetches, lifetime=options.ticket_lifetime)
+        self._statements = StatementDesk(reads, seal, self._tickets)
         self._ingest = IngestDesk(
             writes,
             reads,
@@ -170,6 +182,7 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
             statement = self._statements.open_ticket(call, command.statement_handle)
             if statement.outcome is not None:
                 return flight.RecordBatchStream(outcome_rows(statement.outcome))
+            call.place.on_leave(self._fetches.begin(statement.ticket_id, call.stop))
             answer = self._statements.run(call, statement)
             # Also when the caller goes before the first row is pulled, and `_rows` never begins.
             call.place.on_leave(answer.close)
@@ -201,6 +214,10 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
             session_answer = answer_session_action(action.type, body, call.session)
             if session_answer is not None:
                 return [flight.Result(pa.py_buffer(session_answer))]
+            if action.type == ticket_actions.CANCEL:
+                return [flight.Result(pa.py_buffer(self._tickets.cancel(call, body)))]
+            if action.type == ticket_actions.RENEW:
+                return [flight.Result(pa.py_buffer(self._tickets.renew(call, body)))]
             match parse_action(action.type, body):
                 case CreatePreparedStatement() as command:
                     call.place.work()
@@ -215,10 +232,7 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
 
     def list_actions(self, context: flight.ServerCallContext) -> list[tuple[str, str]]:
         with _guarded("list_actions", context, call_of(context)):
-            return [
-                (name, f"the {name} action of Flight SQL")
-                for name in (*sorted(SQL_ACTIONS), *_SESSION_ACTIONS)
-            ]
+            return list(_ACTIONS.items())
 
     def list_flights(
         self,

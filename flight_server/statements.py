@@ -5,6 +5,7 @@ serving process answers the next one, and closing a statement has nothing to do.
 is no query runs in the call that carries it, GetFlightInfo or DoPut, and never in DoGet.
 """
 
+import secrets
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final
@@ -21,6 +22,7 @@ from flight_server.authenticate import Call
 from flight_server.commands import CreatePreparedStatement, StatementQuery, StatementUpdate
 from flight_server.headers import CallOptions, Consistency
 from flight_server.sessions import Session
+from flight_server.ticket_actions import TicketDesk
 from flight_server.tickets import Outcome, Purpose, Seal, SealedStatement
 from gateway.open_answers import Answer
 from gateway.reads import Executed, ReadPoint, Reads
@@ -68,10 +70,10 @@ OUTCOME_SCHEMA: Final = pa.schema([("Count", pa.int64()), ("visibility_token", p
 class StatementDesk:
     """Everything a client does with SQL text. Stateless and safe for threads."""
 
-    def __init__(self, reads: Reads, seal: Seal, *, ticket_lifetime: timedelta) -> None:
+    def __init__(self, reads: Reads, seal: Seal, tickets: TicketDesk) -> None:
         self._reads = reads
         self._seal = seal
-        self._lifetime = ticket_lifetime
+        self._tickets = tickets
 
     # ---- Preparing
 
@@ -137,7 +139,7 @@ class StatementDesk:
         if statement.parameters is not None:
             # The values' types decide those of the rows (`SELECT ?`): the stream alone says them.
             schema = None
-        return _flight_info(descriptor, schema, self._ticket(asked), records=-1), None
+        return _flight_info(descriptor, schema, self._endpoint(asked), records=-1), None
 
     def schema(self, call: Call, statement: SealedStatement) -> pa.Schema:
         """The schema of a statement's rows; no columns when it yields none."""
@@ -188,9 +190,9 @@ class StatementDesk:
     ) -> tuple[flight.FlightInfo, VisibilityToken | None]:
         done = self.update(call, statement.sql)
         outcome = Outcome(done.row_count, done.visibility_token)
-        ticket = self._ticket(replace(statement, outcome=outcome, parameters=None))
+        endpoint = self._endpoint(replace(statement, outcome=outcome, parameters=None))
         records = answers.UNKNOWN_COUNT if done.row_count is None else done.row_count
-        info = _flight_info(descriptor, OUTCOME_SCHEMA, ticket, records=records)
+        info = _flight_info(descriptor, OUTCOME_SCHEMA, endpoint, records=records)
         return info, done.visibility_token
 
     def _pin(self, call: Call, sql: str) -> Snapshot:
@@ -213,10 +215,8 @@ class StatementDesk:
         statement = self._statement(call, sql, parameters)
         return statement.sealed_by(self._seal, Purpose.PREPARED, lifetime=HANDLE_LIFETIME)
 
-    def _ticket(self, statement: SealedStatement) -> bytes:
-        issued = replace(statement, issued_at=self._seal.now)
-        sealed = issued.sealed_by(self._seal, Purpose.TICKET, lifetime=self._lifetime)
-        return answers.statement_ticket(sealed)
+    def _endpoint(self, statement: SealedStatement) -> flight.FlightEndpoint:
+        return self._tickets.endpoint(replace(statement, ticket_id=secrets.token_bytes(12)))
 
 
 def outcome_rows(outcome: Outcome) -> pa.Table:
@@ -225,10 +225,13 @@ def outcome_rows(outcome: Outcome) -> pa.Table:
 
 
 def _flight_info(
-    descriptor: flight.FlightDescriptor, schema: pa.Schema | None, ticket: bytes, *, records: int
+    descriptor: flight.FlightDescriptor,
+    schema: pa.Schema | None,
+    endpoint: flight.FlightEndpoint,
+    *,
+    records: int,
 ) -> flight.FlightInfo:
-    # No location: the client asks whom it asked before, and does not open another connection.
-    return flight.FlightInfo(schema, descriptor, [flight.FlightEndpoint(ticket, [])], records, -1)
+    return flight.FlightInfo(schema, descriptor, [endpoint], records, -1)
 
 
 def _check_bound(statement: SealedStatement, parameters: pa.Schema) -> None:

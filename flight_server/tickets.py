@@ -106,6 +106,8 @@ class SealedStatement:
     issued_at: datetime
     outcome: Outcome | None = None
     """Set when the statement has run: the ticket fetches this, and runs nothing."""
+    ticket_id: bytes = b""
+    """Names a ticket, and those that renew it. Empty in a prepared statement."""
 
     def sealed_by(self, seal: Seal, purpose: Purpose, *, lifetime: timedelta) -> bytes:
         """The bytes that a client carries."""
@@ -119,6 +121,7 @@ class SealedStatement:
             row_limit=self.row_limit,
             timeout_ms=None if self.timeout is None else milliseconds(self.timeout),
             issued_at_ms=int(self.issued_at.timestamp() * 1000),
+            ticket_id=self.ticket_id,
         )
         if self.outcome is not None:
             message.outcome.SetInParent()
@@ -152,6 +155,7 @@ class SealedStatement:
             timeout=None if timeout_ms is None else timedelta(milliseconds=timeout_ms),
             issued_at=datetime.fromtimestamp(message.issued_at_ms / 1000, UTC),
             outcome=_outcome(message.outcome) if message.HasField("outcome") else None,
+            ticket_id=message.ticket_id,
         )
 
 
