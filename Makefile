@@ -45,7 +45,7 @@ lock: ## write the lock files from pyproject.toml (needs uv)
 lock-clients: ## write the locks of the clients in tests/clients (needs uv and npm)
 	for name in tests/clients/locks/*.in; do \
 		uv pip compile --quiet --generate-hashes --no-annotate --no-header --only-binary :all: \
-			--python-version 3.11 $$name -o $${name%.in}.lock || exit 1; \
+			--no-strip-extras --python-version 3.11 $$name -o $${name%.in}.lock || exit 1; \
 	done
 	npm install --prefix tests/clients/javascript --package-lock-only --no-audit --no-fund \
 		--omit-lockfile-registry-resolved=true

@@ -67,5 +67,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         failed = 0 if client.name in reasons else count["failed"] + count["error"]
         write(
             f"{client.name:<24} {versions[client.name]:<12} {count['passed']:>6} {failed:>6} "
-            f"{missing:>7}  {reasons.get(client.name, '')}"
+            f"{missing:>7}  {reasons.get(client.name, '')[:120]}"
         )

@@ -134,16 +134,15 @@ def _need(word: str, what: str) -> None:
 
 
 def _run_first(commands: list[list[str]]) -> None:
-    """Run the first of these commands that succeeds."""
-    failures = []
-    for command in commands:
+    """Run the first of these commands that succeeds; else raise what the last one did."""
+    *others, last = commands
+    for command in others:
         try:
             _run(command)
-        except CannotInstall as failure:
-            failures.append(str(failure))
-        else:
-            return
-    raise CannotInstall("\n".join(failures))
+        except CannotInstall:
+            continue
+        return
+    _run(last)
 
 
 def _run(command: list[str], *, cwd: Path | None = None) -> None:
@@ -161,7 +160,7 @@ def _run(command: list[str], *, cwd: Path | None = None) -> None:
         raise CannotInstall(f"{Path(command[0]).name} took too long to install") from None
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip().splitlines()
-        raise CannotInstall(f"{Path(command[0]).name}: {' / '.join(said[-3:])}")
+        raise CannotInstall(f"{Path(command[0]).name}: {' '.join(said[-2:])[:500]}")
 
 
 @contextmanager

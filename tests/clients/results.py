@@ -95,10 +95,13 @@ CLIENTS: Final = (
     python_client("adbc 1.9", "adbc_old_cases.py", "adbc-1.9"),
     python_client("pandas", "pandas_cases.py"),
     python_client("polars", "polars_cases.py"),
+    python_client("duckdb over adbc", "duckdb_cases.py"),
+    python_client("grafana, replayed", "grafana_cases.py"),
     Client(
         "jdbc", HERE / "jdbc" / "JdbcCases.java", lambda: environments.java_program("JdbcCases")
     ),
     python_client("sqlalchemy, superset", "sqlalchemy_cases.py", "sqlalchemy"),
+    python_client("dbt", "dbt_cases.py", "dbt"),
     python_client("ibis", "ibis_cases.py", "ibis"),
     javascript_client("javascript, lancedb", "lancedb_cases.mjs"),
     javascript_client("javascript, gizmosql", "gizmosql_cases.mjs"),

@@ -126,17 +126,17 @@ def case_queries_as_superset_sends(place: Any) -> None:
     """A chart: the dataset's columns from a query of no rows, then a grouped, limited query."""
     with engine_of(place) as engine, engine.connect() as connection:
         virtual = (
-            "SELECT i % 3 AS kind, i AS value, TIMESTAMP '2026-01-01' + to_hours(i) AS at "
+            "SELECT i % 3 AS kind, i AS value, TIMESTAMP '2026-01-01' + to_hours(i) AS moment "
             "FROM range(100) r(i)"
         )
         cursor = connection.connection.cursor()
         cursor.execute(f"SELECT * FROM ({virtual}) AS virtual_table LIMIT 0")
-        assert [each[0] for each in cursor.description] == ["kind", "value", "at"]
+        assert [each[0] for each in cursor.description] == ["kind", "value", "moment"]
         cursor.close()
         chart = (
-            "SELECT date_trunc('day', at) AS at, kind AS kind, sum(value) AS \"SUM(value)\" "
+            "SELECT date_trunc('day', moment) AS moment, kind AS kind, sum(value) AS \"SUM(value)\" "
             f"FROM ({virtual}) AS virtual_table "
-            "WHERE at >= TIMESTAMP '2026-01-01 00:00:00' AND at < TIMESTAMP '2026-02-01 00:00:00' "
+            "WHERE moment >= TIMESTAMP '2026-01-01' AND moment < TIMESTAMP '2026-02-01' "
             "GROUP BY date_trunc('day', at), kind ORDER BY \"SUM(value)\" DESC LIMIT 1000"
         )
         assert len(connection.execute(sa.text(chart)).all()) == 15

@@ -1,0 +1,2 @@
+{{ config(materialized='view') }}
+select id, km from {{ ref('matrix_trips') }} where kind = 'bike'

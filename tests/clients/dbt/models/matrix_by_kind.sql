@@ -1,0 +1,3 @@
+select kind, count(*) as trips, sum(km) as km
+from {{ ref('matrix_trips') }}
+group by kind
