@@ -63,10 +63,28 @@ def prepared_statement_result(
     if dataset_schema is not None:
         message.dataset_schema = dataset_schema.serialize().to_pybytes()
     if parameter_schema is not None:
-        message.parameter_schema = parameter_schema.serialize().to_pybytes()
+        message.parameter_schema = _bindable(parameter_schema).serialize().to_pybytes()
     if is_update is not None:
         message.is_update = is_update
     return messages.wrap(message)
+
+
+def _bindable(parameters: pa.Schema) -> pa.Schema:
+    """The parameters in types that every driver fills rightly.
+
+    JDBC counts milliseconds whatever unit a time or a timestamp has, so these are announced in
+    milliseconds: a finer unit would take 12:30:00 for 00:00:45. A driver that binds its own types,
+    as ADBC does, is not held to what is announced.
+    """
+    for index, each in enumerate(parameters):
+        if pa.types.is_timestamp(each.type):
+            kind = pa.timestamp("ms", each.type.tz)
+        elif pa.types.is_time(each.type):
+            kind = pa.time32("ms")
+        else:
+            continue
+        parameters = parameters.set(index, each.with_type(kind))
+    return parameters
 
 
 def transaction_result(transaction_id: bytes) -> bytes:

@@ -92,13 +92,13 @@ def case_time_series_with_macros_expanded(place: Any) -> None:
     """$__timeFrom, $__timeTo, $__interval and $__timeGroup, as the data source expands them."""
     name = table_of_points(place)
     got = Grafana(place).query(
-        f"SELECT time_bucket(interval '3600 second', moment) AS time, avg(value) AS value FROM {name} "
-        "WHERE moment >= cast('1970-01-01T00:00:00Z' as timestamp) "
+        "SELECT time_bucket(interval '3600 second', moment) AS time, avg(value) AS value "
+        f"FROM {name} WHERE moment >= cast('1970-01-01T00:00:00Z' as timestamp) "
         "AND moment <= cast('1970-01-02T00:00:00Z' as timestamp) GROUP BY 1 ORDER BY 1"
     )
     assert got.num_rows == 24
     grouped = Grafana(place).query(
-        f"SELECT datepart('hour', moment), datepart('day', moment), count(*) FROM {name} GROUP BY 1, 2"
+        f"SELECT datepart('hour', moment), datepart('day', moment) FROM {name} GROUP BY ALL"
     )
     assert grouped.num_rows == 24
 

@@ -134,9 +134,9 @@ def case_queries_as_superset_sends(place: Any) -> None:
         assert [each[0] for each in cursor.description] == ["kind", "value", "moment"]
         cursor.close()
         chart = (
-            "SELECT date_trunc('day', moment) AS moment, kind AS kind, sum(value) AS \"SUM(value)\" "
+            "SELECT date_trunc('day', moment) AS day, kind AS kind, sum(value) AS \"SUM(value)\" "
             f"FROM ({virtual}) AS virtual_table "
             "WHERE moment >= TIMESTAMP '2026-01-01' AND moment < TIMESTAMP '2026-02-01' "
-            "GROUP BY date_trunc('day', at), kind ORDER BY \"SUM(value)\" DESC LIMIT 1000"
+            "GROUP BY date_trunc('day', moment), kind ORDER BY \"SUM(value)\" DESC LIMIT 1000"
         )
         assert len(connection.execute(sa.text(chart)).all()) == 15
