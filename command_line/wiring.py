@@ -20,6 +20,7 @@ from flight_server.server import DoorOptions, FlightDoor, Tls
 from flight_server.tickets import Seal
 from gateway.limits import IngestLimits
 from gateway.reads import ReadLimits, Reads
+from gateway.sessions import ClientSessions
 from gateway.staging import StagingLimits
 from gateway.tenancy import Tenancy
 from gateway.visibility import Visibility
@@ -123,7 +124,14 @@ def _door(settings: Settings, catalog: Catalog, reads: Reads, writes: Writes) ->
     tenancy = Tenancy(catalog, open_tenant=auth.default_tenant if auth.open_mode else None)
     seal = Seal(_seal_secret(settings, catalog))
     check_port_is_free(settings.flight)
-    return FlightDoor(options, reads=reads, writes=writes, authenticator=tenancy, seal=seal)
+    return FlightDoor(
+        options,
+        reads=reads,
+        writes=writes,
+        sessions=ClientSessions(catalog),
+        authenticator=tenancy,
+        seal=seal,
+    )
 
 
 def _seal_secret(settings: Settings, catalog: Catalog) -> bytes:

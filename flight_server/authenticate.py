@@ -1,10 +1,12 @@
 """Who calls, decided once per call in one thin middleware.
 
 Basic (the password is the API key) and Bearer (an API key, or a session token of ours) lead to an
-Identity. The answer to a call that came with anything but a session carries a session token in
-its `authorization` header: ADBC keeps it and is in a session from then on with no option set.
+Identity. The answer to a call that came with anything but a session carries a session token, in
+its `authorization` header and in a cookie: ADBC keeps the one, JDBC and ODBC the other, and each is
+in a session from then on with no option set.
 """
 
+from dataclasses import replace
 from typing import Any, Final
 
 import structlog
@@ -15,9 +17,10 @@ from duckmesh.tokens import VisibilityToken
 from flight_server.boundary import flight_exception
 from flight_server.calls import CallsInFlight, Place
 from flight_server.headers import CallOptions, RawHeaders, read_options, trace_id_of
-from flight_server.sessions import TOKEN_PREFIX, Session, Sessions
+from flight_server.sessions import TOKEN_PREFIX, Session, Sessions, token_headers
 from gateway.credentials import Authenticator, Bearer, identify, parse_authorization
 from gateway.identity import Identity
+from ingest_bus.envelope import WritingSession
 from query_engine.engine import Interruption
 
 MIDDLEWARE: Final = "duckmesh"
@@ -39,23 +42,64 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
         trace_id: str,
         *,
         place: Place,
-        carried_token: VisibilityToken,
-        new_token: str | None,
+        sessions: Sessions,
+        is_new: bool,
+        tells_at_once: bool = True,
     ) -> None:
         super().__init__()
-        self.carried_token = carried_token
-        """The last token that the client knows its session by."""
         self.place = place
         self.stop = Interruption()
         """Pressed when the caller goes: whatever the call waits for or runs takes it along."""
         self.session = session
+        """The session as the client's token has it; `recalled` knows more."""
         self.trace_id = trace_id
         self._headers = headers
-        self._new_token = new_token
+        self._sessions = sessions
+        self._is_new = is_new
+        self._recalled: Session | None = None
+        self._told_token: str | None = None
+        if is_new and tells_at_once:
+            self._told_token = sessions.token_of(session)
 
     @property
     def identity(self) -> Identity:
         return self.session.identity
+
+    @property
+    def writing(self) -> WritingSession | None:
+        """The session that a write of this call is part of.
+
+        None for a client that shows none and is told of none before the write: nobody can be in a
+        session that he does not know, so such a write has no record to move.
+        """
+        return None if self._is_new and self._told_token is None else self.session.writing
+
+    @property
+    def in_session(self) -> bool:
+        """Whether the client showed a session: its state can outlast this call."""
+        return not self._is_new
+
+    def recalled(self) -> Session:
+        """The session with what its record knows: one look-up a call, none for a new session.
+
+        Raises Unavailable: call it inside the boundary.
+        """
+        if self._recalled is None:
+            self._recalled = self.session if self._is_new else self._sessions.recalled(self.session)
+        return self._recalled
+
+    def headers_after(self, token: VisibilityToken | None) -> dict[str, str]:
+        """The headers that tell the client of its session when it knows less, or grows old."""
+        session = self._recalled or self.session
+        if token is not None:
+            session = session.having_written(token)
+        if self._is_new and self._told_token is None:
+            return token_headers(self._sessions.token_of(session))
+        if self._sessions.due_for_renewal(self.session):
+            return token_headers(self._sessions.renewed(session))
+        if session.last_token > self.session.last_token:
+            return token_headers(self._sessions.token_of(session))
+        return {}
 
     def options(self) -> CallOptions:
         """The call's options. Raises Invalid: call it inside the boundary."""
@@ -65,7 +109,7 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
         # pyarrow asks before the RPC runs, and a second time after GetFlightInfo: the answer is
         # the same each time. A token that a write moved, or that grows old, is sent by the RPC
         # itself; of two such headers ADBC keeps the first, so a session sends none here.
-        return {} if self._new_token is None else {"authorization": f"Bearer {self._new_token}"}
+        return {} if self._told_token is None else token_headers(self._told_token)
 
     def call_completed(self, exception: Exception | None) -> None:  # noqa: ARG002 - pyarrow's
         self.place.leave()
@@ -87,7 +131,7 @@ class Authentication(flight.ServerMiddlewareFactory):  # type: ignore[misc]
         place: Place | None = None
         try:
             place = self._calls.enter(finishes=info.method in _FINISHING)
-            return self._admit(headers, trace_id, place)
+            return self._admit(info.method, headers, trace_id, place)
         except DuckMeshError as error:
             _give_back(place)
             _log.info(
@@ -99,30 +143,55 @@ class Authentication(flight.ServerMiddlewareFactory):  # type: ignore[misc]
             _log.exception("call_failed", rpc=str(info.method), trace_id=trace_id)
             raise flight_exception(Internal(), trace_id) from None
 
-    def _admit(self, headers: RawHeaders, trace_id: str, place: Place) -> Call:
-        credential = parse_authorization([str(v) for v in headers.get("authorization", ())])
-        if isinstance(credential, Bearer) and credential.token.startswith(TOKEN_PREFIX):
-            session = self._sessions.open(credential.token)
-            self._authenticator.check_live(session.identity)
-            current = self._sessions.last_writes.brought_up(session)
-            return Call(
-                current,
-                headers,
-                trace_id,
-                place=place,
-                carried_token=session.last_token,
-                new_token=None,
-            )
-        session = self._sessions.begin(identify(self._authenticator, credential))
-        token = self._sessions.token_of(session)
+    def _admit(self, method: Any, headers: RawHeaders, trace_id: str, place: Place) -> Call:
+        session = self._shown(headers)
+        is_new = session is None
+        if session is None:
+            credential = parse_authorization(_texts(headers, "authorization"))
+            session = self._sessions.begin(identify(self._authenticator, credential))
         return Call(
             session,
             headers,
             trace_id,
             place=place,
-            carried_token=session.last_token,
-            new_token=token,
+            sessions=self._sessions,
+            is_new=is_new,
+            # A write tells its token in the same header: it waits for that.
+            tells_at_once=method != flight.FlightMethod.DO_PUT,
         )
+
+    def _shown(self, headers: RawHeaders) -> Session | None:
+        """The live session that a call shows, by its bearer token, its cookie or both."""
+        credential = parse_authorization(_texts(headers, "authorization"))
+        cookie = self._sessions.of_cookies(_texts(headers, "cookie"))
+        if isinstance(credential, Bearer) and credential.token.startswith(TOKEN_PREFIX):
+            session = self._sessions.open(credential.token)
+            if cookie is not None and _is_same_caller(cookie.identity, session.identity):
+                session = session.having_written(cookie.last_token)
+        elif cookie is None:
+            return None
+        elif credential is not None:
+            # The credential says who calls; the cookie, in which session, if it is his.
+            identity = identify(self._authenticator, credential)
+            if not _is_same_caller(cookie.identity, identity):
+                return None
+            session = replace(cookie, identity=identity)
+        else:
+            session = cookie
+        self._authenticator.check_live(session.identity)
+        return session
+
+
+def _texts(headers: RawHeaders, name: str) -> list[str]:
+    return [str(value) for value in headers.get(name, ())]
+
+
+def _is_same_caller(one: Identity, other: Identity) -> bool:
+    return (one.tenant_id, one.principal, one.key_id) == (
+        other.tenant_id,
+        other.principal,
+        other.key_id,
+    )
 
 
 def _give_back(place: Place | None) -> None:

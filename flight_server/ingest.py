@@ -75,6 +75,7 @@ class IngestDesk:
             mode=_mode_of(command),
             idempotency_key=options.idempotency_key or _key_of_schema(schema),
             trace_id=call.trace_id,
+            session=call.writing,
         )
         try:
             _take_all(write, context, reader)
@@ -120,6 +121,7 @@ class IngestDesk:
                     batch,
                     idempotency_key=key,
                     trace_id=call.trace_id,
+                    session=call.writing,
                     at_once=number == 0,
                 )
                 give = receipts.answer_first if number == 0 else receipts.put

@@ -48,6 +48,7 @@ from flight_server.tickets import Seal, SealedStatement
 from gateway.credentials import Authenticator
 from gateway.open_answers import Answer
 from gateway.reads import Reads
+from gateway.sessions import ClientSessions
 from gateway.writes import Writes
 
 _ACTIONS: Final = {
@@ -98,12 +99,13 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         *,
         reads: Reads,
         writes: Writes,
+        sessions: ClientSessions,
         authenticator: Authenticator,
         seal: Seal,
     ) -> None:
         install_traceback_filter()
         self._reads = reads
-        self._sessions = Sessions(seal, lifetime=options.session_lifetime)
+        known = Sessions(seal, sessions, lifetime=options.session_lifetime)
         self._calls = CallsInFlight(options.calls_max)
         self._fetches = Fetches()
         self._tickets = TicketDesk(seal, self._fetches, lifetime=options.ticket_lifetime)
@@ -117,7 +119,7 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         super().__init__(
             options.location,
             auth_handler=AcceptHandshake(),
-            middleware={MIDDLEWARE: Authentication(authenticator, self._sessions, self._calls)},
+            middleware={MIDDLEWARE: Authentication(authenticator, known, self._calls)},
             **_tls_arguments(options.tls),
         )
 
@@ -211,7 +213,7 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         call = call_of(context)
         with _watched("do_action", context, call):
             body = action.body.to_pybytes()
-            session_answer = answer_session_action(action.type, body, call.session)
+            session_answer = answer_session_action(action.type, body, call)
             if session_answer is not None:
                 return [flight.Result(pa.py_buffer(session_answer))]
             if action.type == ticket_actions.CANCEL:
@@ -286,12 +288,8 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
 
         It goes out with the first bytes of the answer: call this before them, and once.
         """
-        session = call.session
-        if token is not None:
-            session = session.having_written(token)
-            self._sessions.last_writes.note(session)
-        if session.last_token > call.carried_token or self._sessions.due_for_renewal(session):
-            context.add_header("authorization", f"Bearer {self._sessions.token_of(session)}")
+        for name, value in call.headers_after(token).items():
+            context.add_header(name, value)
 
 
 def _guarded(

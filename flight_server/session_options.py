@@ -1,7 +1,7 @@
 """The session's options as Flight's session actions show them.
 
-A session is its token, so what is read back is what the caller's own token says. That is how a
-plain ADBC client reads the token of its last write.
+What is read back is what the session's record says. That is how a plain ADBC client reads the token
+of its last write.
 """
 
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from typing import Final
 
 from flight_server import answers
 from flight_server.answers import OptionError, OptionValue
+from flight_server.authenticate import Call
 from flight_server.metadata import CATALOG, DB_SCHEMA
 from flight_server.sessions import Session
 
@@ -21,7 +22,7 @@ def options_of(session: Session) -> dict[str, OptionValue]:
     return {
         **_FIXED,
         "tenant": session.identity.tenant,
-        "session_id": session.session_id,
+        "session_id": session.session_id.hex,
         LAST_TOKEN: int(session.last_token),
     }
 
@@ -43,14 +44,14 @@ def refused_options(wanted: Mapping[str, OptionValue]) -> dict[str, OptionError]
     return refused
 
 
-def answer_session_action(action: str, body: bytes, session: Session) -> bytes | None:
+def answer_session_action(action: str, body: bytes, call: Call) -> bytes | None:
     """The answer to a session action of Flight; None when the action is none of them.
 
     Raises Invalid for a body that does not parse.
     """
     match action:
         case "GetSessionOptions":
-            return answers.get_options_result(options_of(session))
+            return answers.get_options_result(options_of(call.recalled()))
         case "SetSessionOptions":
             return answers.set_options_result(refused_options(answers.read_set_options(body)))
         case "CloseSession":

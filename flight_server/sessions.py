@@ -1,86 +1,94 @@
-"""Sessions without a store: a signed bearer token that says who, which session, and its last write.
+"""Sessions: a signed token that says who and which session, and the record that knows the rest.
 
-Clients that keep the `authorization` response header (ADBC) or a cookie send it back by
-themselves. The token carries the session's last visibility token, so that any serving process
-reads the session's own writes. It replaces the credential: its holder is the identity it names.
+Clients that keep the `authorization` response header (ADBC) or a cookie (JDBC, ODBC) send the token
+back by themselves. It replaces the credential: its holder is the identity it names. It says the
+session's last visibility token as well, but a client may lose the header that says so; the record
+in the catalog is moved with the write itself, and any serving process asks it.
 """
 
 import base64
 import binascii
-import threading
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Final, Self
-from uuid import uuid4
+from http.cookies import CookieError, SimpleCookie
+from typing import Any, Final, Protocol, Self
+from uuid import UUID
 
+from catalog.sessions import SessionRecord
 from duckmesh.errors import Denied, ErrorCode, Invalid
-from duckmesh.identifiers import KeyId, TenantId
+from duckmesh.identifiers import KeyId, SessionId, TenantId, TransactionId, new_session_id
 from duckmesh.tokens import BEFORE_ALL, VisibilityToken
 from flight_server import messages
 from flight_server.tickets import Purpose, Seal
 from gateway.identity import Identity, Role
+from ingest_bus.envelope import WritingSession
 
 TOKEN_PREFIX: Final = "dms1."  # noqa: S105 - names the kind of token, not a secret
 """What tells a session token from an API key in a Bearer credential."""
 
+COOKIE: Final = "arrow_flight_session_id"
+"""The name that Arrow's own servers give their session cookie."""
+
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One client's conversation, as its token carries it."""
+    """One client's conversation: what its token carries, and what its record adds."""
 
     identity: Identity
-    session_id: str
+    session_id: SessionId
     last_token: VisibilityToken
     issued_at: datetime
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    transaction_id: TransactionId | None = None
+
+    @property
+    def writing(self) -> WritingSession:
+        """The session as the bus knows it."""
+        return WritingSession(self.session_id, self.identity.principal)
 
     def having_written(self, token: VisibilityToken) -> Self:
         """This session after a write: its last token never moves back."""
         return self if token <= self.last_token else replace(self, last_token=token)
 
 
-class LastWrites:
-    """What each session wrote last through this process. Bounded; thread-safe.
+class Records(Protocol):
+    """What is asked of gateway.sessions.ClientSessions."""
 
-    The token in the bearer is not enough. Arrow's Go client, and ADBC with it, sometimes drops the
-    headers of a streaming call that has ended (its watcher of the call's context may come first),
-    and with them the token that tells of an ingest. A client's connection stays at one process,
-    which remembers here; the next unary answer tells the client again.
-    """
+    def find(self, identity: Identity, session_id: SessionId) -> SessionRecord | None: ...
 
-    def __init__(self, limit: int = 100_000) -> None:
-        self._limit = limit
-        self._lock = threading.Lock()
-        self._tokens: OrderedDict[str, VisibilityToken] = OrderedDict()
-
-    def note(self, session: Session) -> None:
-        """Remember the session's last token, unless a later one is known."""
-        with self._lock:
-            known = self._tokens.pop(session.session_id, BEFORE_ALL)
-            self._tokens[session.session_id] = max(known, session.last_token)
-            if len(self._tokens) > self._limit:
-                self._tokens.popitem(last=False)
-
-    def brought_up(self, session: Session) -> Session:
-        """The session with the last write that is known of it."""
-        with self._lock:
-            known = self._tokens.get(session.session_id, BEFORE_ALL)
-        return session.having_written(known)
+    def keep_alive(self, session_id: SessionId) -> None: ...
 
 
 class Sessions:
-    """Issues session tokens and opens them. Safe for threads."""
+    """Issues session tokens, opens them, and asks the records. Safe for threads."""
 
-    def __init__(self, seal: Seal, *, lifetime: timedelta = timedelta(hours=12)) -> None:
+    def __init__(
+        self, seal: Seal, records: Records, *, lifetime: timedelta = timedelta(hours=12)
+    ) -> None:
         self._seal = seal
+        self._records = records
         self._lifetime = lifetime
-        self.last_writes = LastWrites()
 
     def begin(self, identity: Identity) -> Session:
         """A new session of `identity` that has written nothing."""
-        return Session(identity, uuid4().hex, BEFORE_ALL, self._seal.now)
+        return Session(identity, new_session_id(), BEFORE_ALL, self._seal.now)
+
+    def recalled(self, session: Session) -> Session:
+        """The session with what its record knows: one look-up in the catalog."""
+        record = self._records.find(session.identity, session.session_id)
+        if record is None:
+            return session
+        return replace(
+            session.having_written(record.last_token),
+            options=record.options,
+            transaction_id=record.transaction_id,
+        )
+
+    def renewed(self, session: Session) -> str:
+        """A new token for a session in use, whose record is kept as long."""
+        self._records.keep_alive(session.session_id)
+        return self.token_of(session)
 
     def token_of(self, session: Session) -> str:
         """The session's bearer token, good for a whole lifetime from now."""
@@ -93,10 +101,9 @@ class Sessions:
                 key_id=who.key_id,
                 roles=sorted(who.roles),
             ),
-            session_id=session.session_id,
+            session_id=session.session_id.hex,
             last_token=session.last_token,
             issued_at_ms=int(self._seal.now.timestamp() * 1000),
-            options=dict(session.options),
         )
         sealed = self._seal.seal(
             Purpose.SESSION, message.SerializeToString(), lifetime=self._lifetime
@@ -109,6 +116,7 @@ class Sessions:
             sealed = _from_base64(token.removeprefix(TOKEN_PREFIX))
             message = messages.sealed("Session")()
             message.ParseFromString(self._seal.open(Purpose.SESSION, sealed))
+            session_id = SessionId(UUID(hex=message.session_id))
         except (binascii.Error, ValueError):
             raise _unknown("the session token is damaged: connect again") from None
         except Invalid as refused:
@@ -122,12 +130,44 @@ class Sessions:
             roles=frozenset(Role(role) for role in who.roles),
         )
         issued_at = datetime.fromtimestamp(message.issued_at_ms / 1000, UTC)
-        last_token = VisibilityToken(message.last_token)
-        return Session(identity, message.session_id, last_token, issued_at, dict(message.options))
+        return Session(identity, session_id, VisibilityToken(message.last_token), issued_at)
+
+    def of_cookies(self, values: Sequence[str]) -> Session | None:
+        """The session whose cookie a call carries; None when it carries none that is valid.
+
+        A cookie is no credential that its sender chose: an old one is passed over, not refused.
+        """
+        token = _cookie(values)
+        if token is None:
+            return None
+        try:
+            return self.open(token)
+        except Denied:
+            return None
 
     def due_for_renewal(self, session: Session) -> bool:
         """Whether half of the token's lifetime has passed, so that a live client never expires."""
         return self._seal.now - session.issued_at > self._lifetime / 2
+
+
+def token_headers(token: str) -> dict[str, str]:
+    """The two response headers that carry a token, for the two kinds of client."""
+    return {
+        "authorization": f"Bearer {token}",
+        "set-cookie": f"{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict",
+    }
+
+
+def _cookie(values: Sequence[str]) -> str | None:
+    """The session cookie of a call's `cookie` headers."""
+    for value in values:
+        try:
+            morsel = SimpleCookie(value).get(COOKIE)
+        except CookieError:
+            continue
+        if morsel is not None and morsel.value.startswith(TOKEN_PREFIX):
+            return morsel.value
+    return None
 
 
 def _from_base64(text: str) -> bytes:

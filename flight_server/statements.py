@@ -27,6 +27,7 @@ from flight_server.tickets import Outcome, Purpose, Seal, SealedStatement
 from gateway.open_answers import Answer
 from gateway.reads import Executed, ReadPoint, Reads
 from query_engine.describe import Description
+from query_engine.permitted import SESSION_FUNCTIONS
 
 PARAMETERS_MAX_BYTES: Final = 4 * 2**20
 """The bound rows travel in the handle; clients send messages of at most 16 MiB."""
@@ -166,7 +167,7 @@ class StatementDesk:
             statement.sql,
             statement.snapshot_id,
             parameters=_from_ipc(statement.parameters),
-            last_token=call.session.last_token,
+            last_token=_last_token(call, statement.sql),
             interruption=call.stop,
         )
 
@@ -196,7 +197,7 @@ class StatementDesk:
         return info, done.visibility_token
 
     def _pin(self, call: Call, sql: str) -> Snapshot:
-        point = read_point(call.options(), call.session)
+        point = read_point(call.options(), call.recalled())
         return self._reads.pin(call.identity, sql, point, stop=call.stop)
 
     def _describe(self, call: Call, sql: str, pinned: Snapshot) -> Description:
@@ -217,6 +218,13 @@ class StatementDesk:
 
     def _endpoint(self, statement: SealedStatement) -> flight.FlightEndpoint:
         return self._tickets.endpoint(replace(statement, ticket_id=secrets.token_bytes(12)))
+
+
+def _last_token(call: Call, sql: str) -> VisibilityToken:
+    """The session's last token; from its record only when the statement asks for it."""
+    text = sql.lower()
+    asked = any(function in text for function in SESSION_FUNCTIONS)
+    return (call.recalled() if asked else call.session).last_token
 
 
 def outcome_rows(outcome: Outcome) -> pa.Table:

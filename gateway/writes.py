@@ -34,7 +34,7 @@ from gateway.identity import Identity, Role
 from gateway.limits import Backpressure, IngestLimits
 from gateway.pump import Pump
 from gateway.staging import Gathered, Staging, StagingLimits
-from ingest_bus.envelope import Envelope, InlinePayload, Operation, Receipt
+from ingest_bus.envelope import Envelope, InlinePayload, Operation, Receipt, WritingSession
 from ingest_bus.port import IngestBus
 from object_store import keys
 from object_store.port import ObjectStore
@@ -89,6 +89,7 @@ class Writes:
         mode: IngestMode,
         idempotency_key: str | None = None,
         trace_id: str | None = None,
+        session: WritingSession | None = None,
     ) -> "PendingWrite":
         """Begin a write whose rows follow.
 
@@ -123,6 +124,7 @@ class Writes:
             mode=mode,
             idempotency_key=idempotency_key,
             trace_id=trace_id,
+            session=session,
             conformer=Conformer.between(offered, schema.arrow),
             staging=staging,
         )
@@ -146,6 +148,7 @@ class Writes:
         operation: Operation,
         idempotency_key: str | None,
         trace_id: str | None,
+        session: WritingSession | None = None,
     ) -> Receipt:
         """Make a gathered write durable: its commit point. Raises Conflict, Unavailable."""
         envelope = Envelope(
@@ -163,6 +166,7 @@ class Writes:
             min_event_time=gathered.times.earliest,
             max_event_time=gathered.times.latest,
             trace_id=trace_id,
+            session=session,
         )
         return self._bus.publish([envelope])[0]
 
@@ -184,6 +188,7 @@ class Writes:
         *,
         idempotency_key: str | None,
         trace_id: str | None = None,
+        session: WritingSession | None = None,
         at_once: bool = False,
     ) -> "Future[list[Receipt]]":
         """Accept one batch as one write, without waiting; the future holds one receipt.
@@ -199,7 +204,14 @@ class Writes:
         self.check_size(batch.nbytes)
         conformed = target.conformer.conform(batch)
         if conformed.nbytes > self._staging.inline_max_bytes:
-            return self._append_large(identity, target, conformed, idempotency_key, trace_id)
+            return self._append_large(
+                identity,
+                target,
+                conformed,
+                idempotency_key=idempotency_key,
+                trace_id=trace_id,
+                session=session,
+            )
         digest = hash_of(conformed) if idempotency_key is not None else None
         content = encode_batches([conformed])
         times = event_times(conformed, event_time_column(target.table.schema.arrow))
@@ -216,6 +228,7 @@ class Writes:
             min_event_time=times.earliest,
             max_event_time=times.latest,
             trace_id=trace_id,
+            session=session,
         )
         return _done(self._bus.publish, [envelope]) if at_once else self._bus.submit([envelope])
 
@@ -224,8 +237,10 @@ class Writes:
         identity: Identity,
         target: StreamTarget,
         batch: pa.RecordBatch,
+        *,
         idempotency_key: str | None,
         trace_id: str | None,
+        session: WritingSession | None,
     ) -> "Future[list[Receipt]]":
         """A batch too large for the bus goes through the store, in its turn."""
         write = self.begin(
@@ -235,6 +250,7 @@ class Writes:
             mode=IngestMode.APPEND,
             idempotency_key=idempotency_key,
             trace_id=trace_id,
+            session=session,
         )
         answer: Future[list[Receipt]] = Future()
         try:
@@ -335,6 +351,7 @@ class PendingWrite:
         mode: IngestMode,
         idempotency_key: str | None,
         trace_id: str | None,
+        session: WritingSession | None,
         conformer: Conformer,
         staging: Staging,
     ) -> None:
@@ -346,6 +363,7 @@ class PendingWrite:
         self._writes = writes
         self._table = table
         self._trace_id = trace_id
+        self._session = session
         self._conformer = conformer
         self._staging = staging
         self._pump = Pump(staging.add)
@@ -380,6 +398,7 @@ class PendingWrite:
                 operation=operation,
                 idempotency_key=self.idempotency_key,
                 trace_id=self._trace_id,
+                session=self._session,
             )
         except Conflict as conflict:
             self._adopt_fence(table, conflict)

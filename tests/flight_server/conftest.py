@@ -89,6 +89,7 @@ def open_door(house):
             DoorOptions(**options),
             reads=house,
             writes=house,
+            sessions=house.sessions,
             authenticator=KnownKeys(keys or {}, anonymous),
             seal=Seal(b"s" * 32, now=now),
         )

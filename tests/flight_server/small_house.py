@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from catalog.sessions import SessionRecord
 from catalog.snapshots import Snapshot
 from catalog.table_schema import TableSchema
 from duckmesh.errors import Conflict, ErrorCode, Invalid, NotFound, NotYetVisible
@@ -40,6 +41,30 @@ class SmallTable:
     files: tuple[Path, ...] = ()
 
 
+class SmallSessions:
+    """The records of sessions, in memory."""
+
+    def __init__(self):
+        self.records = {}
+
+    def find(self, identity, session_id):
+        return self.records.get(session_id)
+
+    def keep_alive(self, session_id):
+        pass
+
+    def note(self, write, token):
+        if write.session is not None:
+            session_id, tenant_id = write.session.session_id, write.identity.tenant_id
+            known = self.records.get(session_id)
+            self.records[session_id] = SessionRecord(
+                session_id,
+                tenant_id,
+                write.session.principal,
+                max(token, 0 if known is None else known.last_token),
+            )
+
+
 @dataclass
 class SmallHouse:
     """Writes, Reads, and the state of every tenant's tables at each snapshot."""
@@ -57,12 +82,23 @@ class SmallHouse:
         default_factory=lambda: Turns(running=4, waiting=8, patience=timedelta(seconds=5))
     )
     open_answers: OpenAnswers = field(default_factory=lambda: OpenAnswers(timedelta(seconds=60)))
+    sessions: SmallSessions = field(default_factory=SmallSessions)
     gate: threading.Event | None = None
     """When set, a batch of a stream is accepted only after it."""
 
     # ---- Writes
 
-    def begin(self, identity, table, offered, *, mode, idempotency_key=None, trace_id=None):
+    def begin(
+        self,
+        identity,
+        table,
+        offered,
+        *,
+        mode,
+        idempotency_key=None,
+        trace_id=None,
+        session=None,
+    ):
         with self.lock:
             known = self.snapshots[-1].get((identity.tenant_id, table))
             if known is None and mode is IngestMode.APPEND:
@@ -74,6 +110,7 @@ class SmallHouse:
             conformer = Conformer.between(offered, target.arrow)
             write = SmallWrite(self, identity, table, target, conformer, base is None)
             write.key = idempotency_key
+            write.session = session
             self.begun.append(write)
             return write
 
@@ -82,11 +119,24 @@ class SmallHouse:
         return (table, offered)
 
     def append_batch(
-        self, identity, target, batch, *, idempotency_key, trace_id=None, at_once=False
+        self,
+        identity,
+        target,
+        batch,
+        *,
+        idempotency_key,
+        trace_id=None,
+        session=None,
+        at_once=False,
     ):
         table, offered = target
         write = self.begin(
-            identity, table, offered, mode=IngestMode.APPEND, idempotency_key=idempotency_key
+            identity,
+            table,
+            offered,
+            mode=IngestMode.APPEND,
+            idempotency_key=idempotency_key,
+            session=session,
         )
         write.append(batch)
         future = Future()
@@ -109,6 +159,7 @@ class SmallHouse:
                 if seen is not None and seen[0] != write.rows:
                     raise Conflict(ErrorCode.IDEMPOTENCY_CONFLICT, "the key has another payload")
                 if seen is not None:
+                    self.sessions.note(write, seen[1].visibility_token)
                     return replace(seen[1], inserted=False)
             place = (write.identity.tenant_id, write.table)
             before = self.snapshots[-1].get(place)
@@ -121,6 +172,7 @@ class SmallHouse:
                 self.snapshots[-1] | {place: SmallTable(write.target, (*files, path))}
             )
             receipt = Receipt(new_event_id(), token, write.rows)
+            self.sessions.note(write, token)
             if write.key is not None:
                 self.keys[write.table, write.key] = (write.rows, receipt)
             return receipt
@@ -214,6 +266,7 @@ class SmallWrite:
         self.house, self.identity, self.table = house, identity, table
         self.target, self.conformer, self.anew = target, conformer, anew
         self.key = None
+        self.session = None
         self.batches = []
         self.rows = 0
         self.ended = None

@@ -16,6 +16,7 @@ from flight_server.boundary import boundary, install_traceback_filter
 from flight_server.calls import CallsInFlight
 from flight_server.sessions import TOKEN_PREFIX, Sessions
 from flight_server.tickets import Seal
+from tests.flight_server.small_house import SmallSessions
 
 AUTHORIZATION = adbc_driver_flightsql.DatabaseOptions.AUTHORIZATION_HEADER.value
 STATUS = adbc_driver_manager.AdbcStatusCode
@@ -33,7 +34,9 @@ class WhoServer(flight.FlightServerBase):
 
     def __init__(self, authenticator, clock, limit=100):
         install_traceback_filter()
-        self.sessions = Sessions(Seal(b"s" * 32, now=clock), lifetime=timedelta(hours=1))
+        self.sessions = Sessions(
+            Seal(b"s" * 32, now=clock), SmallSessions(), lifetime=timedelta(hours=1)
+        )
         self.in_flight = CallsInFlight(limit)
         self.calls = []
         super().__init__(

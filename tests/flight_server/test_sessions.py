@@ -1,17 +1,18 @@
 """Session tokens."""
 
 import base64
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
+from catalog.sessions import SessionRecord
 from duckmesh.errors import Denied, ErrorCode
 from duckmesh.identifiers import KeyId, TenantId
 from duckmesh.tokens import VisibilityToken
-from flight_server.sessions import TOKEN_PREFIX, LastWrites, Sessions
+from flight_server.sessions import COOKIE, TOKEN_PREFIX, Sessions, token_headers
 from flight_server.tickets import Purpose, Seal
 from gateway.identity import EVERY_ROLE, Identity
+from tests.flight_server.small_house import SmallSessions
 
 WHO = Identity(TenantId(7), "acme", "etl", KeyId("k1"), EVERY_ROLE)
 
@@ -35,8 +36,13 @@ def seal(clock):
 
 
 @pytest.fixture
-def sessions(seal):
-    return Sessions(seal, lifetime=timedelta(hours=1))
+def records():
+    return SmallSessions()
+
+
+@pytest.fixture
+def sessions(seal, records):
+    return Sessions(seal, records, lifetime=timedelta(hours=1))
 
 
 def test_a_session_travels_whole(sessions):
@@ -92,20 +98,30 @@ def test_a_session_expires_unless_it_is_renewed_in_time(sessions, clock):
     assert sessions.open(renewed).session_id == session.session_id
 
 
-def test_a_process_remembers_what_a_session_wrote_when_its_token_does_not_say(sessions):
-    before = sessions.begin(WHO)
-    sessions.last_writes.note(before.having_written(VisibilityToken(7)))
-    sessions.last_writes.note(before.having_written(VisibilityToken(6)))
-    assert sessions.last_writes.brought_up(before).last_token == 7
-    later = before.having_written(VisibilityToken(9))
-    assert sessions.last_writes.brought_up(later) is later
-    assert sessions.last_writes.brought_up(sessions.begin(WHO)).last_token == 0
+def test_a_session_is_recalled_with_what_its_record_knows(sessions, records):
+    session = sessions.begin(WHO).having_written(VisibilityToken(5))
+    assert sessions.recalled(session) == session
+    for known, wanted in ((9, 9), (3, 5)):
+        records.records[session.session_id] = SessionRecord(
+            session.session_id,
+            WHO.tenant_id,
+            WHO.principal,
+            VisibilityToken(known),
+            {"consistency": "latest"},
+        )
+        recalled = sessions.recalled(session)
+        assert recalled.last_token == wanted
+        assert recalled.options == {"consistency": "latest"}
 
 
-def test_what_is_remembered_is_bounded_and_the_oldest_goes_first(sessions):
-    memory = LastWrites(limit=2)
-    written = [sessions.begin(WHO).having_written(VisibilityToken(1)) for _ in range(3)]
-    for session in written:
-        memory.note(session)
-    fresh = [replace(session, last_token=VisibilityToken(0)) for session in written]
-    assert [memory.brought_up(session).last_token for session in fresh] == [0, 1, 1]
+def test_a_cookie_is_a_session_when_it_is_valid_and_nothing_otherwise(sessions, clock):
+    session = sessions.begin(WHO).having_written(VisibilityToken(3))
+    token = sessions.token_of(session)
+    header = token_headers(token)["set-cookie"]
+    pair = header.split(";")[0]
+    assert sessions.of_cookies([f"theme=dark; {pair}"]) == session
+    assert sessions.of_cookies(["theme=dark", pair]) == session
+    assert sessions.of_cookies([]) is None
+    assert sessions.of_cookies([f"{pair}x", "=;=", f"{COOKIE}=other"]) is None
+    clock.seconds += 3601
+    assert sessions.of_cookies([pair]) is None

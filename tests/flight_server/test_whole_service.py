@@ -24,6 +24,7 @@ from gateway import tenancy
 from gateway.identity import EVERY_ROLE
 from gateway.limits import IngestLimits
 from gateway.reads import ReadLimits, Reads
+from gateway.sessions import ClientSessions
 from gateway.staging import StagingLimits
 from gateway.tenancy import Tenancy
 from gateway.visibility import Visibility
@@ -77,6 +78,7 @@ class Service:
             DoorOptions(**options),
             reads=reads,
             writes=writes,
+            sessions=ClientSessions(self.catalog),
             authenticator=Tenancy(self.catalog, open_tenant=open_tenant),
             seal=Seal(b"s" * 32),
         )
