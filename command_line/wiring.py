@@ -200,7 +200,7 @@ def _read_limits(settings: Settings) -> ReadLimits:
     return ReadLimits(
         consistency_timeout=group.consistency_timeout,
         max_consistency_timeout=group.max_consistency_timeout,
-        query=QueryLimits(wall_time=group.wall_time),
+        query=QueryLimits(wall_time=group.wall_time, row_bytes=group.row_max_bytes),
         max_concurrent=group.max_concurrent,
         max_queued=group.max_queued,
         fetch_timeout=group.fetch_timeout,

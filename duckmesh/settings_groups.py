@@ -393,6 +393,15 @@ class QuerySettings(Group):
     batch_rows: int = Field(
         default=65_536, ge=1, le=10_000_000, description="Rows of one batch of an answer at most."
     )
+    row_max_bytes: int = Field(
+        default=15 * MIB,
+        ge=MIB,
+        le=GIB,
+        description=(
+            "One row of an answer at most, in bytes; beyond, QUOTA_EXCEEDED. A row travels in one "
+            "message, of which ADBC takes 16 MiB and other gRPC clients 4 MiB unless told more."
+        ),
+    )
     consistency_timeout = Span("consistency_timeout_ms")
     max_consistency_timeout = Span("max_consistency_timeout_ms")
     wall_time = Span("wall_time_seconds")

@@ -41,6 +41,10 @@ KEY_IN_SCHEMA: Final = b"idempotency_key"
 """Where a client without call options puts its key: the metadata of the rows' schema."""
 
 
+BOUND_MAX_BYTES: Final = 4 * 2**20
+"""Of rows that are bound to a statement: they travel in its handle."""
+
+
 class IngestDesk:
     """Takes streams of rows. Stateless and safe for threads."""
 
@@ -183,6 +187,29 @@ class _CountingWriter:
     def write(self, message: Any) -> None:
         self._writer.write(message)
         self._numbers.answered += 1
+
+
+def bound_rows(context: Cancellable, reader: Any) -> pa.Table:
+    """The rows of a DoPut that binds them to a statement.
+
+    Raises Invalid when they are no Arrow or too many, and Cancelled when their sender left.
+    """
+    schema = _schema_of(reader)
+    batches: list[pa.RecordBatch] = []
+    taken = 0
+    for batch, _ in _chunks(reader, context):
+        if batch is None:
+            continue
+        batches.append(batch)
+        taken += batch.nbytes
+        if taken > BOUND_MAX_BYTES:
+            raise Invalid(
+                ErrorCode.PAYLOAD_TOO_LARGE,
+                f"the bound rows take more than {BOUND_MAX_BYTES} bytes: "
+                "ingest them into a table and join it",
+                bytes=taken,
+            )
+    return pa.Table.from_batches(batches, schema)
 
 
 def _committed(write: PendingWrite) -> Receipt:

@@ -39,7 +39,7 @@ from flight_server.commands import (
     parse_command,
 )
 from flight_server.fetches import Fetches
-from flight_server.ingest import IngestDesk
+from flight_server.ingest import IngestDesk, bound_rows
 from flight_server.session_options import answer_session_action
 from flight_server.sessions import Sessions
 from flight_server.statements import StatementDesk, outcome_rows, with_snapshot
@@ -50,6 +50,7 @@ from gateway.open_answers import Answer
 from gateway.reads import Reads
 from gateway.sessions import ClientSessions
 from gateway.writes import Writes
+from query_engine.stream import split
 
 _ACTIONS: Final = {
     "CreatePreparedStatement": "Prepare a statement: its handle, its rows' schema, its parameters.",
@@ -179,7 +180,7 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
             self._send_session(context, call)
             if not isinstance(command, StatementTicket):
                 rows = discovery.answer(command, self._reads, call.identity)
-                return flight.RecordBatchStream(rows)
+                return flight.RecordBatchStream(_in_small_messages(rows))
             call.place.work()
             statement = self._statements.open_ticket(call, command.statement_handle)
             if statement.outcome is not None:
@@ -265,7 +266,7 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
                 self._send_session(context, call, receipt.visibility_token)
                 return self._ingest.awaited(call, receipt).put_result()
             case PreparedStatementQuery(prepared_statement_handle=handle):
-                rows = reader.read_all()
+                rows = bound_rows(context, reader)
                 return answers.bind_result(self._statements.bind(call, handle, rows))
             case StatementUpdate():
                 sql = self._statements.unprepared(call, command).sql
@@ -328,6 +329,11 @@ def _rows(
                 yield batch
 
     return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def _in_small_messages(rows: pa.Table) -> pa.RecordBatchReader:
+    parts = (part for batch in rows.to_batches() for part in split(batch))
+    return pa.RecordBatchReader.from_batches(rows.schema, parts)
 
 
 def _command_of(descriptor: flight.FlightDescriptor) -> bytes:

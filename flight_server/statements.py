@@ -29,8 +29,8 @@ from gateway.reads import Executed, ReadPoint, Reads
 from query_engine.describe import Description
 from query_engine.permitted import SESSION_FUNCTIONS
 
-PARAMETERS_MAX_BYTES: Final = 4 * 2**20
-"""The bound rows travel in the handle; clients send messages of at most 16 MiB."""
+_ECHOED_MAX_BYTES: Final = 64 * 1024
+"""A larger command is not sent back in its FlightInfo."""
 
 HANDLE_LIFETIME: Final = timedelta(days=365)
 """A handle is the text of a statement and pins nothing: a connection pool may keep it for long."""
@@ -102,13 +102,6 @@ class StatementDesk:
         """The handle of the same statement with these rows bound."""
         statement = self.open_prepared(call, handle)
         content = _to_ipc(rows) if rows.num_columns else None
-        if content is not None and len(content) > PARAMETERS_MAX_BYTES:
-            raise Invalid(
-                ErrorCode.PAYLOAD_TOO_LARGE,
-                f"the bound rows take {len(content)} bytes and at most {PARAMETERS_MAX_BYTES} can "
-                "be bound: ingest them into a table and join it",
-                bytes=len(content),
-            )
         return self._handle(call, statement.sql, content)
 
     def open_prepared(self, call: Call, handle: bytes) -> SealedStatement:
@@ -239,6 +232,9 @@ def _flight_info(
     *,
     records: int,
 ) -> flight.FlightInfo:
+    if len(descriptor.command or b"") > _ECHOED_MAX_BYTES:
+        # The ticket has the statement already: once is enough for one message.
+        descriptor = flight.FlightDescriptor.for_command(b"")
     return flight.FlightInfo(schema, descriptor, [endpoint], records, -1)
 
 

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import struct
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,10 @@ from duckmesh.tokens import VisibilityToken
 from flight_server import messages
 
 SECRET_MIN_BYTES: Final = 32
+SEALED_MAX_BYTES: Final = 3 * 2**20
+"""A handle or a ticket travels in one message, and clients refuse those of 4 MiB."""
+
+_DEFLATED_FROM_BYTES: Final = 64 * 1024
 _VERSION: Final = 1
 _HEAD: Final = struct.Struct(">BQ")
 _MAC_BYTES: Final = 32
@@ -129,7 +134,7 @@ class SealedStatement:
                 message.outcome.row_count = self.outcome.row_count
             if self.outcome.visibility_token is not None:
                 message.outcome.visibility_token = self.outcome.visibility_token
-        return seal.seal(purpose, message.SerializeToString(), lifetime=lifetime)
+        return seal.seal(purpose, _packed(message), lifetime=lifetime)
 
     @classmethod
     def opened_by(cls, seal: Seal, purpose: Purpose, sealed: bytes, *, tenant_id: TenantId) -> Self:
@@ -138,8 +143,7 @@ class SealedStatement:
         Raises Invalid (TICKET_INVALID) otherwise, and as `Seal.open` does. The answer to another
         tenant's ticket is the answer to a forged one.
         """
-        message = messages.sealed("Statement")()
-        message.ParseFromString(seal.open(purpose, sealed))
+        message = _unpacked(seal.open(purpose, sealed))
         if message.tenant_id != tenant_id:
             raise _refused(purpose, "was not issued by this service, or was changed on its way")
         snapshot_id, token = _number(message, "snapshot_id"), _number(message, "required_token")
@@ -157,6 +161,33 @@ class SealedStatement:
             outcome=_outcome(message.outcome) if message.HasField("outcome") else None,
             ticket_id=message.ticket_id,
         )
+
+
+def _packed(message: Any) -> bytes:
+    """The message, deflated when it is large. Raises Invalid (PAYLOAD_TOO_LARGE)."""
+    content: bytes = message.SerializeToString()
+    if len(content) > _DEFLATED_FROM_BYTES:
+        deflated = zlib.compress(content, level=1)
+        content = messages.sealed("Statement")(deflated=deflated).SerializeToString()
+    if len(content) > SEALED_MAX_BYTES:
+        raise Invalid(
+            ErrorCode.PAYLOAD_TOO_LARGE,
+            f"the statement with its bound rows takes {len(content)} bytes and at most "
+            f"{SEALED_MAX_BYTES} can be carried: ingest the values into a table and join it",
+            bytes=len(content),
+        )
+    return content
+
+
+def _unpacked(content: bytes) -> Any:
+    # What is inflated here was signed by us, so it is no larger than a request was.
+    message = messages.sealed("Statement")()
+    message.ParseFromString(content)
+    if message.HasField("deflated"):
+        content = zlib.decompress(message.deflated)
+        message.Clear()
+        message.ParseFromString(content)
+    return message
 
 
 def _outcome(message: Any) -> Outcome:

@@ -60,6 +60,8 @@ class QueryLimits:
     wall_time: timedelta | None = None
     rows: int | None = None
     bytes: int | None = None
+    row_bytes: int | None = None
+    """Of one row: it travels in one message, and clients refuse messages that are too large."""
 
 
 @dataclass(slots=True)
@@ -278,7 +280,10 @@ class ResultStream:
         stats.rows += batch.num_rows
         stats.batches += 1
         if limits.bytes is not None or not self._bounded:
-            stats.bytes += message_bytes(batch)
+            size = message_bytes(batch)
+            stats.bytes += size
+            if batch.num_rows == 1:
+                _check_row(size, limits.row_bytes)
         _check_limit("rows", stats.rows, limits.rows)
         _check_limit("bytes", stats.bytes, limits.bytes)
 
@@ -306,6 +311,19 @@ class ResultStream:
             self._on_release(clean, self._broken)
         finally:
             self._pulling.release()
+
+
+def _check_row(size: int, limit: int | None) -> None:
+    if limit is not None and size > limit:
+        raise Exceeded(
+            ErrorCode.QUOTA_EXCEEDED,
+            f"a row of the result takes {size} bytes and at most {limit} can be sent: select fewer "
+            "columns, or parts of long values (substring, slices), or raise query.row_max_bytes "
+            "and the client's limit of a message",
+            limit=limit,
+            used=size,
+            unit="bytes of a row",
+        )
 
 
 def _check_limit(what: str, used: int, limit: int | None) -> None:

@@ -33,6 +33,7 @@ from object_store.file_cache import PinnedFiles
 from query_engine.engine import QueryEngine
 from query_engine.relations import Relation, RelationSet
 from query_engine.statements import StatementKind
+from query_engine.stream import QueryLimits
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class SmallHouse:
     keys: dict[tuple[str, str], tuple[int, Receipt]] = field(default_factory=dict)
     begun: list["SmallWrite"] = field(default_factory=list)
     points: list = field(default_factory=list)
+    limits: QueryLimits = field(default_factory=QueryLimits)
     pins: list[str] = field(default_factory=list)
     turns: Turns = field(
         default_factory=lambda: Turns(running=4, waiting=8, patience=timedelta(seconds=5))
@@ -222,6 +224,7 @@ class SmallHouse:
                     "last_visibility_token": last_token,
                     "duckmesh_last_token": last_token,
                 },
+                limits=self.limits,
                 interruption=interruption,
             )
             undo.pop_all()
