@@ -6,7 +6,7 @@ field_id), by which later schema versions find their columns.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, BinaryIO, Final
 
@@ -52,19 +52,29 @@ def event_time_column(schema: pa.Schema) -> str | None:
 def event_times(batch: pa.RecordBatch | pa.Table, column: str | None) -> EventTimes:
     if column is None or batch.num_rows == 0:
         return EventTimes()
-    ends = pc.min_max(batch.column(column))
+    times = batch.column(column)
+    if batch.num_rows == 1:
+        only = _moment(times[0])
+        return EventTimes(only, only)
+    ends = pc.min_max(times)
     return EventTimes(_moment(ends["min"]), _moment(ends["max"]))
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_TICKS_PER_SECOND: Final = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
 def _moment(value: pa.Scalar) -> datetime | None:
     """A timestamp as Postgres can hold it, UTC assumed where no zone is given; else None."""
-    if not value.is_valid:
+    ticks = value.value
+    if ticks is None:
         return None
     try:
-        moment = value.cast(pa.timestamp("us"), safe=False).as_py()
-    except (ValueError, OverflowError):
+        return _EPOCH + timedelta(
+            microseconds=ticks * 1_000_000 // _TICKS_PER_SECOND[value.type.unit]
+        )
+    except OverflowError:
         return None
-    return moment.replace(tzinfo=UTC) if isinstance(moment, datetime) else None
 
 
 def encode_parquet(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> EncodedFile:

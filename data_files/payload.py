@@ -10,6 +10,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from data_files.batch_size import bytes_of
 from duckmesh.errors import Corrupt
 
 _COMPRESS_FROM_BYTES: Final = 4_096
@@ -22,7 +23,7 @@ def encode_batches(batches: Iterable[pa.RecordBatch]) -> bytes:
 
 
 def _encode(batch: pa.RecordBatch) -> bytes:
-    if batch.nbytes < _COMPRESS_FROM_BYTES:
+    if bytes_of(batch) < _COMPRESS_FROM_BYTES:
         return bytes(batch.serialize())
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema, options=_ZSTD) as writer:

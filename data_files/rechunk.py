@@ -4,6 +4,8 @@ from typing import Final
 
 import pyarrow as pa
 
+from data_files.batch_size import bytes_of
+
 ROW_GROUP_ROWS: Final = 122_880
 """DuckDB's own row-group size: one group is one unit of its parallel scan."""
 
@@ -20,7 +22,7 @@ class Rechunker:
     @property
     def waiting_bytes(self) -> int:
         """Size of what was added and not yet given out."""
-        return sum(batch.nbytes for batch in self._waiting)
+        return sum(bytes_of(batch) for batch in self._waiting)
 
     def add(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
         """Take a batch; return the full ones that it completes."""

@@ -54,6 +54,7 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
         """The session as the client's token has it; `recalled` knows more."""
         self.trace_id = trace_id
         self._headers = headers
+        self._options: CallOptions | None = None
         self._sessions = sessions
         self._is_new = is_new
         self._recalled: Session | None = None
@@ -103,7 +104,9 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
 
     def options(self) -> CallOptions:
         """The call's options. Raises Invalid: call it inside the boundary."""
-        return read_options(self._headers)
+        if self._options is None:
+            self._options = read_options(self._headers)
+        return self._options
 
     def sending_headers(self) -> dict[str, str]:
         # pyarrow asks before the RPC runs, and a second time after GetFlightInfo: the answer is

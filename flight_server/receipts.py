@@ -32,10 +32,11 @@ class ReceiptWriter:
     def __init__(self, writer: MetadataWriter, *, window: int, on_failure: FailureAnswer) -> None:
         self._writer = writer
         self._on_failure = on_failure
-        self._waiting: queue.Queue[Answer | None] = queue.Queue(window)
+        self._window = window
+        self._waiting: queue.Queue[Answer | None] | None = None
+        self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
         self._ended = False
-        self._thread = threading.Thread(target=self._run, name="flight-receipts", daemon=True)
 
     def __enter__(self) -> Self:
         return self
@@ -55,17 +56,25 @@ class ReceiptWriter:
     def put(self, answer: Answer) -> None:
         """Queue the answer of the next batch. Raises the failure of an earlier one."""
         self._raise_failure()
-        if not self._thread.is_alive() and not self._ended:
-            self._thread.start()
-        self._waiting.put(answer)
+        self._queue().put(answer)
 
     def finish(self) -> None:
         """Block until every answer is sent. Raises the first failure."""
         self._end()
         self._raise_failure()
 
+    def _queue(self) -> "queue.Queue[Answer | None]":
+        """The queue, and the thread that empties it: begun by the second answer."""
+        if self._waiting is None:
+            self._waiting = queue.Queue(self._window)
+            self._thread = threading.Thread(
+                target=self._run, args=(self._waiting,), name="flight-receipts", daemon=True
+            )
+            self._thread.start()
+        return self._waiting
+
     def _end(self) -> None:
-        if self._thread.is_alive():
+        if self._waiting is not None and self._thread is not None and not self._ended:
             self._waiting.put(_END)
             self._thread.join()
         self._ended = True
@@ -74,8 +83,8 @@ class ReceiptWriter:
         if self._failure is not None:
             raise self._failure
 
-    def _run(self) -> None:
-        while (answer := self._waiting.get()) is not _END:
+    def _run(self, waiting: "queue.Queue[Answer | None]") -> None:
+        while (answer := waiting.get()) is not _END:
             # After a failure the rest is taken off the queue unanswered, so that `put` never hangs.
             if self._failure is None:
                 self._send(answer)

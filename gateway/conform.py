@@ -23,6 +23,8 @@ class Conformer:
 
     target: pa.Schema
     positions: Sequence[int]
+    never_null: Sequence[int] | None = None
+    """Set when the offered columns are the table's already: then only these are looked at."""
 
     @classmethod
     def between(cls, offered: pa.Schema, target: pa.Schema) -> "Conformer":
@@ -35,7 +37,13 @@ class Conformer:
                 "the rows do not fit the table: " + "; ".join(faults[:5]),
                 faults=faults[:50],
             )
-        return cls(target, [p for p in positions if p is not None])
+        return cls(
+            target,
+            [p for p in positions if p is not None],
+            [n for n, field in enumerate(target) if not field.nullable]
+            if positions == list(range(len(target))) and _same_flat_types(offered, target)
+            else None,
+        )
 
     def conform(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The batch with the table's columns, types and order; its schema is `target`.
@@ -45,11 +53,19 @@ class Conformer:
         contradict themselves: nothing behind this line looks at them again.
         """
         _check_buffers(batch)
+        if self.never_null is not None:
+            for position in self.never_null:
+                _check_nulls(batch.column(position), self.target.field(position))
+            return pa.RecordBatch.from_arrays(batch.columns, schema=self.target)
         columns = [
             _column(batch.column(position), field)
             for position, field in zip(self.positions, self.target, strict=True)
         ]
         return pa.RecordBatch.from_arrays(columns, schema=self.target)
+
+
+def _same_flat_types(offered: pa.Schema, target: pa.Schema) -> bool:
+    return offered.types == target.types and not any(pat.is_nested(t) for t in target.types)
 
 
 def _position(offered: pa.Schema, name: str) -> int | None:
@@ -147,15 +163,19 @@ def _check_buffers(batch: pa.RecordBatch) -> None:
 def _column(values: pa.Array, field: pa.Field) -> pa.Array:
     if isinstance(values, pa.ExtensionArray):
         values = values.storage
-    if not field.nullable and values.null_count:
-        raise _bad_value(
-            field, _first(pc.is_null(values)), "it is null, and the column is NOT NULL"
-        )
+    _check_nulls(values, field)
     if not values.type.equals(field.type):
         values = _cast(values, field)
     if pat.is_nested(field.type):
         _check_inner_nulls(values, field)
     return values
+
+
+def _check_nulls(values: pa.Array, field: pa.Field) -> None:
+    if not field.nullable and values.null_count:
+        raise _bad_value(
+            field, _first(pc.is_null(values)), "it is null, and the column is NOT NULL"
+        )
 
 
 def _cast(values: pa.Array, field: pa.Field) -> pa.Array:

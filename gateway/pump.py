@@ -7,6 +7,8 @@ from typing import Final
 
 import pyarrow as pa
 
+from data_files.batch_size import bytes_of
+
 _START_FROM_BYTES: Final = 2 * 2**20
 _WAITING_BATCHES: Final = 4
 
@@ -27,7 +29,7 @@ class Pump:
         self._abandoned = False
 
     def put(self, batch: pa.RecordBatch) -> None:
-        self._bytes += batch.nbytes
+        self._bytes += bytes_of(batch)
         if self._thread is None and self._bytes < _START_FROM_BYTES:
             self._sink(batch)
             return

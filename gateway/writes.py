@@ -18,6 +18,7 @@ from catalog import tables
 from catalog.connection import Catalog
 from catalog.table_schema import TableSchema
 from catalog.tables import Table, table_not_found
+from data_files.batch_size import bytes_of
 from data_files.parquet import event_time_column, event_times
 from data_files.payload import encode_batches
 from data_files.row_hash import hash_of
@@ -31,10 +32,18 @@ from duckmesh.identifiers import (
 )
 from gateway.conform import Conformer
 from gateway.identity import Identity, Role
+from gateway.known_tables import KnownTables
 from gateway.limits import Backpressure, IngestLimits
 from gateway.pump import Pump
 from gateway.staging import Gathered, Staging, StagingLimits
-from ingest_bus.envelope import Envelope, InlinePayload, Operation, Receipt, WritingSession
+from ingest_bus.envelope import (
+    Envelope,
+    InlinePayload,
+    Operation,
+    Receipt,
+    StagedPayload,
+    WritingSession,
+)
 from ingest_bus.port import IngestBus
 from object_store import keys
 from object_store.port import ObjectStore
@@ -51,12 +60,17 @@ class IngestMode(StrEnum):
     REPLACE = "replace"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StreamTarget:
-    """An existing table that a long-lived stream appends to, and how its batches fit in."""
+    """An existing table that a long-lived stream appends to, and how its batches fit in.
+
+    Used by one thread. Its first batch may find that the table is another one by now.
+    """
 
     table: Table
     conformer: Conformer
+    offered: pa.Schema
+    begun: bool = False
 
 
 class Writes:
@@ -77,6 +91,7 @@ class Writes:
         self._limits = limits
         self._staging = staging
         self._backpressure = Backpressure(bus, limits)
+        self._tables = KnownTables(catalog)
 
     # -- one write of any size
 
@@ -101,7 +116,7 @@ class Writes:
         if idempotency_key is not None:
             check_idempotency_key(idempotency_key)
         self._backpressure.check(identity.tenant_id)
-        table = self._find(identity, table_name)
+        table, conformer = self._target(identity, table_name, offered, mode)
         if table is None and mode is IngestMode.APPEND:
             raise table_not_found(table_name)
         if table is not None and mode is IngestMode.CREATE:
@@ -125,7 +140,7 @@ class Writes:
             idempotency_key=idempotency_key,
             trace_id=trace_id,
             session=session,
-            conformer=Conformer.between(offered, schema.arrow),
+            conformer=conformer or Conformer.between(offered, schema.arrow),
             staging=staging,
         )
 
@@ -175,10 +190,10 @@ class Writes:
     def open_stream(self, identity: Identity, table_name: str, offered: pa.Schema) -> StreamTarget:
         """The table that each batch of a stream is appended to, as a write of its own."""
         identity.require(Role.INGEST_WRITER)
-        table = self._find(identity, check_table_name(table_name))
-        if table is None:
+        fitted = self._tables.fitted(identity.tenant_id, check_table_name(table_name), offered)
+        if fitted is None:
             raise table_not_found(table_name)
-        return StreamTarget(table, Conformer.between(offered, table.schema.arrow))
+        return StreamTarget(*fitted, offered)
 
     def append_batch(
         self,
@@ -195,15 +210,16 @@ class Writes:
 
         With `at_once` it is accepted on this thread, and the future is done: a lone small write
         waits for no other thread. Tokens follow the order of calls. Raises at once what the rows
-        alone tell (Invalid,
-        Overloaded); the future raises Conflict and Unavailable.
+        alone tell (Invalid, Overloaded); the future raises Conflict and Unavailable, and what a
+        first batch finds that comes to a table changed since: NotFound, Invalid.
         """
+        first, target.begun = not target.begun, True
         if idempotency_key is not None:
             check_idempotency_key(idempotency_key)
         self._backpressure.check(identity.tenant_id)
-        self.check_size(batch.nbytes)
+        self.check_size(bytes_of(batch))
         conformed = target.conformer.conform(batch)
-        if conformed.nbytes > self._staging.inline_max_bytes:
+        if bytes_of(conformed) > self._staging.inline_max_bytes:
             return self._append_large(
                 identity,
                 target,
@@ -230,7 +246,45 @@ class Writes:
             trace_id=trace_id,
             session=session,
         )
-        return _done(self._bus.publish, [envelope]) if at_once else self._bus.submit([envelope])
+        if not at_once:
+            return self._bus.submit([envelope])
+        try:
+            return _done(self._bus.publish([envelope]))
+        except Conflict as conflict:
+            if first and conflict.code is ErrorCode.SCHEMA_INCOMPATIBLE:
+                again = partial(
+                    self.append_batch,
+                    identity,
+                    target,
+                    batch,
+                    idempotency_key=idempotency_key,
+                    trace_id=trace_id,
+                    session=session,
+                    at_once=True,
+                )
+                return self._append_anew(identity, target, conflict, again)
+            return _failed(conflict)
+        except DuckMeshError as error:
+            return _failed(error)
+
+    def _append_anew(
+        self,
+        identity: Identity,
+        target: StreamTarget,
+        conflict: Conflict,
+        again: "Callable[[], Future[list[Receipt]]]",
+    ) -> "Future[list[Receipt]]":
+        """Sent back by a fence at the first batch: the table in memory was out of date."""
+        stale = target.table
+        try:
+            self.adopt_fence(stale, conflict)
+            renewed = self.open_stream(identity, stale.name, target.offered)
+            target.table, target.conformer = renewed.table, renewed.conformer
+            if _same_version(stale, target.table):
+                return _failed(conflict)
+            return again()
+        except DuckMeshError as error:
+            return _failed(error)
 
     def _append_large(
         self,
@@ -294,15 +348,28 @@ class Writes:
                 identity.tenant_id, table.table_id, below=_NO_VERSION, within=connection
             )
             tables.drop_table(connection, table, created_by=identity.principal)
+        self._tables.forget(identity.tenant_id, name)
         return True
 
     def _find(self, identity: Identity, name: str) -> Table | None:
-        with self._catalog.connect() as connection:
-            return tables.find_table(connection, identity.tenant_id, name)
+        """The table as the catalog has it now."""
+        return self._tables.look(identity.tenant_id, name)
 
-    def table_for(self, write: "PendingWrite") -> Table:
-        """The table that a write goes to, created or given its new columns if need be."""
-        table = self._find(write.identity, write.table_name)
+    def _target(
+        self, identity: Identity, name: str, offered: pa.Schema, mode: IngestMode
+    ) -> tuple[Table | None, Conformer | None]:
+        """The table as a write begins, and how the rows fit in if they are only added to it."""
+        if mode not in _ADDING:
+            return self._tables.look(identity.tenant_id, name), None
+        return self._tables.fitted(identity.tenant_id, name, offered) or (None, None)
+
+    def table_for(self, write: "PendingWrite", *, now: bool) -> Table:
+        """The table that a write goes to, created or given its new columns if need be.
+
+        With `now` it is as the catalog has it; without, as it was within the last second.
+        """
+        find = self._tables.look if now or write.mode not in _ADDING else self._tables.recall
+        table = find(write.identity.tenant_id, write.table_name)
         if table is None:
             if write.mode is IngestMode.APPEND:
                 raise table_not_found(write.table_name)
@@ -312,12 +379,11 @@ class Writes:
                 TableSchema(SchemaVersion(1), write.schema.arrow),
                 creation_key=write.idempotency_key,
             )
-            return table if table is not None else self.table_for(write)
+            return table if table is not None else self.table_for(write, now=True)
         if write.mode is IngestMode.CREATE:
             _check_is_retry(table, write.idempotency_key)
         # Field ids count too: the staged files were written with those of `write.schema`.
-        same = table.schema.arrow.equals(write.schema.arrow, check_metadata=True)
-        if write.mode is IngestMode.REPLACE and not same:
+        if write.mode is IngestMode.REPLACE and not _same_columns(table.schema, write.schema):
             with self._catalog.connect() as connection:
                 return replace(
                     table, schema=tables.propose_schema(connection, table, write.schema.arrow)
@@ -328,7 +394,19 @@ class Writes:
         """Check later writes against this version of the table's columns."""
         with self._catalog.connect() as connection:
             tables.adopt_schema_version(connection, table.tenant_id, table.table_id, version)
+        self._tables.forget(table.tenant_id, table.name)
 
+    def adopt_fence(self, table: Table, conflict: Conflict) -> None:
+        """Sent back by a fence: adopt its version, in case the replacement died before it could."""
+        version = conflict.context.get("min_schema_version")
+        if isinstance(version, int) and version != _NO_VERSION:
+            self.adopt(table, SchemaVersion(version))
+        else:
+            self._tables.forget(table.tenant_id, table.name)
+
+
+_ADDING: Final = (IngestMode.APPEND, IngestMode.CREATE_APPEND)
+"""The modes that only add rows to a table that is there."""
 
 _NO_VERSION: Final = SchemaVersion(2**31 - 1)
 """Above every schema version: a fence at it refuses every write."""
@@ -371,7 +449,7 @@ class PendingWrite:
 
     def append(self, batch: pa.RecordBatch) -> None:
         """Add rows. Raises Invalid (INVALID_PAYLOAD, PAYLOAD_TOO_LARGE), Unavailable."""
-        self._received_bytes += batch.nbytes
+        self._received_bytes += bytes_of(batch)
         self._writes.check_size(self._received_bytes)
         conformed = self._conformer.conform(batch)
         self._pump.put(conformed)
@@ -385,23 +463,15 @@ class PendingWrite:
         """
         self._pump.finish()
         gathered = self._staging.finish()
-        table = self._writes.table_for(self)
+        staged = isinstance(gathered.payload, StagedPayload)
+        table = self._writes.table_for(self, now=staged)
         overwrite = self.mode is IngestMode.REPLACE
         operation = Operation.OVERWRITE if overwrite else Operation.INSERT
-        if not overwrite and not table.schema.arrow.equals(self.schema.arrow, check_metadata=True):
+        if not overwrite and not _same_columns(table.schema, self.schema):
             raise _changed_meanwhile(table)
         try:
-            receipt = self._writes.publish(
-                self.identity,
-                table,
-                gathered,
-                operation=operation,
-                idempotency_key=self.idempotency_key,
-                trace_id=self._trace_id,
-                session=self._session,
-            )
-        except Conflict as conflict:
-            self._adopt_fence(table, conflict)
+            receipt = self._publish(table, gathered, operation)
+        except Conflict:
             raise
         except BaseException:
             # The commit may have happened: the staged objects must stay for it.
@@ -413,11 +483,29 @@ class PendingWrite:
             self._writes.adopt(table, table.schema.version)
         return receipt
 
-    def _adopt_fence(self, table: Table, conflict: Conflict) -> None:
-        """Sent back by a fence: adopt its version, in case the replacement died before it could."""
-        version = conflict.context.get("min_schema_version")
-        if isinstance(version, int) and version != _NO_VERSION:
-            self._writes.adopt(table, SchemaVersion(version))
+    def _publish(self, table: Table, gathered: Gathered, operation: Operation) -> Receipt:
+        publish = partial(
+            self._writes.publish,
+            self.identity,
+            gathered=gathered,
+            operation=operation,
+            idempotency_key=self.idempotency_key,
+            trace_id=self._trace_id,
+            session=self._session,
+        )
+        try:
+            return publish(table)
+        except Conflict as conflict:
+            self._writes.adopt_fence(table, conflict)
+            if conflict.code is not ErrorCode.SCHEMA_INCOMPATIBLE or self.mode not in _ADDING:
+                raise
+            if isinstance(gathered.payload, StagedPayload):
+                raise
+            # The table in memory may be one that was dropped, and another has its name by now.
+            now = self._writes.table_for(self, now=True)
+            if _same_version(table, now) or not _same_columns(now.schema, self.schema):
+                raise
+            return publish(now)
 
     def abort(self) -> None:
         """Forget the write. What it staged is removed now, or collected later."""
@@ -426,16 +514,25 @@ class PendingWrite:
             self._staging.abort()
 
 
-def _done(
-    publish: Callable[[list[Envelope]], list[Receipt]], envelopes: list[Envelope]
-) -> "Future[list[Receipt]]":
-    """What `publish` returns or raises, as a future that is done."""
+def _done(receipts: list[Receipt]) -> "Future[list[Receipt]]":
     answer: Future[list[Receipt]] = Future()
-    try:
-        answer.set_result(publish(envelopes))
-    except DuckMeshError as error:
-        answer.set_exception(error)
+    answer.set_result(receipts)
     return answer
+
+
+def _failed(error: DuckMeshError) -> "Future[list[Receipt]]":
+    answer: Future[list[Receipt]] = Future()
+    answer.set_exception(error)
+    return answer
+
+
+def _same_version(one: Table, other: Table) -> bool:
+    return (one.table_id, one.schema.version) == (other.table_id, other.schema.version)
+
+
+def _same_columns(one: TableSchema, other: TableSchema) -> bool:
+    """Field ids count too."""
+    return one is other or bool(one.arrow.equals(other.arrow, check_metadata=True))
 
 
 def _target_schema(table: Table | None, offered: pa.Schema, mode: IngestMode) -> TableSchema:
