@@ -20,13 +20,15 @@ from query_engine.local import LocalAnswers
 from query_engine.permitted import SESSION_FUNCTIONS
 from query_engine.question import Answering, Description, Needs, Question
 from query_engine.relations import RelationSet
+from query_engine.remote import RemoteAnswers
 from query_engine.running import Interruption, RunningQuery
 from query_engine.statements import Statement, StatementGate, StatementKind
 from query_engine.stream import QueryLimits
 from query_engine.syntax import Names, is_catalog_view
 from query_engine.time_travel import TableVersion
+from query_engine.worker_pool import WorkerPool, WorkerSettings
 
-__all__ = ["Description", "Interruption", "QueryEngine", "RunningQuery"]
+__all__ = ["Description", "Interruption", "QueryEngine", "RunningQuery", "WorkerSettings"]
 
 _DESCRIPTIONS_MAX: Final = 1024
 _NO_LIMITS: Final = QueryLimits()
@@ -35,7 +37,8 @@ _NO_LIMITS: Final = QueryLimits()
 class QueryEngine:
     """Runs queries under limits, each tenant in DuckDB instances of its own.
 
-    Safe from any thread. `memory_limit_bytes` and `threads` hold per instance. With no
+    Safe from any thread. Without `workers`, or with none, DuckDB runs in this process, where
+    `memory_limit_bytes` and `threads` hold per instance; else per worker. With no
     `temp_directory` nothing is spilled to disk: a query that needs more memory then fails.
     """
 
@@ -48,12 +51,18 @@ class QueryEngine:
         batch_rows: int = 65_536,
         instances_max: int = 16,
         temp_limit_bytes: int = 10 * 2**30,
+        workers: WorkerSettings | None = None,
     ) -> None:
         settings = InstanceSettings(threads, memory_limit_bytes, temp_directory, temp_limit_bytes)
         self._gate = StatementGate()
-        self._answers: Answering = LocalAnswers(
-            settings, batch_rows=batch_rows, instances_max=instances_max
-        )
+        self._answers: Answering
+        if workers is None or workers.workers == 0:
+            self._answers = LocalAnswers(
+                settings, batch_rows=batch_rows, instances_max=instances_max
+            )
+        else:
+            pool = WorkerPool(workers, settings, batch_rows=batch_rows)
+            self._answers = RemoteAnswers(pool, memory_limit_bytes=memory_limit_bytes)
         self._lock = threading.Lock()
         self._described: OrderedDict[tuple[str, tuple[str, ...]], Description] = OrderedDict()
 

@@ -68,14 +68,14 @@ def translate(error: BaseException, context: FailureContext) -> DuckMeshError:
     heading = _HEADING.match(text)
     kind = heading.group(1) if heading else ""
     if isinstance(error, MemoryError) or kind == "Out of Memory" or _OUT_OF_MEMORY.search(text):
-        return _memory(context.memory_limit_bytes)
+        return memory_exceeded(context.memory_limit_bytes)
     message = clean(text, context.hidden)
     if isinstance(error, pa.ArrowException) and not kind:
         return Invalid(ErrorCode.QUERY_EXECUTION_FAILED, message)
     return _by_kind(kind, message)
 
 
-def _memory(limit_bytes: int) -> Exceeded:
+def memory_exceeded(limit_bytes: int) -> Exceeded:
     return Exceeded(
         ErrorCode.QUERY_MEMORY,
         f"the query needs more than its limit of {limit_bytes / 2**20:.0f} MiB of memory; "

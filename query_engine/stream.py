@@ -1,18 +1,18 @@
 """The rows of one running query, as they come, in messages that every client accepts."""
 
 import logging
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final
 
 import pyarrow as pa
 
 from duckmesh.errors import DuckMeshError, ErrorCode, Exceeded, Internal, Invalid
-from query_engine.failures import FailureContext, cancelled, translate
+from query_engine.failures import FailureContext, translate
 from query_engine.instance import Session
 from query_engine.parameters import Bindings, with_typed_nulls
+from query_engine.pulled import PulledRows
 from query_engine.syntax import Parameter
 from query_engine.watch import Guard
 
@@ -49,7 +49,6 @@ _WIDTHS: Final = {
 }
 """Bytes of a value on the wire, for the types whose values all have one size."""
 
-_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
@@ -110,13 +109,8 @@ def split(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
             pending += [part.slice(half), part.slice(0, half)]
 
 
-class ResultStream:
-    """An iterator over batches. One thread reads; any thread may close.
-
-    A Python iterator stands between DuckDB and the door on purpose: a DuckDB reader handed on
-    bare would send DuckDB's own words, with its paths, to the client when it fails midway. It
-    holds no batch back and costs microseconds per batch of 65,536 rows.
-    """
+class ResultStream(PulledRows):
+    """The rows of one query in this process's DuckDB, in messages of bounded size."""
 
     def __init__(
         self,
@@ -133,78 +127,23 @@ class ResultStream:
         on_cancel: Callable[[], None],
         on_release: Callable[[bool, bool], None],
     ) -> None:
+        super().__init__(guard)
         self._session = session
         self._sql = sql
         self._places = places
         self._bindings = bindings
-        self._guard = guard
         self._limits = limits
         self._stats = stats
         self._wanted_rows = batch_rows
         self._failure = failure
         self._on_cancel = on_cancel
         self._on_release = on_release
-        self._pulling = threading.Lock()
-        self._closing = False
-        self._finished = False
-        self._released = False
         self._clean = True
         self._broken = False
         self._reader: pa.RecordBatchReader | None = None
         self._parts: Iterator[pa.RecordBatch] = iter(())
         self._schema: pa.Schema | None = None
         self._bounded = False
-
-    def open(self) -> pa.Schema:
-        """Bind and start the first execution; returns once its first rows are under way.
-
-        On any error everything is released before it is raised.
-        """
-        schema = self._step(self._start)
-        if schema is None:
-            raise cancelled()
-        return schema
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> pa.RecordBatch:
-        batch = self._step(self._pull)
-        if batch is None:
-            self.close()
-            raise StopIteration
-        return batch
-
-    def close(self) -> None:
-        """Stop, and release everything. Idempotent, from any thread; never waits for DuckDB.
-
-        When a reader is inside DuckDB it is interrupted, and releases on its way out.
-        """
-        self._closing = True
-        self._release_if_idle()
-
-    def __del__(self) -> None:
-        # A stream dropped unread must not keep its cursor, nor its place in the pool.
-        self.close()
-
-    def _step(self, step: Callable[[], _T]) -> _T | None:
-        """Run a step of the reading thread; None when the stream has come to its end."""
-        try:
-            with self._pulling:
-                if self._finished:
-                    return None
-                if self._closing:
-                    # Closed before its end: to stop silently would pass for a whole result.
-                    raise self._guard.verdict() or cancelled()  # noqa: TRY301 - one way out.
-                return step()
-        except BaseException as error:  # noqa: BLE001 - raised again below, in our words.
-            self._closing = True
-            failure = self._judge(error)
-        finally:
-            if self._closing:
-                self._release_if_idle()
-        # Outside the handler, so that DuckDB's error and its frames do not travel along.
-        raise failure
 
     def _judge(self, error: BaseException) -> BaseException:
         self._clean = False
@@ -292,25 +231,18 @@ class ResultStream:
         if reader is not None:
             reader.close()
 
-    def _release_if_idle(self) -> None:
-        if not self._pulling.acquire(blocking=False):
-            # The reading thread is inside: it sees `_closing` when it comes out.
-            self._on_cancel()
-            return
+    def _interrupt(self) -> None:
+        self._on_cancel()
+
+    def _release(self) -> None:
+        self._guard.hold(None)
+        clean = self._clean and not self._guard.stopped
         try:
-            if self._released:
-                return
-            self._released = True
-            self._guard.hold(None)
-            clean = self._clean and not self._guard.stopped
-            try:
-                self._parts = iter(())
-                self._drop_reader()
-            except Exception:  # noqa: BLE001 - a result that failed may fail again when dropped.
-                clean = False
-            self._on_release(clean, self._broken)
-        finally:
-            self._pulling.release()
+            self._parts = iter(())
+            self._drop_reader()
+        except Exception:  # noqa: BLE001 - a result that failed may fail again when dropped.
+            clean = False
+        self._on_release(clean, self._broken)
 
 
 def _check_row(size: int, limit: int | None) -> None:
@@ -332,6 +264,7 @@ def _check_limit(what: str, used: int, limit: int | None) -> None:
             ErrorCode.QUOTA_EXCEEDED,
             f"the result is larger than its limit of {limit} {what}; ask for less, or aggregate",
             limit=limit,
+            used=used,
             unit=what,
         )
 

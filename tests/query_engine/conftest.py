@@ -8,16 +8,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from query_engine.engine import QueryEngine
+from query_engine.engine import QueryEngine, WorkerSettings
 from query_engine.relations import Relation, RelationSet, TableRelation
 
 
 class Lake:
     """Writes Parquet files with field ids, and names them as relations."""
 
-    def __init__(self, directory: Path, tenant: str = "acme") -> None:
+    def __init__(self, directory: Path, tenant: str = "acme", root: Path | None = None) -> None:
         self.directory = directory
         self.tenant = tenant
+        self._root = root or directory
         self._written = 0
         self._snapshot = 0
         directory.mkdir(parents=True, exist_ok=True)
@@ -43,23 +44,54 @@ class Lake:
 
     def snapshot(self, *relations: Relation, tables: Sequence[TableRelation] = ()) -> RelationSet:
         self._snapshot += 1
-        return RelationSet(self.tenant, self._snapshot, relations, (self.directory,), tuple(tables))
+        return RelationSet(self.tenant, self._snapshot, relations, (self._root,), tuple(tables))
 
 
 NUMBERS = Lake.schema(a=(1, pa.int64()), b=(2, pa.string()))
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path / "acme")
+@pytest.fixture(scope="session")
+def lakes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The one directory that a worker of the tenant sees, so that tests share the worker."""
+    return tmp_path_factory.mktemp("acme")
 
 
 @pytest.fixture
-def engine() -> Iterator[QueryEngine]:
+def lake(lakes: Path, tmp_path: Path) -> Lake:
+    return Lake(lakes / tmp_path.name, root=lakes)
+
+
+HERE_AND_WORKERS = [
+    pytest.param(None, id="here"),
+    pytest.param(WorkerSettings(workers=3), id="workers"),
+]
+
+
+@pytest.fixture(scope="session")
+def worker_engine() -> Iterator[QueryEngine]:
+    with QueryEngine(
+        threads=2,
+        memory_limit_bytes=512 * 2**20,
+        temp_directory=None,
+        workers=WorkerSettings(workers=3),
+    ) as engine:
+        yield engine
+
+
+@pytest.fixture
+def local_engine() -> Iterator[QueryEngine]:
     with QueryEngine(
         threads=2, memory_limit_bytes=512 * 2**20, temp_directory=None, instances_max=4
     ) as engine:
         yield engine
+
+
+@pytest.fixture(params=["here", "workers"])
+def engine(request: pytest.FixtureRequest) -> QueryEngine:
+    """DuckDB in this process, and in workers: the same promises hold."""
+    name = "local_engine" if request.param == "here" else "worker_engine"
+    engine: QueryEngine = request.getfixturevalue(name)
+    return engine
 
 
 @pytest.fixture
@@ -93,3 +125,8 @@ class Asking:
 @pytest.fixture
 def ask(engine: QueryEngine) -> Asking:
     return Asking(engine)
+
+
+@pytest.fixture
+def ask_here(local_engine: QueryEngine) -> Asking:
+    return Asking(local_engine)

@@ -14,7 +14,9 @@ import pytest
 from duckmesh.errors import Cancelled, ErrorCode, Exceeded, Invalid
 from query_engine.engine import Interruption, QueryEngine
 from query_engine.relations import RelationSet
+from query_engine.remote import RemoteAnswers
 from query_engine.stream import MESSAGE_BYTES_MAX, QueryLimits
+from tests.query_engine.conftest import HERE_AND_WORKERS
 
 FOREVER = "SELECT sum(x.range * y.range) FROM range(10000000) x, range(10000000) y"
 ROWS_THEN_NONE = (
@@ -201,12 +203,19 @@ def test_a_query_dropped_unread_gives_its_place_back(engine: QueryEngine) -> Non
     for _ in range(30):
         engine.run("SELECT range FROM range(100000000)", EMPTY)
     gc.collect()
-    (_, instance), *_ = engine._answers._pool._instances
-    until(lambda: instance.users == 0)
+    if isinstance(engine._answers, RemoteAnswers):
+        pool = engine._answers.pool
+        until(lambda: pool.users == 0)
+    else:
+        (_, instance), *_ = engine._answers._pool._instances
+        until(lambda: instance.users == 0)
 
 
-def test_too_little_memory_is_exceeded_with_the_limit(tmp_path) -> None:
-    with QueryEngine(threads=2, memory_limit_bytes=64 * 2**20, temp_directory=None) as engine:
+@pytest.mark.parametrize("workers", HERE_AND_WORKERS)
+def test_too_little_memory_is_exceeded_with_the_limit(workers) -> None:
+    with QueryEngine(
+        threads=2, memory_limit_bytes=64 * 2**20, temp_directory=None, workers=workers
+    ) as engine:
         with pytest.raises(Exceeded) as large:
             engine.run(
                 "SELECT list(range ORDER BY hash(range)) FROM range(50000000)", EMPTY
@@ -217,11 +226,14 @@ def test_too_little_memory_is_exceeded_with_the_limit(tmp_path) -> None:
         assert engine.run("SELECT 1", EMPTY).reader.read_all().num_rows == 1
 
 
-def test_with_a_temp_directory_a_sort_spills_instead(tmp_path) -> None:
-    with QueryEngine(threads=2, memory_limit_bytes=96 * 2**20, temp_directory=tmp_path) as engine:
-        sql = "SELECT range AS i FROM range(20000000) ORDER BY hash(range)"
+@pytest.mark.parametrize("workers", HERE_AND_WORKERS)
+def test_with_a_temp_directory_a_sort_spills_instead(tmp_path, workers) -> None:
+    with QueryEngine(
+        threads=2, memory_limit_bytes=96 * 2**20, temp_directory=tmp_path, workers=workers
+    ) as engine:
+        sql = "SELECT range AS i FROM range(10000000) ORDER BY hash(range)"
         with engine.run(sql, EMPTY) as running:
-            assert sum(batch.num_rows for batch in running.reader) == 20_000_000
+            assert sum(batch.num_rows for batch in running.reader) == 10_000_000
 
 
 @pytest.mark.parametrize(
