@@ -30,7 +30,7 @@ from object_store.file_cache import FileCache
 from object_store.open import open_store
 from object_store.options import StoreOptions
 from object_store.port import ObjectStore
-from query_engine.engine import QueryEngine
+from query_engine.engine import QueryEngine, WorkerSettings
 from query_engine.stream import QueryLimits
 
 _SEAL_PURPOSE: Final = "flight"
@@ -169,6 +169,10 @@ def _engine(settings: Settings, spill: Path) -> QueryEngine:
         memory_limit_bytes=query.memory_bytes,
         temp_directory=spill,
         batch_rows=query.batch_rows,
+        temp_limit_bytes=query.spill_max_bytes,
+        workers=WorkerSettings(
+            workers=query.workers, idle=query.worker_idle, kill_grace=query.kill_grace
+        ),
     )
 
 

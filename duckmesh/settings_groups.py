@@ -378,9 +378,32 @@ class QuerySettings(Group):
     memory_bytes: int = Field(
         default=GIB,
         ge=64 * MIB,
-        description="What a query may hold in memory; beyond, QUERY_MEMORY.",
+        description="What the queries of a worker may hold in memory; beyond, QUERY_MEMORY.",
     )
-    threads: int = Field(default=2, ge=1, le=1024, description="Threads of one query.")
+    workers: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description=(
+            "Processes that run queries at most, each for one tenant, beside one that waits "
+            "ready; 0 runs queries in the serving process, without their walls."
+        ),
+    )
+    worker_idle_seconds: float = Field(
+        default=300, gt=0, le=86_400, description="A worker without a query for so long ends."
+    )
+    kill_grace_seconds: float = Field(
+        default=2,
+        gt=0,
+        le=3600,
+        description="How long a query may ignore that it was stopped; then its worker is killed.",
+    )
+    spill_max_bytes: int = Field(
+        default=10 * GIB,
+        ge=MIB,
+        description="What the queries of a worker may write to disk when memory is short.",
+    )
+    threads: int = Field(default=2, ge=1, le=1024, description="Threads of one worker's queries.")
     max_concurrent: int = Field(
         default=16, ge=1, le=10_000, description="Queries of a serving process that run at once."
     )
@@ -405,6 +428,8 @@ class QuerySettings(Group):
     consistency_timeout = Span("consistency_timeout_ms")
     max_consistency_timeout = Span("max_consistency_timeout_ms")
     wall_time = Span("wall_time_seconds")
+    worker_idle = Span("worker_idle_seconds")
+    kill_grace = Span("kill_grace_seconds")
     fetch_timeout = Span("fetch_timeout_seconds")
 
 

@@ -143,6 +143,10 @@ REFERENCE: Final[Mapping[ErrorCode, Entry]] = {
     ),
     ErrorCode.QUERY_TIMEOUT: _met("The query ran longer than it may.", Exceeded),
     ErrorCode.QUERY_MEMORY: _met("The query needs more memory than it may have.", Exceeded),
+    ErrorCode.QUERY_WORKER_LOST: _met(
+        "The process that ran the query ended before it did, after the query was tried again.",
+        Unavailable,
+    ),
     ErrorCode.CONSISTENCY_TIMEOUT: _met(
         "The deadline passed before the token was visible; `requested_token` and `latest_token` "
         "are in the context. An ingest that waited stands all the same.",
