@@ -111,8 +111,8 @@ def _made(name: str, sources: list[Path], build: Callable[[Path], None]) -> Path
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
     folder = CACHE / f"{name}-{digest}"
     CACHE.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.with_suffix(".lock")):
-        whole = folder.with_suffix(".whole")
+    with _locked(folder.with_name(f"{folder.name}.lock")):
+        whole = folder.with_name(f"{folder.name}.whole")
         if not whole.exists():
             shutil.rmtree(folder, ignore_errors=True)
             build(folder)

@@ -101,6 +101,7 @@ CLIENTS: Final = (
         "jdbc", HERE / "jdbc" / "JdbcCases.java", lambda: environments.java_program("JdbcCases")
     ),
     python_client("sqlalchemy, superset", "sqlalchemy_cases.py", "sqlalchemy"),
+    python_client("flightsql-dbapi", "flightsql_dbapi_cases.py", "flightsql-dbapi"),
     python_client("dbt", "dbt_cases.py", "dbt"),
     python_client("ibis", "ibis_cases.py", "ibis"),
     javascript_client("javascript, lancedb", "lancedb_cases.mjs"),
