@@ -1,6 +1,6 @@
 """Table definitions and their schema versions."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -64,10 +64,12 @@ def create_table(
     *,
     creation_key: str | None,
     created_by: str,
+    primary_key: Sequence[str] = (),
 ) -> Table | None:
     """Create an empty table and publish the snapshot that has it; None when the name is taken.
 
-    One transaction, serialised with every publication of the tenant by the head's row lock.
+    One transaction, joined when the caller has one open, and serialised with every publication of
+    the tenant by the head's row lock.
     """
     with connection.transaction():
         head = snapshots.lock_head(connection, tenant_id)
@@ -77,7 +79,8 @@ def create_table(
             connection, head, created_by=created_by, operation="create_table"
         )
         row = connection.execute(
-            _SQL["insert_table"], (tenant_id, name, creation_key, born.snapshot_id)
+            _SQL["insert_table"],
+            (tenant_id, name, creation_key, born.snapshot_id, list(primary_key)),
         ).fetchone()
         assert row is not None  # noqa: S101 - RETURNING of one inserted row
         _insert_version(connection, row[0], schema, begin_snapshot=born.snapshot_id)

@@ -1,6 +1,6 @@
 -- name: insert_table
-INSERT INTO table_def (tenant_id, name, creation_key, begin_snapshot)
-VALUES (%s, %s, %s, %s)
+INSERT INTO table_def (tenant_id, name, creation_key, begin_snapshot, primary_key_cols)
+VALUES (%s, %s, %s, %s, %s)
 RETURNING table_id
 
 -- name: insert_schema_version

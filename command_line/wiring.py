@@ -21,6 +21,7 @@ from flight_server.tickets import Seal
 from gateway.limits import IngestLimits
 from gateway.reads import ReadLimits, Reads
 from gateway.sessions import ClientSessions
+from gateway.sql_writes import SqlWrites
 from gateway.staging import StagingLimits
 from gateway.tenancy import Tenancy
 from gateway.visibility import Visibility
@@ -104,13 +105,15 @@ def open_door(settings: Settings, catalog: Catalog) -> Iterator[FlightDoor]:
             cache=cache,
             cache_root=cache_root,
             visibility=Visibility(catalog, bus),
-            writes=writes,
             limits=_read_limits(settings),
         )
-        yield _door(settings, catalog, reads, writes)
+        sql_writes = rooms.enter_context(SqlWrites(reads, writes, engine=engine))
+        yield _door(settings, catalog, reads, writes, sql_writes)
 
 
-def _door(settings: Settings, catalog: Catalog, reads: Reads, writes: Writes) -> FlightDoor:
+def _door(
+    settings: Settings, catalog: Catalog, reads: Reads, writes: Writes, sql_writes: SqlWrites
+) -> FlightDoor:
     auth = settings.auth
     options = DoorOptions(
         host=settings.flight.host,
@@ -129,6 +132,7 @@ def _door(settings: Settings, catalog: Catalog, reads: Reads, writes: Writes) ->
         reads=reads,
         writes=writes,
         sessions=ClientSessions(catalog),
+        sql_writes=sql_writes,
         authenticator=tenancy,
         seal=seal,
     )

@@ -42,6 +42,8 @@ KEY_IN_SCHEMA: Final = b"idempotency_key"
 
 
 BOUND_MAX_BYTES: Final = 4 * 2**20
+SENT_MAX_BYTES: Final = 64 * 2**20
+"""Rows that come with the very call that runs their statement: they travel in no handle."""
 """Of rows that are bound to a statement: they travel in its handle."""
 
 
@@ -77,7 +79,7 @@ class IngestDesk:
             command.table,
             schema,
             mode=_mode_of(command),
-            idempotency_key=options.idempotency_key or _key_of_schema(schema),
+            idempotency_key=options.idempotency_key or key_of_schema(schema),
             trace_id=call.trace_id,
             session=call.writing,
         )
@@ -189,7 +191,7 @@ class _CountingWriter:
         self._numbers.answered += 1
 
 
-def bound_rows(context: Cancellable, reader: Any) -> pa.Table:
+def bound_rows(context: Cancellable, reader: Any, *, max_bytes: int = BOUND_MAX_BYTES) -> pa.Table:
     """The rows of a DoPut that binds them to a statement.
 
     Raises Invalid when they are no Arrow or too many, and Cancelled when their sender left.
@@ -202,11 +204,11 @@ def bound_rows(context: Cancellable, reader: Any) -> pa.Table:
             continue
         batches.append(batch)
         taken += batch.nbytes
-        if taken > BOUND_MAX_BYTES:
+        if taken > max_bytes:
             raise Invalid(
                 ErrorCode.PAYLOAD_TOO_LARGE,
-                f"the bound rows take more than {BOUND_MAX_BYTES} bytes: "
-                "ingest them into a table and join it",
+                f"the bound rows take more than {max_bytes} bytes: "
+                "ingest them into a table (adbc_ingest)",
                 bytes=taken,
             )
     return pa.Table.from_batches(batches, schema)
@@ -319,7 +321,8 @@ def _table_of_path(path: list[bytes]) -> str:
     return check_table_name(names[-1])
 
 
-def _key_of_schema(schema: pa.Schema) -> str | None:
+def key_of_schema(schema: pa.Schema) -> str | None:
+    """The idempotency key in the metadata of the rows' schema."""
     value = (schema.metadata or {}).get(KEY_IN_SCHEMA)
     return None if value is None else check_idempotency_key(value.decode("utf-8", "replace"))
 

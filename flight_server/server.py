@@ -39,7 +39,7 @@ from flight_server.commands import (
     parse_command,
 )
 from flight_server.fetches import Fetches
-from flight_server.ingest import IngestDesk, bound_rows
+from flight_server.ingest import SENT_MAX_BYTES, IngestDesk, bound_rows
 from flight_server.session_options import answer_session_action
 from flight_server.sessions import Sessions
 from flight_server.statements import StatementDesk, outcome_rows, with_snapshot
@@ -49,6 +49,7 @@ from gateway.credentials import Authenticator
 from gateway.open_answers import Answer
 from gateway.reads import Reads
 from gateway.sessions import ClientSessions
+from gateway.sql_writes import SqlWrites
 from gateway.writes import Writes
 from query_engine.stream import split
 
@@ -101,6 +102,7 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         reads: Reads,
         writes: Writes,
         sessions: ClientSessions,
+        sql_writes: SqlWrites,
         authenticator: Authenticator,
         seal: Seal,
     ) -> None:
@@ -110,7 +112,7 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         self._calls = CallsInFlight(options.calls_max)
         self._fetches = Fetches()
         self._tickets = TicketDesk(seal, self._fetches, lifetime=options.ticket_lifetime)
-        self._statements = StatementDesk(reads, seal, self._tickets)
+        self._statements = StatementDesk(reads, sql_writes, seal, self._tickets)
         self._ingest = IngestDesk(
             writes,
             reads,
@@ -269,12 +271,14 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
                 rows = bound_rows(context, reader)
                 return answers.bind_result(self._statements.bind(call, handle, rows))
             case StatementUpdate():
-                sql = self._statements.unprepared(call, command).sql
+                # Its sender sends a descriptor and no stream: there is nothing to read.
+                statement, sent = self._statements.unprepared(call, command), None
             case PreparedStatementUpdate(prepared_statement_handle=handle):
-                sql = self._statements.open_prepared(call, handle).sql
+                statement = self._statements.open_prepared(call, handle)
+                sent = bound_rows(context, reader, max_bytes=SENT_MAX_BYTES)
             case _:
                 raise _wrong_rpc(command)
-        done = self._statements.update(call, sql)
+        done = self._statements.update(call, statement, sent)
         self._send_session(context, call, done.visibility_token)
         token = done.visibility_token
         return answers.update_result(

@@ -21,11 +21,13 @@ from flight_server import answers
 from flight_server.authenticate import Call
 from flight_server.commands import CreatePreparedStatement, StatementQuery, StatementUpdate
 from flight_server.headers import CallOptions, Consistency
+from flight_server.ingest import key_of_schema
 from flight_server.sessions import Session
 from flight_server.ticket_actions import TicketDesk
 from flight_server.tickets import Outcome, Purpose, Seal, SealedStatement
 from gateway.open_answers import Answer
-from gateway.reads import Executed, ReadPoint, Reads
+from gateway.reads import ReadPoint, Reads
+from gateway.sql_writes import Executed, SqlWrites
 from query_engine.describe import Description
 from query_engine.permitted import SESSION_FUNCTIONS
 
@@ -71,8 +73,11 @@ OUTCOME_SCHEMA: Final = pa.schema([("Count", pa.int64()), ("visibility_token", p
 class StatementDesk:
     """Everything a client does with SQL text. Stateless and safe for threads."""
 
-    def __init__(self, reads: Reads, seal: Seal, tickets: TicketDesk) -> None:
+    def __init__(
+        self, reads: Reads, sql_writes: SqlWrites, seal: Seal, tickets: TicketDesk
+    ) -> None:
         self._reads = reads
+        self._sql_writes = sql_writes
         self._seal = seal
         self._tickets = tickets
 
@@ -166,13 +171,30 @@ class StatementDesk:
 
     # ---- Writing by SQL
 
-    def update(self, call: Call, sql: str) -> Executed:
-        """Run a statement that is no query."""
-        if self._reads.is_query(sql):
+    def update(
+        self, call: Call, statement: SealedStatement, rows: pa.Table | None = None
+    ) -> Executed:
+        """Run a statement that is no query: once, whichever call carries it.
+
+        `rows` that came with the call take the place of those bound before.
+        """
+        if self._reads.is_query(statement.sql):
             raise Invalid(
                 ErrorCode.SQL_NOT_ALLOWED, "the statement yields rows: send it as a query"
             )
-        return self._reads.execute(call.identity, sql)
+        options = call.options()
+        bound = rows is not None and rows.num_columns > 0
+        parameters = rows if bound else _table_of(statement.parameters)
+        return self._sql_writes.execute(
+            call.identity,
+            statement.sql,
+            point=read_point(options, call.session),
+            parameters=parameters,
+            idempotency_key=options.idempotency_key or _key_of(parameters),
+            session=call.writing,
+            trace_id=call.trace_id,
+            interruption=call.stop,
+        )
 
     def unprepared(self, call: Call, command: StatementQuery | StatementUpdate) -> SealedStatement:
         """The statement of a command that carries its text."""
@@ -182,7 +204,7 @@ class StatementDesk:
     def _executed_info(
         self, call: Call, descriptor: flight.FlightDescriptor, statement: SealedStatement
     ) -> tuple[flight.FlightInfo, VisibilityToken | None]:
-        done = self.update(call, statement.sql)
+        done = self.update(call, statement)
         outcome = Outcome(done.row_count, done.visibility_token)
         endpoint = self._endpoint(replace(statement, outcome=outcome, parameters=None))
         records = answers.UNKNOWN_COUNT if done.row_count is None else done.row_count
@@ -257,11 +279,21 @@ def _to_ipc(rows: pa.Table) -> bytes:
 
 
 def _from_ipc(content: bytes | None) -> pa.RecordBatch | None:
-    if content is None:
+    rows = _table_of(content)
+    if rows is None:
         return None
-    rows = pa.ipc.open_stream(content).read_all().combine_chunks()
+    rows = rows.combine_chunks()
     batches = rows.to_batches()
     return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=rows.schema)
+
+
+def _table_of(content: bytes | None) -> pa.Table | None:
+    return None if content is None else pa.ipc.open_stream(content).read_all()
+
+
+def _key_of(rows: pa.Table | None) -> str | None:
+    """The idempotency key in the metadata of the bound rows, as an ingest's rows carry it."""
+    return None if rows is None else key_of_schema(rows.schema)
 
 
 def _refuse_transaction(transaction_id: bytes | None) -> None:

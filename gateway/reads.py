@@ -14,7 +14,7 @@ from catalog.connection import Catalog
 from catalog.snapshots import Snapshot
 from catalog.tables import TableAt
 from duckmesh.clock import Deadline
-from duckmesh.errors import ErrorCode, Invalid, NotSupported
+from duckmesh.errors import ErrorCode, Invalid
 from duckmesh.identifiers import SnapshotId, TableId
 from duckmesh.tokens import BEFORE_ALL, VisibilityToken
 from gateway import system_tables
@@ -24,7 +24,6 @@ from gateway.manifests import LocalFiles, Manifest, Manifests
 from gateway.open_answers import Answer, OpenAnswers
 from gateway.time_travel import PastTable, TimeTravel
 from gateway.visibility import Visibility
-from gateway.writes import Writes
 from ingest_bus.port import IngestBus
 from object_store import keys
 from object_store.file_cache import FileCache, PinnedFiles
@@ -32,7 +31,7 @@ from object_store.port import ObjectStore
 from query_engine.engine import Interruption, QueryEngine
 from query_engine.question import Description
 from query_engine.relations import Relation, RelationSet, TableRelation
-from query_engine.statements import StatementKind, parse_drop_table
+from query_engine.statements import StatementKind
 from query_engine.stream import QueryLimits
 
 _Paths = Mapping[tuple[SnapshotId, TableId], tuple[Path, ...]]
@@ -53,14 +52,6 @@ class ReadPoint:
     """Everything accepted before the question."""
     timeout: timedelta | None = None
     """How long to wait for it; None is the setting's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Executed:
-    """The outcome of a statement that is no query. `row_count` is None when it has none (DDL)."""
-
-    row_count: int | None
-    visibility_token: VisibilityToken | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +89,6 @@ class Reads:
         cache: FileCache,
         cache_root: Path,
         visibility: Visibility,
-        writes: Writes,
         limits: ReadLimits,
     ) -> None:
         self._catalog = catalog
@@ -107,7 +97,6 @@ class Reads:
         self._engine = engine
         self._visibility = visibility
         self._cache_root = cache_root
-        self._writes = writes
         self._limits = limits
         self._manifests = Manifests(catalog)
         self._files = LocalFiles(catalog, store, cache)
@@ -316,26 +305,7 @@ class Reads:
         cached = self._cache_root / tenant
         return (cached,) if in_store is None else (cached, in_store.parent)
 
-    # -- statements that are no query, and metadata
-
-    def execute(self, identity: Identity, sql: str) -> Executed:
-        """Run a statement that is no query, once. Raises NotSupported for most, for now."""
-        statement = self._engine.classify(sql)
-        if statement.kind is StatementKind.DROP_TABLE:
-            dropped = parse_drop_table(sql)
-            if dropped.schema not in (None, "main") or dropped.catalog not in (None, "duckmesh"):
-                raise Invalid(
-                    ErrorCode.TABLE_REQUIRED,
-                    "tables lie in catalog 'duckmesh' and schema 'main': leave both out",
-                )
-            self._writes.drop_table(identity, dropped.name, if_exists=dropped.if_exists)
-            return Executed(None, None)
-        raise NotSupported(
-            ErrorCode.NOT_SUPPORTED,
-            "rows are written by bulk ingest (adbc_ingest) or a DoPut stream, not by SQL: of the "
-            "statements that write, only DROP TABLE is supported",
-            statement=statement.kind.value,
-        )
+    # -- metadata
 
     def tables(self, identity: Identity) -> list[DescribedTable]:
         """The tenant's tables in the newest snapshot, by name."""

@@ -5,7 +5,7 @@ A write is accepted whole or not at all. Its commit is one publish of the bus; w
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -15,7 +15,7 @@ from typing import Final
 import pyarrow as pa
 
 from catalog import tables
-from catalog.connection import Catalog
+from catalog.connection import Catalog, Connection
 from catalog.table_schema import TableSchema
 from catalog.tables import Table, table_not_found
 from data_files.batch_size import bytes_of
@@ -103,11 +103,14 @@ class Writes:
         *,
         mode: IngestMode,
         idempotency_key: str | None = None,
+        payload_hash: bytes | None = None,
         trace_id: str | None = None,
         session: WritingSession | None = None,
     ) -> "PendingWrite":
         """Begin a write whose rows follow.
 
+        A `payload_hash` stands for the rows where their sender knows better what makes a repeat of
+        the write: a statement's rows come from what it reads, and that may have changed.
         Raises what can be known without them: Denied, TABLE_NOT_FOUND, TABLE_EXISTS,
         SCHEMA_INCOMPATIBLE, QUOTA_EXCEEDED. Changes nothing.
         """
@@ -128,7 +131,7 @@ class Writes:
             self._store,
             partial(keys.data_file_key, identity.tenant, table_name, table_id),
             limits=self._staging,
-            hashed=idempotency_key is not None,
+            hashed=idempotency_key is not None and payload_hash is None,
         )
         return PendingWrite(
             self,
@@ -138,6 +141,7 @@ class Writes:
             schema=schema,
             mode=mode,
             idempotency_key=idempotency_key,
+            payload_hash=payload_hash,
             trace_id=trace_id,
             session=session,
             conformer=conformer or Conformer.between(offered, schema.arrow),
@@ -318,7 +322,13 @@ class Writes:
     # -- tables
 
     def create_table(
-        self, identity: Identity, name: str, schema: TableSchema, *, creation_key: str | None
+        self,
+        identity: Identity,
+        name: str,
+        schema: TableSchema,
+        *,
+        creation_key: str | None,
+        primary_key: Sequence[str] = (),
     ) -> Table | None:
         """Create the table; None when another was first."""
         with self._catalog.connect() as connection:
@@ -329,7 +339,33 @@ class Writes:
                 schema,
                 creation_key=creation_key,
                 created_by=identity.principal,
+                primary_key=primary_key,
             )
+
+    def recreate_table(
+        self, identity: Identity, name: str, schema: TableSchema, *, primary_key: Sequence[str]
+    ) -> Table:
+        """Create the table in the place of one of that name, if there is one. Atomic.
+
+        The old table keeps its rows in older snapshots; writes that began for it are refused.
+        """
+        with self._catalog.connect() as connection, connection.transaction():
+            old = tables.find_table(connection, identity.tenant_id, name)
+            if old is not None:
+                self._end_table(connection, identity, old)
+            made = tables.create_table(
+                connection,
+                identity.tenant_id,
+                name,
+                schema,
+                creation_key=None,
+                created_by=identity.principal,
+                primary_key=primary_key,
+            )
+            if made is None:
+                raise _exists(name)
+        self._tables.forget(identity.tenant_id, name)
+        return made
 
     def drop_table(self, identity: Identity, name: str, *, if_exists: bool = False) -> bool:
         """End a table in a new snapshot; False when there was none and that is no error.
@@ -343,13 +379,25 @@ class Writes:
                 return False
             raise table_not_found(name)
         with self._catalog.connect() as connection, connection.transaction():
-            # Counter row first, head row second: the lock order of ingest_bus.postgres.
-            self._bus.fence(
-                identity.tenant_id, table.table_id, below=_NO_VERSION, within=connection
-            )
-            tables.drop_table(connection, table, created_by=identity.principal)
+            self._end_table(connection, identity, table)
         self._tables.forget(identity.tenant_id, name)
         return True
+
+    def _end_table(self, connection: Connection, identity: Identity, table: Table) -> None:
+        # Counter row first, head row second: the lock order of ingest_bus.postgres.
+        self._bus.fence(identity.tenant_id, table.table_id, below=_NO_VERSION, within=connection)
+        tables.drop_table(connection, table, created_by=identity.principal)
+
+    def exists(self, identity: Identity, name: str) -> bool:
+        """Whether there is a table of that name now."""
+        return self._find(identity, name) is not None
+
+    def table(self, identity: Identity, name: str) -> Table:
+        """The table with the columns that writes are checked against. Raises TABLE_NOT_FOUND."""
+        table = self._find(identity, check_table_name(name))
+        if table is None:
+            raise table_not_found(name)
+        return table
 
     def _find(self, identity: Identity, name: str) -> Table | None:
         """The table as the catalog has it now."""
@@ -428,6 +476,7 @@ class PendingWrite:
         schema: TableSchema,
         mode: IngestMode,
         idempotency_key: str | None,
+        payload_hash: bytes | None,
         trace_id: str | None,
         session: WritingSession | None,
         conformer: Conformer,
@@ -440,6 +489,7 @@ class PendingWrite:
         self.idempotency_key = idempotency_key
         self._writes = writes
         self._table = table
+        self._payload_hash = payload_hash
         self._trace_id = trace_id
         self._session = session
         self._conformer = conformer
@@ -463,6 +513,8 @@ class PendingWrite:
         """
         self._pump.finish()
         gathered = self._staging.finish()
+        if self._payload_hash is not None:
+            gathered = replace(gathered, payload_hash=self._payload_hash)
         staged = isinstance(gathered.payload, StagedPayload)
         table = self._writes.table_for(self, now=staged)
         overwrite = self.mode is IngestMode.REPLACE
@@ -547,11 +599,15 @@ def _target_schema(table: Table | None, offered: pa.Schema, mode: IngestMode) ->
 def _check_is_retry(table: Table, idempotency_key: str | None) -> None:
     """`create` finds the table there: fine for the retry of the write that created it."""
     if idempotency_key is None or table.creation_key != idempotency_key:
-        raise Conflict(
-            ErrorCode.TABLE_EXISTS,
-            f"table {table.name!r} exists: append to it, replace it, or choose another name",
-            table=table.name,
-        )
+        raise _exists(table.name)
+
+
+def _exists(name: str) -> Conflict:
+    return Conflict(
+        ErrorCode.TABLE_EXISTS,
+        f"table {name!r} exists: append to it, replace it, or choose another name",
+        table=name,
+    )
 
 
 def _changed_meanwhile(table: Table) -> Conflict:

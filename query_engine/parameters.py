@@ -53,7 +53,7 @@ class ParameterReader:
         """
         wanted = identifiers(places)
         given = 0 if batch is None else batch.num_columns
-        columns = _columns(wanted, [] if batch is None else batch.schema.names, given)
+        columns = parameter_columns(wanted, [] if batch is None else batch.schema.names, given)
         if batch is None or not wanted:
             return iter((NO_PARAMETERS,))
         if batch.num_rows == 0:
@@ -131,7 +131,7 @@ def identifiers(places: tuple[Parameter, ...]) -> tuple[str, ...]:
     return tuple(seen)
 
 
-def _columns(wanted: tuple[str, ...], names: list[str], given: int) -> dict[str, int]:
+def parameter_columns(wanted: tuple[str, ...], names: list[str], given: int) -> dict[str, int]:
     """Which column of the batch feeds which parameter."""
     numbered = all(name.isdigit() for name in wanted)
     expected = max(map(int, wanted), default=0) if numbered else len(wanted)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -14,6 +15,7 @@ from duckmesh.identifiers import ConsumerId, SnapshotId
 from gateway.identity import EVERY_ROLE, Identity
 from gateway.limits import IngestLimits
 from gateway.reads import ReadLimits, ReadPoint, Reads
+from gateway.sql_writes import Executed, SqlWrites
 from gateway.staging import StagingLimits
 from gateway.visibility import Visibility
 from gateway.writes import IngestMode, Writes
@@ -64,9 +66,9 @@ class Rooms:
             cache=self.cache,
             cache_root=cache_root,
             visibility=self.visibility,
-            writes=self.writes,
             limits=ReadLimits(),
         )
+        self.sql_writes = SqlWrites(self.reads, self.writes, engine=self.engine)
         self.acme = self.identity("acme")
 
     def identity(self, tenant: str) -> Identity:
@@ -116,6 +118,14 @@ class Rooms:
             raise
         return pending.commit()
 
+    def execute(self, sql: str, *rows: tuple[object, ...], **options: Any) -> Executed:
+        """Run a statement that is no query, with these bound rows if there are any."""
+        identity = options.pop("identity", None) or self.acme
+        if rows:
+            columns = {str(at): list(values) for at, values in enumerate(zip(*rows, strict=True))}
+            options["parameters"] = pa.table(columns)
+        return self.sql_writes.execute(identity, sql, **options)
+
     def query(self, sql: str, *, identity: Identity | None = None, **point: object) -> pa.Table:
         who = identity or self.acme
         snapshot = self.reads.pin(who, sql, ReadPoint(**point))
@@ -133,6 +143,7 @@ class Rooms:
 
     def close(self) -> None:
         self.bus.close()
+        self.sql_writes.close()
         self.engine.close()
         self.cache.close()
         self.catalog.close()

@@ -90,6 +90,7 @@ def open_door(house):
             reads=house,
             writes=house,
             sessions=house.sessions,
+            sql_writes=house,
             authenticator=KnownKeys(keys or {}, anonymous),
             seal=Seal(b"s" * 32, now=now),
         )

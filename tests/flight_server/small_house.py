@@ -26,7 +26,8 @@ from duckmesh.identifiers import new_event_id
 from gateway.conform import Conformer
 from gateway.limits import Turns
 from gateway.open_answers import Answer, OpenAnswers
-from gateway.reads import DescribedTable, Executed
+from gateway.reads import DescribedTable
+from gateway.sql_writes import Executed
 from gateway.writes import IngestMode
 from ingest_bus.envelope import Receipt
 from object_store.file_cache import PinnedFiles
@@ -232,7 +233,7 @@ class SmallHouse:
         pinned = PinnedFiles((), self.pins.pop)
         return Answer(running, pinned, self.turns, stop=interruption, among=self.open_answers)
 
-    def execute(self, identity, sql):
+    def execute(self, identity, sql, **options):
         name = sql.split()[2]
         with self.lock:
             tables = dict(self.snapshots[-1])

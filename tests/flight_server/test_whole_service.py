@@ -25,6 +25,7 @@ from gateway.identity import EVERY_ROLE
 from gateway.limits import IngestLimits
 from gateway.reads import ReadLimits, Reads
 from gateway.sessions import ClientSessions
+from gateway.sql_writes import SqlWrites
 from gateway.staging import StagingLimits
 from gateway.tenancy import Tenancy
 from gateway.visibility import Visibility
@@ -71,14 +72,16 @@ class Service:
             cache=cache,
             cache_root=cache_root,
             visibility=Visibility(self.catalog, self.bus),
-            writes=writes,
             limits=ReadLimits(),
         )
+        sql_writes = SqlWrites(reads, writes, engine=engine)
+        self.ends.callback(sql_writes.close)
         door = FlightDoor(
             DoorOptions(**options),
             reads=reads,
             writes=writes,
             sessions=ClientSessions(self.catalog),
+            sql_writes=sql_writes,
             authenticator=Tenancy(self.catalog, open_tenant=open_tenant),
             seal=Seal(b"s" * 32),
         )
@@ -344,7 +347,7 @@ def test_drop_table_runs_once(connection, cursor):
     with pytest.raises(adbc_driver_manager.Error, match="TABLE_NOT_FOUND"):
         ask(connection, "SELECT * FROM t")
     with pytest.raises(adbc_driver_manager.Error, match="NOT_SUPPORTED") as caught:
-        ask(connection, "INSERT INTO t VALUES (1)")
+        ask(connection, "DELETE FROM t")
     assert caught.value.status_code is STATUS.NOT_IMPLEMENTED
 
 

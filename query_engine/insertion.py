@@ -1,0 +1,371 @@
+"""INSERT, taken apart by DuckDB's own parser: what it writes to, and the query of its rows.
+
+DuckDB serialises no INSERT, but a query whose CTE is one. The tree of the INSERT is taken from
+there, and the query in it becomes text again. The conversions that DuckDB's INSERT would make are
+written into that text, as casts: each value of VALUES, each column of a query.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+import duckdb
+import pyarrow as pa
+
+from duckmesh.errors import ErrorCode, Invalid, NotSupported
+from duckmesh.statements import Statements
+from query_engine.failures import clean
+from query_engine.lexemes import TableName, without_end
+from query_engine.parameters import identifiers, parameter_columns
+from query_engine.quoting import identifier, sql_type
+from query_engine.scratch import Scratch
+from query_engine.syntax import Parameter
+from query_engine.trees import Tree, Trees
+
+_SQL: Final = Statements("query_engine", "writes.sql")
+
+_WRITTEN_OUT: Final = frozenset({"PARAMETER", "CONSTANT", "CAST", "DEFAULT"})
+_CONSTRUCTORS: Final = frozenset({"list_value", "struct_pack", "map", "row"})
+_BOUND: Final = "bound"
+"""What the bound rows are called where they are read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Insertion:
+    """One INSERT. `columns` is empty when the statement names none."""
+
+    target: TableName
+    columns: tuple[str, ...]
+    by_name: bool
+    source: Tree | None
+    """The tree of the query that gives the rows; None for DEFAULT VALUES."""
+
+    @property
+    def cells(self) -> list[list[Tree]] | None:
+        """The rows of VALUES, written out; None when the rows come from another query."""
+        if self.source is None:
+            return [[]]
+        node = self.source["node"]
+        table = node.get("from_table") or {}
+        plain = (
+            node.get("type") == "SELECT_NODE"
+            and table.get("type") == "EXPRESSION_LIST"
+            and [each["type"] for each in node["select_list"]] == ["STAR"]
+            and not node["modifiers"]
+            and not node["cte_map"]["map"]
+        )
+        return table["values"] if plain else None
+
+    @property
+    def is_written_out(self) -> bool:
+        """Whether its rows are constants and parameters alone: they cost what their text costs."""
+        cells = self.cells
+        if cells is None or (len(cells) > 1 and self.parameters):
+            return False
+        return all(_is_written_out(cell) for row in cells for cell in row)
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The places of its parameters, in the order of the text."""
+        return _parameters_in(self.source)
+
+
+class InsertionReader:
+    """Reads INSERT statements and makes queries of them. Safe from any thread."""
+
+    def __init__(self, scratch: Scratch) -> None:
+        self._scratch = scratch
+        self._trees = Trees(scratch)
+
+    def read(self, sql: str) -> Insertion:
+        """The one INSERT in `sql`.
+
+        Raises NotSupported for ON CONFLICT, OR REPLACE, OR IGNORE and RETURNING, Invalid for a
+        text that does not parse.
+        """
+        query = self._trees.parse(_SQL["insert_as_cte"].format(insert=without_end(sql)))
+        node = query["node"]["cte_map"]["map"][0]["value"]["query_node"]
+        if node["on_conflict_info"] is not None:
+            _needs_keys("INSERT with ON CONFLICT, OR REPLACE or OR IGNORE")
+        if node["returning_list"]:
+            _needs_keys("RETURNING")
+        source = node["select_statement"]
+        if source is not None:
+            source["node"]["cte_map"]["map"][:0] = node["cte_map"]["map"]
+        return Insertion(
+            TableName.of(node["qualified_name"]["path"]),
+            tuple(node["columns"]),
+            node["column_order"] == "INSERT_BY_NAME",
+            source,
+        )
+
+    def source_text(self, insertion: Insertion) -> str:
+        """The query of its rows, as the statement has it."""
+        return self._trees.text(_source_of(insertion))
+
+    def query_of(self, insertion: Insertion, names: Sequence[str], schema: pa.Schema) -> str:
+        """The query that gives the table's columns, in order and of their types.
+
+        `names` are the columns that the source fills, as `filled_columns` tells them.
+        """
+        source = _source_of(insertion)
+        if insertion.cells is not None:
+            source = _with_cells(source, self._filled(insertion, _kinds(names, schema), "cast"))
+        return _query_over(self._trees.text(source), names, schema)
+
+    def failing_columns_query(
+        self, insertion: Insertion, names: Sequence[str], schema: pa.Schema
+    ) -> str:
+        """A query whose one row says of each filled column whether a value does not convert."""
+        kinds, source, test = _kinds(names, schema), _source_of(insertion), "any_fails"
+        if insertion.cells is not None:
+            source = _with_cells(source, self._filled(insertion, kinds, "fails"))
+            test = "any_true"
+        aliases = _aliases(names)
+        tests = [
+            _SQL[test].format(value=alias, type=kind)
+            for alias, kind in zip(aliases, kinds, strict=True)
+        ]
+        return _SQL["select_source"].format(
+            columns=", ".join(tests), source=self._trees.text(source), aliases=", ".join(aliases)
+        )
+
+    def written_rows(
+        self, insertion: Insertion, names: Sequence[str], schema: pa.Schema, bound: pa.Table | None
+    ) -> pa.Table:
+        """The rows of an INSERT that is written out; its one row once for each bound row.
+
+        Bound rows stay in Arrow. Raises Invalid: INVALID_PAYLOAD naming the column of a value
+        that does not convert, QUERY_EXECUTION_FAILED for a wrong count of parameters.
+        """
+        places = _bound_places(insertion, bound)
+        rows = bound if bound is not None and places else _ONE_ROW
+        query = self._written_query(insertion, names, schema, places)
+        with self._scratch.transaction() as cursor:
+            named = [f"p{at}" for at in range(rows.num_columns)]
+            cursor.register(_BOUND, rows.rename_columns(named))
+            try:
+                return cursor.sql(query).to_arrow_table()
+            except duckdb.ConversionException as error:
+                message = str(error)
+        raise conversion_failed(self._failing(insertion, names, schema, rows, places), message)
+
+    def _written_query(
+        self,
+        insertion: Insertion,
+        names: Sequence[str],
+        schema: pa.Schema,
+        places: Mapping[str, int],
+    ) -> str:
+        if insertion.source is None:
+            columns = ", ".join(_column(field, None) for field in schema)
+            return _SQL["select_cells"].format(columns=columns, source=_BOUND)
+        cells = self._filled(insertion, _kinds(names, schema), "cast")
+        return _query_over(
+            self._trees.text(self._over_bound(insertion, cells, places)), names, schema
+        )
+
+    def _failing(
+        self,
+        insertion: Insertion,
+        names: Sequence[str],
+        schema: pa.Schema,
+        rows: pa.Table,
+        places: Mapping[str, int],
+    ) -> str | None:
+        """The first column of which a value does not convert."""
+        cells = self._filled(insertion, _kinds(names, schema), "fails")
+        aliases = _aliases(names)
+        query = _SQL["select_source"].format(
+            columns=", ".join(_SQL["any_true"].format(value=alias) for alias in aliases),
+            source=self._trees.text(self._over_bound(insertion, cells, places)),
+            aliases=", ".join(aliases),
+        )
+        with self._scratch.transaction() as cursor:
+            cursor.register(_BOUND, rows.rename_columns([f"p{i}" for i in range(rows.num_columns)]))
+            try:
+                failed = cursor.sql(query).fetchall()[0]
+            except duckdb.Error:
+                return None
+        return next((name for name, bad in zip(names, failed, strict=True) if bad), None)
+
+    def _filled(
+        self, insertion: Insertion, kinds: Sequence[str], template: str
+    ) -> list[list[Tree]]:
+        """Each cell inside the template of its column: a cast, or the question if it fails.
+
+        INSERT converts each value of VALUES by itself; a query over VALUES would first find one
+        type for all the values of a column.
+        """
+        templates = self._trees.selected(
+            *(_SQL[template].format(value="NULL", type=kind) for kind in kinds)
+        )
+        return [
+            [_put(cell, into) for into, cell in zip(templates, row, strict=True)]
+            for row in insertion.cells or ()
+        ]
+
+    def _over_bound(
+        self,
+        insertion: Insertion,
+        cells: list[list[Tree]],
+        places: Mapping[str, int],
+    ) -> Tree:
+        """The written rows as a query over the bound rows, parameters being their columns."""
+        if len(cells) != 1:
+            return _with_cells(_source_of(insertion), cells)
+        query = self._trees.parse(_SQL["select_cells"].format(columns="NULL", source=_BOUND))
+        query["node"]["select_list"] = _with_columns(cells[0], places)
+        return query
+
+
+_ONE_ROW: Final = pa.table({"none": pa.nulls(1, pa.int32())})
+
+
+def filled_columns(
+    insertion: Insertion, schema: pa.Schema, given: Sequence[str] | int
+) -> list[str]:
+    """The columns of the table that the source's columns fill, in the source's order.
+
+    `given` is how many columns the source has, or their names. Raises Invalid
+    (SCHEMA_INCOMPATIBLE) for an unknown or repeated column, and for a wrong count.
+    """
+    known = {field.name.lower(): field.name for field in schema}
+    if insertion.by_name and not isinstance(given, int):
+        names = list(given)
+    else:
+        names = list(insertion.columns) or list(schema.names)
+        count = given if isinstance(given, int) else len(given)
+        if insertion.source is None:
+            return []
+        if count != len(names):
+            raise Invalid(
+                ErrorCode.SCHEMA_INCOMPATIBLE,
+                f"{len(names)} columns are to be filled and {count} values are given: name the "
+                "columns, or give a value for each",
+                columns=len(names),
+                values=count,
+            )
+    unknown = [name for name in names if name.lower() not in known]
+    if unknown:
+        raise Invalid(
+            ErrorCode.SCHEMA_INCOMPATIBLE,
+            f"the table has no column {unknown[0]!r}: it has {', '.join(schema.names[:20])}",
+            column=unknown[0],
+        )
+    if len({name.lower() for name in names}) < len(names):
+        raise Invalid(ErrorCode.SCHEMA_INCOMPATIBLE, "a column is named twice: name it once")
+    return [known[name.lower()] for name in names]
+
+
+def conversion_failed(column: str | None, message: str) -> Invalid:
+    """The refusal of a value that its column's type cannot hold."""
+    reason = clean(message, ()).partition("\n")[0].removeprefix("Conversion Error: ")
+    where = "a value" if column is None else f"a value of column {column!r}"
+    context = {} if column is None else {"column": column}
+    return Invalid(ErrorCode.INVALID_PAYLOAD, f"{where} does not convert: {reason}", **context)
+
+
+def _kinds(names: Sequence[str], schema: pa.Schema) -> list[str]:
+    return [sql_type(schema.field(name).type) for name in names]
+
+
+def _aliases(names: Sequence[str]) -> list[str]:
+    return [f"c{at}" for at in range(len(names))]
+
+
+def _query_over(source: str, names: Sequence[str], schema: pa.Schema) -> str:
+    aliases = _aliases(names)
+    places = dict(zip(names, aliases, strict=True))
+    columns = ", ".join(_column(field, places.get(field.name)) for field in schema)
+    return _SQL["select_source"].format(columns=columns, source=source, aliases=", ".join(aliases))
+
+
+def _column(field: pa.Field, value: str | None) -> str:
+    cast = _SQL["cast"].format(value=value or "NULL", type=sql_type(field.type))
+    return _SQL["named"].format(value=cast, name=identifier(field.name))
+
+
+def _is_written_out(cell: Tree) -> bool:
+    stack = [cell]
+    while stack:
+        node = stack.pop()
+        kind = node["class"]
+        if kind == "FUNCTION" and node["function_name"] in _CONSTRUCTORS:
+            stack += [each["expression"] for each in node["arguments"]]
+        elif kind not in _WRITTEN_OUT:
+            return False
+        elif kind == "CAST":
+            stack.append(node["child"])
+    return True
+
+
+def _bound_places(insertion: Insertion, bound: pa.Table | None) -> dict[str, int]:
+    """Which column of the bound rows each parameter is."""
+    wanted = identifiers(insertion.parameters)
+    names = [] if bound is None else bound.schema.names
+    return parameter_columns(wanted, names, len(names))
+
+
+def _parameters_in(tree: Any) -> tuple[Parameter, ...]:
+    found: list[Parameter] = []
+    stack: list[Any] = [tree]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, list):
+            stack.extend(node)
+        elif isinstance(node, dict):
+            if node.get("class") == "PARAMETER":
+                place = int(node.get("query_location") or 0)
+                found.append(Parameter(str(node["identifier"]), place, 0))
+            stack.extend(each for each in node.values() if isinstance(each, (dict, list)))
+    return tuple(sorted(found, key=lambda each: each.at))
+
+
+def _put(cell: Tree, into: Any) -> Any:
+    """The template with the cell where its NULL stands; DEFAULT is NULL and leaves it."""
+    if cell["class"] == "DEFAULT":
+        return into
+    if isinstance(into, list):
+        return [_put(cell, each) for each in into]
+    if not isinstance(into, dict):
+        return into
+    if into.get("class") == "CONSTANT" and into["literal"]["kind"] == "NULL_LITERAL":
+        return cell
+    return {key: _put(cell, value) for key, value in into.items()}
+
+
+def _source_of(insertion: Insertion) -> Tree:
+    if insertion.source is None:
+        raise TypeError("DEFAULT VALUES has no query")
+    return insertion.source
+
+
+def _with_cells(source: Tree, cells: list[list[Tree]]) -> Tree:
+    node = source["node"]
+    return {**source, "node": {**node, "from_table": {**node["from_table"], "values": cells}}}
+
+
+def _with_columns(tree: Any, places: Mapping[str, int]) -> Any:
+    """The tree with each parameter as a column of the bound rows."""
+    if isinstance(tree, list):
+        return [_with_columns(each, places) for each in tree]
+    if not isinstance(tree, dict):
+        return tree
+    if tree.get("class") == "PARAMETER":
+        column = f"p{places[str(tree['identifier'])]}"
+        return {
+            "class": "COLUMN_REF",
+            "type": "COLUMN_REF",
+            "alias": "",
+            "column_names": [_BOUND, column],
+        }
+    return {key: _with_columns(value, places) for key, value in tree.items()}
+
+
+def _needs_keys(what: str) -> NoReturn:
+    raise NotSupported(
+        ErrorCode.NOT_SUPPORTED,
+        f"{what} needs tables with keys, which are not here yet: insert the rows, and choose the "
+        "newest in the query",
+    )

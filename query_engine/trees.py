@@ -1,0 +1,56 @@
+"""Statements as the trees that DuckDB's `json_serialize_sql` gives, and back to text."""
+
+import json
+from typing import Any, Final, NoReturn
+
+from duckmesh.errors import ErrorCode, Invalid
+from duckmesh.statements import Statements
+from query_engine.failures import clean
+from query_engine.lexemes import without_end
+from query_engine.scratch import Scratch
+
+_SQL: Final = Statements("query_engine", "writes.sql")
+
+Tree = dict[str, Any]
+
+
+class Trees:
+    """DuckDB's parser in both directions. Safe from any thread."""
+
+    def __init__(self, scratch: Scratch) -> None:
+        self._scratch = scratch
+
+    def parse(self, sql: str) -> Tree:
+        """The tree of one query. Raises Invalid for a text that does not parse as one."""
+        with self._scratch.transaction() as cursor:
+            ((content,),) = cursor.execute(_SQL["parse"], [sql]).fetchall()
+        try:
+            tree = json.loads(content)
+        except RecursionError:
+            _too_deep()
+        if tree["error"]:
+            message = clean(str(tree.get("error_message")), ())
+            raise Invalid(ErrorCode.QUERY_EXECUTION_FAILED, message)
+        parsed: Tree = tree["statements"][0]
+        return parsed
+
+    def text(self, statement: Tree) -> str:
+        """The statement of a tree, without a `;`."""
+        try:
+            tree = json.dumps({"error": False, "statements": [statement]})
+        except RecursionError:
+            _too_deep()
+        with self._scratch.transaction() as cursor:
+            ((text,),) = cursor.execute(_SQL["unparse"], [tree]).fetchall()
+        return without_end(str(text))
+
+    def selected(self, *expressions: str) -> list[Tree]:
+        """The trees of expressions."""
+        query = self.parse(_SQL["select"].format(columns=", ".join(expressions)))
+        return list(query["node"]["select_list"])
+
+
+def _too_deep() -> NoReturn:
+    raise Invalid(
+        ErrorCode.SQL_NOT_ALLOWED, "the statement is nested too deeply: send it in simpler parts"
+    )

@@ -1,0 +1,50 @@
+-- name: parse
+SELECT json_serialize_sql(?)
+
+-- name: unparse
+SELECT json_deserialize_sql(?)
+
+-- name: insert_as_cte
+WITH written AS (
+{insert}
+) SELECT 1
+
+-- name: select_source
+SELECT {columns} FROM (
+{source}
+) AS source({aliases})
+
+-- name: select_cells
+SELECT {columns} FROM {source}
+
+-- name: select
+SELECT {columns}
+
+-- name: cast
+CAST({value} AS {type})
+
+-- name: named
+{value} AS {name}
+
+-- name: fails
+{value} IS NOT NULL AND TRY_CAST({value} AS {type}) IS NULL
+
+-- name: any_fails
+coalesce(bool_or({value} IS NOT NULL AND TRY_CAST({value} AS {type}) IS NULL), false)
+
+-- name: any_true
+coalesce(bool_or({value}), false)
+
+-- name: tables_made
+SELECT database_name, schema_name, table_name FROM duckdb_tables()
+
+-- name: columns_of
+SELECT column_name, data_type, column_default, is_nullable, comment
+FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index
+
+-- name: constraints_of
+SELECT constraint_type, constraint_column_names
+FROM duckdb_constraints() WHERE table_name = ?
+
+-- name: all_of
+FROM {table}
