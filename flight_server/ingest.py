@@ -42,9 +42,10 @@ KEY_IN_SCHEMA: Final = b"idempotency_key"
 
 
 BOUND_MAX_BYTES: Final = 4 * 2**20
-SENT_MAX_BYTES: Final = 64 * 2**20
-"""Rows that come with the very call that runs their statement: they travel in no handle."""
 """Of rows that are bound to a statement: they travel in its handle."""
+
+SENT_MAX_BYTES: Final = 64 * 2**20
+"""Of rows that come with the call that runs their statement: they travel in no handle."""
 
 
 class IngestDesk:
