@@ -203,6 +203,7 @@ def bound_rows(context: Cancellable, reader: Any, *, max_bytes: int = BOUND_MAX_
     for batch, _ in _chunks(reader, context):
         if batch is None:
             continue
+        _check_buffers(batch)
         batches.append(batch)
         taken += batch.nbytes
         if taken > max_bytes:
@@ -213,6 +214,16 @@ def bound_rows(context: Cancellable, reader: Any, *, max_bytes: int = BOUND_MAX_
                 bytes=taken,
             )
     return pa.Table.from_batches(batches, schema)
+
+
+def _check_buffers(batch: pa.RecordBatch) -> None:
+    """Raise Invalid for what no writer makes, before anything follows an offset out of bounds."""
+    try:
+        batch.validate(full=True)
+    except pa.ArrowException as cause:
+        raise Invalid(
+            ErrorCode.INVALID_PAYLOAD, "the bound rows are not valid Arrow: bind them again"
+        ) from cause
 
 
 def _committed(write: PendingWrite) -> Receipt:

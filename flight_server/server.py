@@ -210,6 +210,19 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
             answer = self._put(context, call, command, reader)
             writer.write(pa.py_buffer(answer))
 
+    def do_exchange(
+        self,
+        context: flight.ServerCallContext,
+        descriptor: flight.FlightDescriptor,  # noqa: ARG002 - pyarrow's signature
+        reader: flight.MetadataRecordBatchReader,  # noqa: ARG002
+        writer: flight.MetadataRecordBatchWriter,  # noqa: ARG002
+    ) -> None:
+        with _guarded("do_exchange", context, call_of(context)):
+            raise NotSupported(
+                ErrorCode.NOT_SUPPORTED,
+                "DoExchange is not supported: query with DoGet, and write with DoPut",
+            )
+
     def do_action(
         self, context: flight.ServerCallContext, action: flight.Action
     ) -> list[flight.Result]:

@@ -112,6 +112,11 @@ class Reads:
         return self._turns.taken
 
     @property
+    def waiting_for_visibility(self) -> int:
+        """How many callers wait at the barrier."""
+        return self._visibility.waiting
+
+    @property
     def answers_open(self) -> int:
         """How many answers are not read to their end: they hold files, and rows in DuckDB."""
         return self._open.count

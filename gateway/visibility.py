@@ -34,7 +34,13 @@ class Visibility:
         self._bus = bus
         self._published = threading.Condition()
         self._publications = 0
+        self._waiting = 0
         self._subscribed = False
+
+    @property
+    def waiting(self) -> int:
+        """How many callers wait at the barrier."""
+        return self._waiting
 
     def newest(self, tenant_id: TenantId) -> Snapshot:
         """The tenant's newest snapshot at the time of the call."""
@@ -68,9 +74,13 @@ class Visibility:
         self._check_issued(tenant_id, token)
         self._listen()
         former = stop.connect(self._look_up)
+        with self._published:
+            self._waiting += 1
         try:
             return self._watch(tenant_id, token, tables_of, deadline, stop)
         finally:
+            with self._published:
+                self._waiting -= 1
             stop.connect(former)
 
     def _watch(

@@ -53,6 +53,7 @@ class Service:
         self.ends.callback(self.catalog.close)
         self.ends.callback(self.bus.close)
         self.doors = 0
+        self.opened = []
 
     def open_door(self, *, open_tenant="default", **options):
         self.doors += 1
@@ -85,6 +86,7 @@ class Service:
             authenticator=Tenancy(self.catalog, open_tenant=open_tenant),
             seal=Seal(b"s" * 32),
         )
+        self.opened.append((door, reads))
         self.ends.callback(door.close)
         self.ends.callback(door.drain, timedelta(seconds=5))
         return f"grpc://127.0.0.1:{door.port}"
