@@ -1,9 +1,9 @@
 """Group commit without linger: while one commit is in flight, the next group gathers.
 
 A publish that finds its tenant idle commits at once, on the caller's own thread. Those that come
-meanwhile wait together and go in one transaction when that commit ends, led by one of them or, when
-nobody waits on a thread, by a thread of the pool. Waiting longer to gather more only adds its own
-length to every answer (docs/adr/0001-tokens-by-counter-row-and-group-commit.md).
+meanwhile wait together and go in one transaction when that commit ends, led by the first of them
+who waits on a thread of his own, or by a thread of the pool. Waiting longer to gather more only
+adds its own length to every answer (docs/adr/0001-tokens-by-counter-row-and-group-commit.md).
 """
 
 import threading
@@ -24,17 +24,70 @@ GROUP_MAX_ENVELOPES: Final = 1_000
 GROUP_MAX_BYTES: Final = 16 * 2**20
 
 
-@dataclass(slots=True)
-class _Call:
-    """One caller's envelopes and the answer they wait for."""
+class _Submitted:
+    """Envelopes whose caller goes on, and the answer that he may ask for."""
 
-    envelopes: Sequence[Envelope]
-    answer: "Future[list[Receipt]]" = field(default_factory=Future)
+    __slots__ = ("envelopes", "future")
 
-    def __post_init__(self) -> None:
+    def __init__(self, envelopes: Sequence[Envelope]) -> None:
+        self.envelopes = envelopes
+        self.future: Future[list[Receipt]] = Future()
         # A publish under way cannot be taken back. A caller that could cancel its answer would
         # leave the group's other callers without theirs.
-        self.answer.set_running_or_notify_cancel()
+        self.future.set_running_or_notify_cancel()
+
+    def answer(self, receipts: list[Receipt]) -> None:
+        self.future.set_result(receipts)
+
+    def fail(self, error: BaseException) -> None:
+        self.future.set_exception(error)
+
+
+class _Waiting:
+    """Envelopes whose caller waits on his own thread, until he is answered or is to lead.
+
+    A bare lock wakes him: a Future costs several times that, and every small write would pay.
+    """
+
+    __slots__ = ("_outcome", "_wake", "answered", "envelopes", "here", "leads")
+
+    def __init__(self, envelopes: Sequence[Envelope]) -> None:
+        self.envelopes = envelopes
+        self.leads = False
+        self.here = True
+        """Whether the caller still waits; under the lock of the lanes."""
+        self.answered = False
+        self._outcome: list[Receipt] | BaseException = []
+        self._wake = threading.Lock()
+        self._wake.acquire()
+
+    def answer(self, receipts: list[Receipt]) -> None:
+        self._end(receipts)
+
+    def fail(self, error: BaseException) -> None:
+        self._end(error)
+
+    def call_to_lead(self) -> None:
+        self.leads = True
+        self._wake.release()
+
+    def wait(self) -> None:
+        self._wake.acquire()
+
+    def result(self) -> list[Receipt]:
+        if isinstance(self._outcome, BaseException):
+            raise self._outcome
+        return self._outcome
+
+    def _end(self, outcome: list[Receipt] | BaseException) -> None:
+        self._outcome = outcome
+        self.answered = True
+        # Who leads does not wait.
+        if not self.leads:
+            self._wake.release()
+
+
+_Call = _Submitted | _Waiting
 
 
 @dataclass(slots=True)
@@ -58,17 +111,22 @@ class GroupCommit:
 
     def publish(self, tenant_id: TenantId, envelopes: Sequence[Envelope]) -> list[Receipt]:
         """Publish and wait. The caller's thread commits when the tenant is idle."""
-        call = _Call(envelopes)
+        call = _Waiting(envelopes)
         if self._enqueue(tenant_id, call):
+            # Nobody else can see the call before this: the lane was idle, and is led from here.
+            call.leads = True
+        else:
+            self._wait(tenant_id, call)
+        if call.leads:
             self._lead(tenant_id, until=call)
-        return call.answer.result()
+        return call.result()
 
     def submit(self, tenant_id: TenantId, envelopes: Sequence[Envelope]) -> "Future[list[Receipt]]":
         """Publish without waiting. Calls of one thread keep their order."""
-        call = _Call(envelopes)
+        call = _Submitted(envelopes)
         if self._enqueue(tenant_id, call):
             self._leaders.submit(self._lead, tenant_id)
-        return call.answer
+        return call.future
 
     def close(self) -> None:
         """Finish everything submitted so far; what comes later is refused."""
@@ -92,14 +150,26 @@ class GroupCommit:
             lane.leading = True
             return True
 
-    def _lead(self, tenant_id: TenantId, *, until: _Call | None = None) -> None:
+    def _wait(self, tenant_id: TenantId, call: _Waiting) -> None:
+        try:
+            call.wait()
+        except BaseException:
+            # Interrupted: the write may happen all the same, and the lane must not lose its leader.
+            with self._lock:
+                call.here = False
+                leads = call.leads
+            if leads:
+                self._leaders.submit(self._lead, tenant_id)
+            raise
+
+    def _lead(self, tenant_id: TenantId, *, until: _Waiting | None = None) -> None:
         """Commit group after group until the lane is empty, or `until` is answered.
 
         A leader with an answer in hand gives the lead away rather than keep its caller waiting.
         """
         while group := self._next_group(tenant_id):
             self._commit_group(tenant_id, group)
-            if until is not None and until.answer.done():
+            if until is not None and until.answered:
                 self._hand_over(tenant_id)
                 return
 
@@ -109,6 +179,10 @@ class GroupCommit:
             if not lane.waiting:
                 self._end_lead(lane)
                 return
+            for call in lane.waiting:
+                if isinstance(call, _Waiting) and call.here:
+                    call.call_to_lead()
+                    return
         self._leaders.submit(self._lead, tenant_id)
 
     def _next_group(self, tenant_id: TenantId) -> list[_Call]:
@@ -141,11 +215,11 @@ class GroupCommit:
             self._fail_alone(tenant_id, group, error)
         except BaseException as error:  # noqa: BLE001 - also when this thread is interrupted
             for call in group:
-                call.answer.set_exception(error)
+                call.fail(error)
         else:
             answers = iter(receipts)
             for call in group:
-                call.answer.set_result([next(answers) for _ in call.envelopes])
+                call.answer([next(answers) for _ in call.envelopes])
 
     def _fail_alone(self, tenant_id: TenantId, group: Sequence[_Call], error: Exception) -> None:
         """A call that breaks its group fails alone; the others are committed one by one.
@@ -154,7 +228,7 @@ class GroupCommit:
         """
         if len(group) == 1 or (isinstance(error, DuckMeshError) and error.retryable):
             for call in group:
-                call.answer.set_exception(error)
+                call.fail(error)
             return
         for call in group:
             self._commit_group(tenant_id, [call])

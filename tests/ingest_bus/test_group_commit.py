@@ -10,7 +10,12 @@ from duckmesh.errors import Conflict, ErrorCode, Unavailable
 from duckmesh.identifiers import TenantId
 from duckmesh.tokens import VisibilityToken
 from ingest_bus.envelope import Envelope, Receipt
-from ingest_bus.group_commit import GROUP_MAX_BYTES, GROUP_MAX_ENVELOPES, GroupCommit
+from ingest_bus.group_commit import (
+    GROUP_MAX_BYTES,
+    GROUP_MAX_ENVELOPES,
+    GroupCommit,
+    _Waiting,
+)
 from tests.bus_worlds import PATIENCE_SECONDS, until, write
 
 ACME = TenantId(1)
@@ -25,6 +30,7 @@ class Ledger:
         self.gate.set()
         self.entered = threading.Semaphore(0)
         self.faults: dict[str, BaseException] = {}
+        self.leaders: list[threading.Thread] = []
 
     def commit(self, _tenant_id: TenantId, envelopes: Sequence[Envelope]) -> list[Receipt]:
         self.entered.release()
@@ -33,6 +39,7 @@ class Ledger:
             if e.trace_id in self.faults:
                 raise self.faults[e.trace_id]
         self.groups.append(list(envelopes))
+        self.leaders.append(threading.current_thread())
         first = sum(map(len, self.groups)) - len(envelopes) + 1
         return [
             Receipt(e.event_id, VisibilityToken(token), e.row_count)
@@ -90,6 +97,48 @@ def test_the_leader_does_not_wait_for_the_groups_behind_its_own(
     ledger.gate.set()
     held.result(PATIENCE_SECONDS)
     assert sorted(w.result(PATIENCE_SECONDS)[0].visibility_token for w in waiting) == [*range(2, 7)]
+
+
+def test_who_waits_on_a_thread_of_his_own_leads_the_next_group(
+    ledger: Ledger, groups: GroupCommit, threads: ThreadPoolExecutor
+) -> None:
+    hold_one(ledger, groups, threads)
+    submitted = groups.submit(ACME, [write(ACME)])
+
+    def publish() -> tuple[threading.Thread, int]:
+        (receipt,) = groups.publish(ACME, [write(ACME)])
+        return threading.current_thread(), receipt.visibility_token
+
+    waiting = threads.submit(publish)
+    until(lambda: len(groups._lanes[ACME].waiting) == 2)
+    ledger.gate.set()
+    assert submitted.result(PATIENCE_SECONDS)[0].visibility_token == 2
+    assert waiting.result(PATIENCE_SECONDS) == (ledger.leaders[1], 3)
+    assert len(ledger.groups) == 2
+
+
+def test_a_caller_who_is_interrupted_as_he_is_to_lead_leaves_the_lane_a_leader(
+    ledger: Ledger,
+    groups: GroupCommit,
+    threads: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hold_one(ledger, groups, threads)
+    wait = _Waiting.wait
+
+    def interrupted(call: _Waiting) -> None:
+        wait(call)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Waiting, "wait", interrupted)
+    leaving = threads.submit(groups.publish, ACME, [write(ACME)])
+    until(lambda: len(groups._lanes[ACME].waiting) == 1)
+    submitted = groups.submit(ACME, [write(ACME)])
+    ledger.gate.set()
+    assert isinstance(leaving.exception(PATIENCE_SECONDS), KeyboardInterrupt)
+    assert submitted.result(PATIENCE_SECONDS)[0].visibility_token == 3
+    monkeypatch.undo()
+    assert groups.publish(ACME, [write(ACME)])[0].visibility_token == 4
 
 
 def test_tenants_do_not_wait_for_one_another(
