@@ -1,12 +1,12 @@
 """A table's columns: exact Arrow types with stable field ids.
 
 Types are kept in one normal form per meaning, so that a value reads back with the type its table
-declares: views, large and dictionary encodings become plain ones, time units that Parquet lacks
-become the next finer one. The field id lies where Parquet writers look for it, in the field's
-`PARQUET:field_id` metadata (Apache Arrow's convention).
+declares: views, large, run-end and dictionary encodings become plain ones, time units that Parquet
+lacks become the next finer one (docs/types.md has the whole table). The field id lies where
+Parquet writers look for it, in the field's `PARQUET:field_id` metadata (Apache Arrow's convention).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -19,6 +19,8 @@ from duckmesh.identifiers import SchemaVersion
 FIELD_ID: Final = b"PARQUET:field_id"
 COLUMN_LIMIT: Final = 2_000
 _DECIMAL_MAX_DIGITS: Final = 38
+_ARRAY_MAX_LENGTH: Final = 100_000
+"""DuckDB's arrays are no longer than this; longer ones are kept as lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,45 +105,97 @@ def normal_schema(offered: pa.Schema) -> pa.Schema:
 
 
 def normal_type(offered: pa.DataType, *, column: str) -> pa.DataType:
-    """The normal form of a type, inner types included. Raises Invalid naming the column."""
-    if isinstance(offered, pa.BaseExtensionType):
-        return normal_type(offered.storage_type, column=column)
-    if pat.is_dictionary(offered):
-        return normal_type(offered.value_type, column=column)
+    """The normal form of a type, inner types included. Raises Invalid naming column and reason."""
+    if pat.is_duration(offered):
+        return pa.duration("us")
+    return _normal(offered, column)
+
+
+def _normal(offered: pa.DataType, column: str) -> pa.DataType:
+    encoded = _without_encoding(offered)
+    if encoded is not None:
+        return _normal(encoded, column)
     for matches, plain in _PLAIN.items():
         if matches(offered):
             return plain(offered)
+    if pat.is_fixed_size_list(offered) and 0 < offered.list_size <= _ARRAY_MAX_LENGTH:
+        return pa.list_(_element(offered, column), offered.list_size)
     if _is_list(offered):
-        item = offered.value_field
-        return pa.list_(pa.field("element", normal_type(item.type, column=column), item.nullable))
-    if pat.is_struct(offered):
-        return pa.struct(
-            [pa.field(f.name, normal_type(f.type, column=column), f.nullable) for f in offered]
-        )
+        return pa.list_(_element(offered, column))
+    if pat.is_struct(offered) and offered.num_fields:
+        return pa.struct([pa.field(f.name, _normal(f.type, column), f.nullable) for f in offered])
     if pat.is_map(offered):
-        return pa.map_(
-            normal_type(offered.key_type, column=column),
-            normal_type(offered.item_type, column=column),
-        )
-    if pat.is_decimal(offered) and offered.precision <= _DECIMAL_MAX_DIGITS:
+        return pa.map_(_normal(offered.key_type, column), _normal(offered.item_type, column))
+    if pat.is_decimal(offered) and _is_storable(offered):
         return pa.decimal128(offered.precision, offered.scale)
-    if any(matches(offered) for matches in _AS_THEY_ARE):
+    if offered == pa.uuid() or any(matches(offered) for matches in _AS_THEY_ARE):
         return offered
     raise Invalid(
         ErrorCode.SCHEMA_INCOMPATIBLE,
-        f"column {column!r} has type {offered}, which a table cannot hold: cast it first "
-        "(a column of nulls alone needs a type of its own)",
+        f"column {column!r} has type {offered}, which a table cannot hold: {_way_out(offered)}",
         column=column,
         type=str(offered),
     )
 
 
+def _without_encoding(offered: pa.DataType) -> pa.DataType | None:
+    """The type of the values below an encoding or an extension; None when there is neither."""
+    if offered == pa.uuid():
+        return None
+    if isinstance(offered, pa.BaseExtensionType):
+        is_bool = offered.extension_name == "arrow.bool8"
+        return pa.bool_() if is_bool else offered.storage_type
+    if pat.is_dictionary(offered) or pat.is_run_end_encoded(offered):
+        return offered.value_type
+    return None
+
+
+def _element(offered: pa.DataType, column: str) -> pa.Field:
+    item = offered.value_field
+    return pa.field("element", _normal(item.type, column), item.nullable)
+
+
 def _is_list(offered: pa.DataType) -> bool:
-    # No list views: pyarrow 26 loses values when it casts one to a list.
     return bool(
-        pat.is_list(offered) or pat.is_large_list(offered) or pat.is_fixed_size_list(offered)
+        pat.is_list(offered)
+        or pat.is_large_list(offered)
+        or pat.is_fixed_size_list(offered)
+        or pat.is_list_view(offered)
+        or pat.is_large_list_view(offered)
     )
 
+
+def _is_storable(decimal: pa.DataType) -> bool:
+    return bool(
+        decimal.precision <= _DECIMAL_MAX_DIGITS and 0 <= decimal.scale <= decimal.precision
+    )
+
+
+def _way_out(refused: pa.DataType) -> str:
+    """What to change, for each type that is refused."""
+    for matches, way in _WAYS_OUT:
+        if matches(refused):
+            return way
+    return "cast it to a type of docs/types.md first"
+
+
+_WAYS_OUT: Sequence[tuple[Callable[[pa.DataType], bool], str]] = (
+    (pat.is_null, "a column of nulls alone has no type; cast it to the type it is meant to have"),
+    (
+        pat.is_decimal,
+        "a decimal has at most 38 digits and a scale from 0 to its precision; cast it or send text",
+    ),
+    (
+        pat.is_duration,
+        "a duration is a column of its own, never inside another type; send an int64",
+    ),
+    (
+        pat.is_interval,
+        "Parquet has no such interval; send a duration, or a struct of three integers",
+    ),
+    (pat.is_union, "Parquet has no unions; send a struct with one field per kind"),
+    (pat.is_struct, "a struct needs at least one field"),
+)
 
 _PLAIN: Mapping[Callable[[pa.DataType], bool], Callable[[Any], pa.DataType]] = {
     pat.is_large_string: lambda _: pa.string(),

@@ -52,6 +52,10 @@ class RowHash:
         elif pat.is_struct(kind):
             for child in values.flatten():
                 self._add(child)
+        elif isinstance(values, pa.ExtensionArray):
+            self._add_present(values.storage)
+        elif pat.is_fixed_size_list(kind):
+            self._add(values.flatten())
         elif pat.is_list(kind):
             self._add_fixed(pc.list_value_length(values))
             self._add(values.flatten())

@@ -15,6 +15,7 @@ import pyarrow.types as pat
 
 from catalog.table_schema import normal_type
 from duckmesh.errors import ErrorCode, Invalid
+from gateway.plain_arrays import plain_array
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,8 @@ def _keeps_values(offered: pa.DataType, target: pa.DataType) -> bool:
     """The same, of two types in normal form; inner types by the same rules."""
     if offered.equals(target):
         return True
-    if pat.is_list(offered) and pat.is_list(target):
+    if _is_list(offered) and _is_list(target):
+        # A list may become an array: each value's length is checked.
         return _keeps_values(offered.value_type, target.value_type)
     if pat.is_map(offered) and pat.is_map(target):
         return _keeps_values(offered.key_type, target.key_type) and _keeps_values(
@@ -120,6 +122,14 @@ def _keeps_values(offered: pa.DataType, target: pa.DataType) -> bool:
             for mine, theirs in zip(offered, target, strict=True)
         )
     return any(of(offered) and to(target) for of, to in _LOSSLESS)
+
+
+def _is_list(t: pa.DataType) -> bool:
+    return bool(pat.is_list(t) or pat.is_fixed_size_list(t))
+
+
+def _is_uuid(t: pa.DataType) -> bool:
+    return bool(t == pa.uuid())
 
 
 def _is_number(t: pa.DataType) -> bool:
@@ -146,6 +156,8 @@ _LOSSLESS: Sequence[tuple[_Test, _Test]] = (
     (_is_wall_time, _is_wall_time),
     (_is_zoned, _is_zoned),
     (pat.is_time, pat.is_time),
+    (pat.is_binary, _is_uuid),
+    (_is_uuid, pat.is_binary),
 )
 
 
@@ -161,8 +173,6 @@ def _check_buffers(batch: pa.RecordBatch) -> None:
 
 
 def _column(values: pa.Array, field: pa.Field) -> pa.Array:
-    if isinstance(values, pa.ExtensionArray):
-        values = values.storage
     _check_nulls(values, field)
     if not values.type.equals(field.type):
         values = _cast(values, field)
@@ -179,6 +189,7 @@ def _check_nulls(values: pa.Array, field: pa.Field) -> None:
 
 
 def _cast(values: pa.Array, field: pa.Field) -> pa.Array:
+    values = plain_array(values)
     try:
         return _cast_to(values, field.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as cause:
@@ -187,10 +198,6 @@ def _cast(values: pa.Array, field: pa.Field) -> pa.Array:
 
 
 def _cast_to(values: pa.Array, target: pa.DataType) -> pa.Array:
-    if isinstance(values, pa.DictionaryArray):
-        # Arrow decodes no dictionary of string views, which Polars sends: cast its values first.
-        plain = _cast_to(values.dictionary, target)
-        return pa.DictionaryArray.from_arrays(values.indices, plain).dictionary_decode()
     if pat.is_integer(values.type) and pat.is_decimal(target):
         # Straight from int64, Arrow wants room for all 19 digits, whatever the values are.
         values = values.cast(pa.decimal128(38, 0))

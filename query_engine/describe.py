@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from duckmesh.statements import Statements
 from query_engine.question import Description, Needs
-from query_engine.quoting import file_type, identifier, sql_type
+from query_engine.quoting import identifier, sql_type
 from query_engine.relations import MAIN_SCHEMA
 
 __all__ = ["Description", "ParameterSketch"]
@@ -51,7 +51,7 @@ class ParameterSketch:
             cursor.begin()
             try:
                 for relation in needs.relations:
-                    columns = {each.name: file_type(each.type) for each in relation.schema}
+                    columns = {each.name: sql_type(each.type) for each in relation.schema}
                     _create(cursor, MAIN_SCHEMA, relation.name, columns)
                 for table in needs.tables:
                     columns = {each.name: sql_type(each.type) for each in table.table.schema}

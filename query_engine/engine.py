@@ -143,7 +143,7 @@ class QueryEngine:
             return Description(pa.schema([]), pa.schema([]), is_query=False)
         names = _names(self._gate.admit(sql))
         needs = _needs(names, relations)
-        shapes = (each.column_map for each in needs.relations)
+        shapes = (each.shape for each in needs.relations)
         tables = (each.table.schema.to_string() for each in needs.tables)
         key = (sql, (*shapes, *tables))
         cacheable = not needs.whole

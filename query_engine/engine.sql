@@ -31,7 +31,8 @@ RESET VARIABLE {variable}
 
 -- name: create_view
 CREATE VIEW duckmesh.main.{view} AS
-SELECT * FROM read_parquet(getvariable({variable}), hive_partitioning = false, schema = {columns})
+SELECT {selection}
+FROM read_parquet(getvariable({variable}), hive_partitioning = false, schema = {columns})
 
 -- name: create_schema
 CREATE SCHEMA IF NOT EXISTS duckmesh.{schema}

@@ -166,7 +166,7 @@ class Instance:
         with self._lock:
             shapes = self._shapes
             if any(
-                shapes.get((MAIN_SCHEMA, each.name.lower()), each.column_map) != each.column_map
+                shapes.get((MAIN_SCHEMA, each.name.lower()), each.shape) != each.shape
                 for each in relations
             ):
                 return False
@@ -195,8 +195,8 @@ class Instance:
                 key = (MAIN_SCHEMA, relation.name.lower())
                 if key not in self._shapes:
                     self._create_view(relation)
-                    self._keep(key, relation.column_map)
-                elif self._shapes[key] != relation.column_map:
+                    self._keep(key, relation.shape)
+                elif self._shapes[key] != relation.shape:
                     return False
             for table in tables:
                 key = (table.schema_name.lower(), table.name.lower())
@@ -220,6 +220,7 @@ class Instance:
                 view=identifier(relation.name),
                 variable=literal(_files_variable(relation.name)),
                 columns=relation.column_map,
+                selection=relation.selection,
             )
         )
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 from duckmesh.errors import ErrorCode, NotSupported
 
 FIELD_ID: Final = b"PARQUET:field_id"
+_DAY_MICROSECONDS: Final = 86_400_000_000
 
 _PLAIN: Final[dict[pa.DataType, str]] = {
     pa.bool_(): "BOOLEAN",
@@ -67,7 +68,7 @@ def sql_type(arrow: pa.DataType) -> str:
     if plain is not None:
         return plain
     if pa.types.is_timestamp(arrow):
-        return "TIMESTAMPTZ_NS" if arrow.unit == "ns" else "TIMESTAMPTZ"
+        return "TIMESTAMPTZ_NS" if arrow.unit == "ns" else "TIMESTAMP WITH TIME ZONE"
     if pa.types.is_decimal(arrow) and arrow.precision <= 38:
         return f"DECIMAL({arrow.precision},{arrow.scale})"
     if pa.types.is_fixed_size_binary(arrow):
@@ -85,6 +86,8 @@ def _nested_type(arrow: pa.DataType) -> str:
     if pa.types.is_struct(arrow):
         parts = (f"{identifier(field.name)} {sql_type(field.type)}" for field in arrow)
         return "STRUCT(" + ", ".join(parts) + ")"
+    if pa.types.is_fixed_size_list(arrow):
+        return f"{sql_type(arrow.value_type)}[{arrow.list_size}]"
     if hasattr(arrow, "value_type"):
         return f"{sql_type(arrow.value_type)}[]"
     if isinstance(arrow, pa.BaseExtensionType):
@@ -101,3 +104,18 @@ def _nested_type(arrow: pa.DataType) -> str:
 def file_type(arrow: pa.DataType) -> str:
     """The DuckDB type of a column as it lies in a Parquet file: Parquet knows no durations."""
     return "BIGINT" if pa.types.is_duration(arrow) else sql_type(arrow)
+
+
+def value_of(column: str, arrow: pa.DataType) -> str | None:
+    """How a query makes a column's values of what its file holds; None when they are the same.
+
+    A duration lies in its file as microseconds. Its days are split off: DuckDB hands an interval
+    on in nanoseconds, and those of 292 years and more would overflow there, silently.
+    """
+    if not pa.types.is_duration(arrow):
+        return None
+    name = identifier(column)
+    return (
+        f"to_days(CAST({name} // {_DAY_MICROSECONDS} AS INTEGER)) "
+        f"+ to_microseconds({name} % {_DAY_MICROSECONDS})"
+    )

@@ -9,7 +9,7 @@ from typing import Final
 import pyarrow as pa
 
 from duckmesh.errors import Corrupt
-from query_engine.quoting import FIELD_ID, file_type, literal
+from query_engine.quoting import FIELD_ID, file_type, identifier, literal, value_of
 
 CATALOG: Final = "duckmesh"
 """The catalog name that SQL sees."""
@@ -43,10 +43,23 @@ class Relation:
     def column_map(self) -> str:
         """The columns as DuckDB's `schema` option spells them: field id -> name, type, default.
 
-        It is also the relation's shape: two relations of one name and one column map differ
-        only in their files. Raises Corrupt when a field has no id.
+        Raises Corrupt when a field has no id.
         """
         return "MAP {" + ", ".join(map(self._column, self.schema)) + "}"
+
+    @cached_property
+    def selection(self) -> str:
+        """What a query selects from the files: all columns, some made of what their file holds."""
+        made = {each.name: value_of(each.name, each.type) for each in self.schema}
+        listed = ", ".join(
+            f"{value} AS {identifier(name)}" for name, value in made.items() if value
+        )
+        return f"* REPLACE ({listed})" if listed else "*"
+
+    @property
+    def shape(self) -> str:
+        """What the relation's view is made of: two of one name and one shape differ in files."""
+        return f"{self.selection} {self.column_map}"
 
     def _column(self, field: pa.Field) -> str:
         field_id = (field.metadata or {}).get(FIELD_ID)

@@ -112,8 +112,14 @@ def test_replaced_columns_have_fresh_field_ids(before: pa.Schema, after: pa.Sche
         (pa.timestamp("ns"), pa.timestamp("ns")),
         (pa.timestamp("ns", "Asia/Tokyo"), pa.timestamp("us", "UTC")),
         (pa.decimal256(38, 4), pa.decimal128(38, 4)),
-        (pa.uuid(), pa.binary()),
-        (pa.list_(pa.large_string(), 2), pa.list_(pa.field("element", pa.string()))),
+        (pa.uuid(), pa.uuid()),
+        (pa.bool8(), pa.bool_()),
+        (pa.opaque(pa.large_binary(), "thing", "vendor"), pa.binary()),
+        (pa.duration("s"), pa.duration("us")),
+        (pa.run_end_encoded(pa.int32(), pa.int8()), pa.int8()),
+        (pa.list_view(pa.int8()), pa.list_(pa.field("element", pa.int8()))),
+        (pa.list_(pa.large_string(), 2), pa.list_(pa.field("element", pa.string()), 2)),
+        (pa.list_(pa.int8(), 100_001), pa.list_(pa.field("element", pa.int8()))),
     ],
 )
 def test_types_of_one_meaning_have_one_form(offered: pa.DataType, normal: pa.DataType) -> None:
@@ -124,14 +130,15 @@ def test_types_of_one_meaning_have_one_form(offered: pa.DataType, normal: pa.Dat
     "unstorable",
     [
         pa.null(),
-        pa.duration("s"),
         pa.month_day_nano_interval(),
         pa.decimal256(76, 0),
         pa.list_(pa.null()),
         pa.struct([("inner", pa.duration("us"))]),
         pa.map_(pa.string(), pa.null()),
         pa.dense_union([pa.field("a", pa.int8())]),
-        pa.run_end_encoded(pa.int32(), pa.int8()),
+        pa.decimal128(5, -2),
+        pa.decimal128(2, 3),
+        pa.struct([]),
     ],
 )
 def test_a_type_that_cannot_be_stored_is_refused_by_its_column(unstorable: pa.DataType) -> None:

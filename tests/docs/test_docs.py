@@ -38,6 +38,8 @@ ROOMS = (
 BANNED = {"manager", "service", "handler", "helper", "utils", "common", "base", "impl"}
 # Statuses of gRPC and ADBC that the documents speak of and DuckMesh does not send.
 FOREIGN_CODES = {"ALREADY_EXISTS", "RESOURCE_EXHAUSTED", "ABORTED", "NOT_IMPLEMENTED", "TIMEOUT"}
+# Types of DuckDB.
+FOREIGN_CODES |= {"TIME_NS", "TIMESTAMP_NS", "TIMESTAMPTZ_NS"}
 ADR_PARTS = ["Context", "Decision", "Consequences", "Alternatives"]
 
 LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>[^)\s]+)\)")

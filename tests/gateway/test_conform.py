@@ -119,7 +119,7 @@ def test_a_lossless_change_keeps_the_value(
         (pa.array([["1"]]), pa.list_(pa.int64())),
         (pa.array([[1.0]]), pa.list_(pa.int64())),
         (pa.array([[1]]), pa.int64()),
-        (pa.array([[1]], pa.list_view(pa.int64())), pa.list_(pa.int64())),
+        (pa.array([[1.0]], pa.list_view(pa.float64())), pa.list_(pa.int64())),
         (pa.array([{"a": 1, "b": 2}]), pa.struct([("a", pa.int64())])),
         (pa.array([{"a": 1}]), pa.struct([("a", pa.int64()), ("b", pa.int64())])),
         (pa.array([{"a": "1"}]), pa.struct([("a", pa.int64())])),
