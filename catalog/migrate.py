@@ -142,3 +142,13 @@ def migration_status(dsn: str) -> list[MigrationState]:
     with _locked(dsn) as connection:
         applied = _applied(connection, known)
     return [MigrationState(m.version, m.name, applied.get(m.version)) for m in known]
+
+
+def pending_migrations(connection: Connection) -> list[int]:
+    """The numbers of the migrations that this catalog lacks. Takes no lock, and changes nothing.
+
+    Raises as `migrate_up` does for a catalog that is newer than this release, or was edited.
+    """
+    known = known_migrations()
+    applied = _applied(connection, known)
+    return [migration.version for migration in known if migration.version not in applied]

@@ -41,6 +41,8 @@ class House:
         self._open = ExitStack()
         self.uri = ""
         """Where clients connect; it stays the same when the serving process is restarted."""
+        self.http_uri = ""
+        """The same of the HTTP door; empty when it is turned off."""
 
     def start(self, stop: threading.Event | None = None) -> None:
         """Start everything, and wait until it serves; `stop` ends the wait.
@@ -120,7 +122,7 @@ class House:
         for child in (coordinator, server):
             child.start()
             undo.callback(child.stop, _STOP_WITHIN)
-        self.uri = server.await_ready(_READY_WITHIN, stop)
+        self.uri, _, self.http_uri = server.await_ready(_READY_WITHIN, stop).partition(" ")
         coordinator.await_ready(_READY_WITHIN, stop)
 
     def _settings_for(self, dsn: str) -> Settings:
@@ -141,15 +143,17 @@ class House:
         return path
 
 
-def _keep_port(uri: str, environment: dict[str, str]) -> None:
+def _keep_port(uris: str, environment: dict[str, str]) -> None:
     """A free port was taken once; a restarted server listens on the same."""
-    environment[variable_of("flight.port")] = uri.rpartition(":")[2]
+    for door, uri in zip(("flight", "http"), uris.split(), strict=False):
+        environment[variable_of(f"{door}.port")] = uri.rpartition(":")[2]
 
 
 def _check_open_mode(settings: Settings) -> None:
-    if settings.auth.open_mode and not settings.flight.loopback_only:
+    http_beyond = settings.http.enabled and not settings.http.loopback_only
+    if settings.auth.open_mode and (http_beyond or not settings.flight.loopback_only):
         raise Invalid(
             ErrorCode.SETTINGS_INVALID,
             "callers need no credentials in open mode, so it is for this machine alone: set "
-            "auth.open_mode to false, or flight.host to 127.0.0.1",
+            "auth.open_mode to false, or flight.host and http.host to 127.0.0.1",
         )

@@ -9,12 +9,13 @@ import pyarrow as pa
 
 from catalog.connection import Catalog
 from command_line.catalog_access import open_catalog
+from command_line.doors import flight_uri
 from command_line.failures import CHECK_FAILED
 from command_line.invocation import Invocation
 from command_line.readiness import await_catalog, say_ready
 from command_line.stopping import end_hard_after, end_now, stop_requests
-from command_line.wiring import open_door
-from duckmesh.settings import FlightSettings, Settings
+from command_line.wiring import open_doors
+from duckmesh.settings import Settings
 from duckmesh.telemetry import get_logger
 
 _MARGIN: Final = timedelta(seconds=3)
@@ -24,6 +25,7 @@ _log = get_logger(__name__)
 @click.command()
 @click.option("--host", help="The address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), help="The port; 0 takes a free one.")
+@click.option("--http-port", type=click.IntRange(0, 65535), help="The HTTP door's port.")
 @click.option(
     "--grace-seconds",
     type=click.FloatRange(min=0.1),
@@ -31,15 +33,22 @@ _log = get_logger(__name__)
 )
 @click.pass_obj
 def serve(
-    invocation: Invocation, host: str | None, port: int | None, grace_seconds: float | None
+    invocation: Invocation,
+    host: str | None,
+    port: int | None,
+    http_port: int | None,
+    grace_seconds: float | None,
 ) -> None:
-    """Answer Flight SQL until SIGTERM.
+    """Answer Flight SQL and HTTP until SIGTERM.
 
     Waits for the catalog, and refuses to start while migrations are pending. Prints
-    `ready grpc://host:port` when it listens. SIGTERM refuses new calls and lets those in flight
-    end; after the grace they are cancelled, and after twice the grace the process ends in any case.
+    `ready grpc://host:port http://host:port` when it listens. SIGTERM refuses new calls and lets
+    those in flight end; after the grace they are cancelled, and after twice the grace the process
+    ends in any case.
     """
-    settings = invocation.process_settings("serve", flight__host=host, flight__port=port)
+    settings = invocation.process_settings(
+        "serve", flight__host=host, flight__port=port, http__host=host, http__port=http_port
+    )
     grace = settings.flight.drain if grace_seconds is None else timedelta(seconds=grace_seconds)
     with stop_requests() as stop:
         end_hard_after(2 * grace + _MARGIN, stop)
@@ -51,25 +60,20 @@ def serve(
 
 
 def _serve(settings: Settings, catalog: Catalog, stop: threading.Event, grace: timedelta) -> None:
-    """Hold the door open until `stop`, then drain it. Does not return when a call never ends."""
+    """Hold the doors open until `stop`, then drain it. Does not return when a call never ends."""
     # The first array made of a Python list imports pandas, where it is installed: that second is
     # not the first client's to wait.
     pa.array([0])
-    with open_door(settings, catalog) as door:
-        say_ready(uri_of(settings.flight, door.port))
-        _log.info("serving", port=door.port, open_mode=settings.auth.open_mode)
+    with open_doors(settings, catalog) as doors:
+        port = doors.flight.port
+        addresses = [flight_uri(settings.flight, port), *([doors.http.uri] if doors.http else [])]
+        say_ready(" ".join(addresses))
+        _log.info("serving", port=port, open_mode=settings.auth.open_mode)
         stop.wait()
-        _log.info("draining", calls=door.calls_in_flight)
-        if not door.drain(grace):
+        _log.info("draining", calls=doors.calls_in_flight)
+        if not doors.drain(grace):
             # A caller who neither reads nor leaves holds its call, and a thread, for ever.
-            _log.warning("calls_cut_off", calls=door.calls_in_flight)
+            _log.warning("calls_cut_off", calls=doors.calls_in_flight)
             end_now(CHECK_FAILED)
-        door.close()
+        doors.close()
     _log.info("stopped")
-
-
-def uri_of(group: FlightSettings, port: int) -> str:
-    """The address as clients name it."""
-    scheme = "grpc" if group.tls_certificate is None else "grpc+tls"
-    host = f"[{group.host}]" if ":" in group.host else group.host
-    return f"{scheme}://{host}:{port}"

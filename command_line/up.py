@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import click
@@ -25,6 +25,7 @@ print(cursor.execute("SELECT * FROM greetings").fetchall())"""
 
 @click.command()
 @click.option("--port", type=click.IntRange(0, 65535), help="The port; 0 takes a free one.")
+@click.option("--http-port", type=click.IntRange(0, 65535), help="The HTTP door's port.")
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -34,7 +35,13 @@ print(cursor.execute("SELECT * FROM greetings").fetchall())"""
     "--ephemeral", is_flag=True, help="Keep nothing: a new directory, removed at the end."
 )
 @click.pass_obj
-def up(invocation: Invocation, port: int | None, data_dir: Path | None, ephemeral: bool) -> None:
+def up(
+    invocation: Invocation,
+    port: int | None,
+    http_port: int | None,
+    data_dir: Path | None,
+    ephemeral: bool,
+) -> None:
     """Start everything on this machine, until Ctrl-C.
 
     Runs a Postgres of its own and keeps objects in a directory, unless catalog.dsn and store.url
@@ -43,13 +50,12 @@ def up(invocation: Invocation, port: int | None, data_dir: Path | None, ephemera
     """
     if ephemeral and data_dir is not None:
         raise click.UsageError("--ephemeral keeps nothing: leave --data-dir out")
-    with stop_requests() as stop:
-        if ephemeral:
-            with temporary_directory() as place:
-                _stay(invocation.process_settings("up", flight__port=port, data_dir=place), stop)
-        else:
-            settings = invocation.process_settings("up", flight__port=port, data_dir=data_dir)
-            _stay(settings, stop)
+    with stop_requests() as stop, ExitStack() as removed:
+        place = removed.enter_context(temporary_directory()) if ephemeral else data_dir
+        settings = invocation.process_settings(
+            "up", flight__port=port, http__port=http_port, data_dir=place
+        )
+        _stay(settings, stop)
 
 
 def _stay(settings: Settings, stop: threading.Event) -> None:
@@ -62,7 +68,7 @@ def _stay(settings: Settings, stop: threading.Event) -> None:
             return
         raise
     try:
-        _announce(house.uri, settings)
+        _announce(house, settings)
         stop.wait()
         click.echo("stopping …", err=True)
     finally:
@@ -70,9 +76,12 @@ def _stay(settings: Settings, stop: threading.Event) -> None:
     click.echo("stopped", err=True)
 
 
-def _announce(uri: str, settings: Settings) -> None:
+def _announce(house: House, settings: Settings) -> None:
     access = "no credentials are needed" if settings.auth.open_mode else "callers show an API key"
+    uri = house.uri
     click.echo(f"DuckMesh is up at {uri} ({access}). Ctrl-C stops it.")
+    if house.http_uri:
+        click.echo(f"HTTP: {house.http_uri}/v1")
     click.echo(f"data: {settings.data_dir}")
     click.echo("")
     click.echo(SNIPPET.format(uri=uri))

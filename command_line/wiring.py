@@ -12,6 +12,7 @@ from catalog.connection import Catalog
 from catalog.tenants import sealing_secret
 from command_line.catalog_access import open_bus
 from command_line.data_directory import DataDirectory
+from command_line.doors import Doors, open_http_door
 from command_line.ports import check_port_is_free
 from coordinator.run import Coordinator, CoordinatorOptions
 from duckmesh.errors import ErrorCode, Invalid
@@ -73,11 +74,12 @@ def _store_options(group: StoreSettings) -> StoreOptions:
 
 
 @contextmanager
-def open_door(settings: Settings, catalog: Catalog) -> Iterator[FlightDoor]:
-    """A serving process's rooms, with the Flight door open in front of them.
+def open_doors(settings: Settings, catalog: Catalog) -> Iterator[Doors]:
+    """A serving process's rooms, with its doors open in front of them.
 
-    The catalog must be reachable and migrated. On leaving, the rooms behind the door are closed;
-    the door itself is its caller's to drain and close. Raises Conflict when the port is taken.
+    The catalog must be reachable and migrated. On leaving, the rooms behind the doors are closed;
+    the doors themselves are their caller's to drain and close. Raises Conflict when a port is
+    taken.
     """
     with ExitStack() as rooms:
         bus = open_bus(catalog)
@@ -108,11 +110,37 @@ def open_door(settings: Settings, catalog: Catalog) -> Iterator[FlightDoor]:
             limits=_read_limits(settings),
         )
         sql_writes = rooms.enter_context(SqlWrites(reads, writes, engine=engine))
-        yield _door(settings, catalog, reads, writes, sql_writes)
+        auth = settings.auth
+        tenancy = Tenancy(catalog, open_tenant=auth.default_tenant if auth.open_mode else None)
+        http = open_http_door(
+            settings,
+            catalog=catalog,
+            bus=bus,
+            store=store,
+            reads=reads,
+            writes=writes,
+            sql_writes=sql_writes,
+            authenticator=tenancy,
+        )
+        try:
+            flight = _flight_door(
+                settings, catalog, reads=reads, writes=writes, sql_writes=sql_writes, keys=tenancy
+            )
+        except BaseException:
+            if http is not None:
+                http.close()
+            raise
+        yield Doors(flight, http)
 
 
-def _door(
-    settings: Settings, catalog: Catalog, reads: Reads, writes: Writes, sql_writes: SqlWrites
+def _flight_door(
+    settings: Settings,
+    catalog: Catalog,
+    *,
+    reads: Reads,
+    writes: Writes,
+    sql_writes: SqlWrites,
+    keys: Tenancy,
 ) -> FlightDoor:
     auth = settings.auth
     options = DoorOptions(
@@ -124,7 +152,6 @@ def _door(
         session_lifetime=auth.session_lifetime,
         ticket_lifetime=auth.ticket_lifetime,
     )
-    tenancy = Tenancy(catalog, open_tenant=auth.default_tenant if auth.open_mode else None)
     seal = Seal(_seal_secret(settings, catalog))
     check_port_is_free(settings.flight)
     return FlightDoor(
@@ -133,7 +160,7 @@ def _door(
         writes=writes,
         sessions=ClientSessions(catalog),
         sql_writes=sql_writes,
-        authenticator=tenancy,
+        authenticator=keys,
         seal=seal,
     )
 

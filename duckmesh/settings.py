@@ -25,6 +25,7 @@ from duckmesh.settings_groups import (
     CoordinatorSettings,
     FlightSettings,
     Group,
+    HttpSettings,
     IngestSettings,
     LogFormat,
     LoggingSettings,
@@ -41,6 +42,7 @@ __all__ = [
     "CatalogSettings",
     "CoordinatorSettings",
     "FlightSettings",
+    "HttpSettings",
     "IngestSettings",
     "LogFormat",
     "LogLevel",
@@ -95,6 +97,7 @@ class Settings(BaseSettings):
     store: StoreSettings = StoreSettings()
     cache: CacheSettings = CacheSettings()
     flight: FlightSettings = FlightSettings()
+    http: HttpSettings = HttpSettings()
     auth: AuthSettings = AuthSettings()
     ingest: IngestSettings = IngestSettings()
     coordinator: CoordinatorSettings = CoordinatorSettings()
@@ -311,12 +314,14 @@ def _check_together(profile: Profile, groups: Mapping[str, Any], problems: _Prob
     def refuse(key: str, reason: str, *, of: str = "settings together") -> None:
         problems.add(key, of, reason)
 
-    match groups:
-        case {"flight": FlightSettings(tls_certificate=certificate, tls_key=private, client_ca=ca)}:
-            if (certificate is None) != (private is None):
-                refuse("flight.tls_key", "set both flight.tls_certificate and flight.tls_key")
-            if ca is not None and certificate is None:
-                refuse("flight.client_ca", "it needs flight.tls_certificate and flight.tls_key")
+    for name in ("flight", "http"):
+        match groups.get(name):
+            case (FlightSettings() | HttpSettings()) as door:
+                if (door.tls_certificate is None) != (door.tls_key is None):
+                    refuse(f"{name}.tls_key", f"set both {name}.tls_certificate and {name}.tls_key")
+                if door.client_ca is not None and door.tls_certificate is None:
+                    needed = f"it needs {name}.tls_certificate and {name}.tls_key"
+                    refuse(f"{name}.client_ca", needed)
     match groups:
         case {"catalog": CatalogSettings(pool_min=least, pool_max=most)} if least > most:
             refuse("catalog.pool_min", "give at most catalog.pool_max")
@@ -344,13 +349,19 @@ def _unsafe_in_production(groups: Mapping[str, Any]) -> Iterator[tuple[str, str]
         case {"store": StoreSettings(url=None)}:
             yield "store.url", f"it is required; set {variable_of('store.url')}"
     match groups:
-        case {
-            "flight": FlightSettings(
-                tls_certificate=None, loopback_only=False, allow_plaintext=False
-            )
-        }:
-            reason = (
-                "listening beyond this machine needs TLS: set flight.tls_certificate and "
-                "flight.tls_key, or flight.allow_plaintext when a proxy in front has TLS"
-            )
-            yield "flight.host", reason
+        case {"flight": FlightSettings() as flight} if _is_bare(flight):
+            yield "flight.host", _BARE.format(name="flight")
+    match groups:
+        case {"http": HttpSettings(enabled=True) as http} if _is_bare(http):
+            yield "http.host", _BARE.format(name="http")
+
+
+_BARE: Final = (
+    "listening beyond this machine needs TLS: set {name}.tls_certificate and "
+    "{name}.tls_key, or {name}.allow_plaintext when a proxy in front has TLS"
+)
+
+
+def _is_bare(door: FlightSettings | HttpSettings) -> bool:
+    """Whether other machines reach the door without TLS, and nobody said that this is right."""
+    return door.tls_certificate is None and not (door.loopback_only or door.allow_plaintext)

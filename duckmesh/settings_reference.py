@@ -56,7 +56,8 @@ region = "eu-central-1"
 
 _PRODUCTION: Final = """
 `prod` refuses to start with `auth.open_mode`, without `catalog.dsn`, without `store.url`, and when
-`flight.host` is reachable from other machines without TLS (unless `flight.allow_plaintext` is set).
+`flight.host` or `http.host` is reachable from other machines without TLS (unless that door's
+`allow_plaintext` is set).
 """
 
 

@@ -53,7 +53,11 @@ def _planned(when: str, *kinds: Kind) -> Entry:
 
 
 REFERENCE: Final[Mapping[ErrorCode, Entry]] = {
-    ErrorCode.INVALID_JSON: _met("The metadata of a stream's batch is no JSON object.", Invalid),
+    ErrorCode.INVALID_JSON: _met(
+        "The body of a request is no JSON, or has other fields than it may; the metadata of a "
+        "stream's batch is no JSON object.",
+        Invalid,
+    ),
     ErrorCode.INVALID_COMMAND: _met(
         "A command, ticket, header or setting of a store cannot be read as what it claims to be.",
         Invalid,
@@ -61,14 +65,15 @@ REFERENCE: Final[Mapping[ErrorCode, Entry]] = {
     ErrorCode.TABLE_REQUIRED: _met(
         "No table is named, or the name cannot name a table of this service.", Invalid
     ),
-    ErrorCode.RECORDS_REQUIRED: _planned("A JSON ingest carries no record.", Invalid),
+    ErrorCode.RECORDS_REQUIRED: _met("A JSON ingest carries no record.", Invalid),
     ErrorCode.IDEMPOTENCY_KEY_REQUIRED: _met(
         "An idempotency key is empty, too long, or holds a NUL.", Invalid
     ),
-    ErrorCode.INVALID_OP: _planned(
-        "A record names an operation other than those there are.", Invalid
+    ErrorCode.INVALID_OP: _met(
+        "A record names an operation other than those there are, or one that its table lacks.",
+        Invalid,
     ),
-    ErrorCode.PAYLOAD_REQUIRED: _planned("A record carries no payload.", Invalid),
+    ErrorCode.PAYLOAD_REQUIRED: _met("A record carries no payload.", Invalid),
     ErrorCode.INVALID_PAYLOAD: _met(
         "A value does not fit its column (the context names column, record and reason), or the "
         "stream is no Arrow IPC.",

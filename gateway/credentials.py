@@ -15,8 +15,11 @@ class Authenticator(Protocol):
     def authenticate_api_key(self, secret: str) -> Identity:
         """The identity of an API key. Raises Denied when it is unknown or revoked."""
 
-    def open_identity(self) -> Identity | None:
-        """The identity of a caller who shows no credential; None when one is required."""
+    def open_identity(self, tenant: str | None = None) -> Identity | None:
+        """The identity of a caller who shows no credential; None when one is required.
+
+        In open mode a caller may name a tenant that exists. Raises NotFound (TENANT_NOT_FOUND).
+        """
 
     def check_live(self, identity: Identity) -> None:
         """Raise Denied when the key behind a session has been revoked since."""

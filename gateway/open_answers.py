@@ -84,8 +84,11 @@ class Answer:
         *,
         stop: Interruption,
         among: OpenAnswers,
+        scanned_bytes: int = 0,
     ) -> None:
         """Takes over a turn that has been taken."""
+        self.scanned_bytes = scanned_bytes
+        """The size of the data files that the query reads from."""
         self._running = running
         self._pinned = pinned
         self._turns = turns

@@ -259,7 +259,10 @@ class Reads:
                 interruption=stop,
             )
             undo.pop_all()
-        return Answer(running, pinned, self._turns, stop=stop, among=self._open)
+        scanned = sum(f.file_size_bytes for m, t in wanted for f in m.files[t.table_id])
+        return Answer(
+            running, pinned, self._turns, stop=stop, among=self._open, scanned_bytes=scanned
+        )
 
     def _pin_files(
         self, identity: Identity, wanted: Sequence[tuple[Manifest, TableAt]]

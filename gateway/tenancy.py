@@ -27,7 +27,7 @@ class Tenancy:
     def __init__(self, catalog: Catalog, *, open_tenant: str | None = None) -> None:
         self._catalog = catalog
         self._open_tenant = open_tenant
-        self._open_identity: Identity | None = None
+        self._open_identities: dict[str, Identity] = {}
         self._lock = threading.Lock()
         self._verdicts: dict[bytes | KeyId, tuple[float, Identity | bool | None]] = {}
 
@@ -66,17 +66,28 @@ class Tenancy:
             raise unauthorized()
         self._remember(identity.key_id, verdict=True, asked_at=asked_at)
 
-    def open_identity(self) -> Identity | None:
-        """Who a caller without credentials is: None unless open mode is on."""
+    def open_identity(self, tenant: str | None = None) -> Identity | None:
+        """Who a caller without credentials is: None unless open mode is on.
+
+        The caller may name another tenant that exists. Raises NotFound (TENANT_NOT_FOUND).
+        """
         if self._open_tenant is None:
             return None
-        if self._open_identity is None:
-            with self._catalog.connect() as connection:
-                tenant = tenants.ensure_tenant(
-                    connection, self._open_tenant, created_by="open mode"
-                )
-            self._open_identity = Identity(tenant.tenant_id, tenant.name, "open", None, EVERY_ROLE)
-        return self._open_identity
+        name = tenant or self._open_tenant
+        known = self._open_identities.get(name)
+        if known is None:
+            known = self._open_identity_of(name)
+            if len(self._open_identities) < _CACHE_LIMIT:
+                self._open_identities[name] = known
+        return known
+
+    def _open_identity_of(self, name: str) -> Identity:
+        with self._catalog.connect() as connection:
+            if name == self._open_tenant:
+                tenant = tenants.ensure_tenant(connection, name, created_by="open mode")
+            else:
+                tenant = tenants.find_tenant(connection, name)
+        return Identity(tenant.tenant_id, tenant.name, "open", None, EVERY_ROLE)
 
     def _recall(self, credential: bytes | KeyId) -> Identity | bool | None:
         with self._lock:

@@ -31,6 +31,7 @@ from duckmesh.identifiers import (
     new_event_id,
 )
 from gateway.conform import Conformer
+from gateway.groups import EnvelopeGroup, KeyedRows
 from gateway.identity import Identity, Role
 from gateway.known_tables import KnownTables
 from gateway.limits import Backpressure, IngestLimits
@@ -199,6 +200,15 @@ class Writes:
             raise table_not_found(table_name)
         return StreamTarget(*fitted, offered)
 
+    def target(self, identity: Identity, table_name: str) -> StreamTarget:
+        """The table that rows are to be made for; they have its very columns."""
+        identity.require(Role.INGEST_WRITER)
+        table = self._find(identity, check_table_name(table_name))
+        if table is None:
+            raise table_not_found(table_name)
+        columns = table.schema.arrow
+        return StreamTarget(table, Conformer.between(columns, columns), columns)
+
     def append_batch(
         self,
         identity: Identity,
@@ -289,6 +299,51 @@ class Writes:
             return again()
         except DuckMeshError as error:
             return _failed(error)
+
+    def append_group(
+        self,
+        identity: Identity,
+        target: StreamTarget,
+        parts: Sequence[KeyedRows],
+        *,
+        trace_id: str | None = None,
+    ) -> list[Receipt]:
+        """Accept several writes of one table in one transaction, all or none; a receipt for each.
+
+        Tokens follow the order of `parts`. Of equal keys the first is the original. Raises as
+        `append_batch` and its future do; after Unavailable the group may have been accepted.
+        """
+        for part in parts:
+            if part.idempotency_key is not None:
+                check_idempotency_key(part.idempotency_key)
+        self._backpressure.check(identity.tenant_id)
+        self.check_size(sum(part.rows.nbytes for part in parts))
+        group = EnvelopeGroup(
+            identity,
+            target.table,
+            trace_id=trace_id,
+            inline_max_bytes=self._staging.inline_max_bytes,
+            new_staging=partial(self._new_staging, identity, target.table),
+        )
+        conformed = [replace(part, rows=target.conformer.conform(part.rows)) for part in parts]
+        with group.envelopes(conformed) as envelopes:
+            try:
+                return self._bus.publish(envelopes)
+            except Conflict:
+                raise
+            except BaseException:
+                # The commit may have happened: the staged objects must stay for it.
+                group.keep()
+                raise
+
+    def _new_staging(self, identity: Identity, table: Table, hashed: bool) -> Staging:
+        return Staging(
+            table.schema.arrow,
+            self._store,
+            partial(keys.data_file_key, identity.tenant, table.name, table.table_id),
+            limits=self._staging,
+            hashed=hashed,
+        )
 
     def _append_large(
         self,

@@ -86,6 +86,7 @@ class Service:
     def __init__(self, dsn: str, folder: Path, **settings: str) -> None:
         self._folder = folder
         self._processes: list[ProductProcess] = []
+        self._http_uris: dict[str, str] = {}
         self._settings = {
             "DUCKMESH_CATALOG_DSN": dsn,
             "DUCKMESH_STORE_URL": (folder / "objects").as_uri(),
@@ -96,16 +97,22 @@ class Service:
 
     def serve(self, **settings: str) -> tuple[ProductProcess, str]:
         """A serving process that answers, and its URI. A restarted one keeps its port."""
-        port = free_port()
+        port, http_port = free_port(), free_port()
         process = self._start(
             ["serve"],
             DUCKMESH_FLIGHT_PORT=str(port),
+            DUCKMESH_HTTP_PORT=str(http_port),
             DUCKMESH_CACHE_DIRECTORY=str(self._folder / f"cache-{port}"),
             **settings,
         )
         uri = f"grpc://127.0.0.1:{port}"
+        self._http_uris[uri] = f"http://127.0.0.1:{http_port}"
         wait_until_served(uri)
         return process, uri
+
+    def http_of(self, uri: str) -> str:
+        """The HTTP door of the serving process that answers at `uri`."""
+        return self._http_uris[uri]
 
     def coordinate(self, name: str, **settings: str) -> ProductProcess:
         return self._start(["coordinate"], DUCKMESH_COORDINATOR_CONSUMER_ID=name, **settings)

@@ -1,0 +1,109 @@
+"""The doors of a serving process: opened together, drained together, closed together."""
+
+import threading
+from dataclasses import dataclass
+from datetime import timedelta
+
+from catalog.connection import Catalog
+from duckmesh.settings import FlightSettings, HttpSettings, Settings
+from flight_server.server import FlightDoor
+from gateway.credentials import Authenticator
+from gateway.readiness import Readiness
+from gateway.reads import Reads
+from gateway.sql_writes import SqlWrites
+from gateway.writes import Writes
+from http_shim.door import HttpDoor, HttpOptions, HttpTls
+from http_shim.rooms import HttpLimits, HttpRooms
+from ingest_bus.port import IngestBus
+from object_store.port import ObjectStore
+
+_LAST_PORT = 65_535
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """What a serving process listens with. `drain`, then `close`, end them."""
+
+    flight: FlightDoor
+    http: HttpDoor | None
+
+    @property
+    def calls_in_flight(self) -> int:
+        return self.flight.calls_in_flight + (self.http.calls_in_flight if self.http else 0)
+
+    def drain(self, grace: timedelta) -> bool:
+        """Drain all doors at once. Whether every call has ended, after at most twice `grace`."""
+        ended: list[bool] = []
+        http = self.http
+        other = threading.Thread(
+            target=lambda: ended.append(http is None or http.drain(grace)), name="drain-http"
+        )
+        other.start()
+        flight_ended = self.flight.drain(grace)
+        other.join()
+        return flight_ended and ended == [True]
+
+    def close(self) -> None:
+        """Stop listening. Blocks until the last call has ended: `drain` first."""
+        if self.http is not None:
+            self.http.close()
+        self.flight.close()
+
+
+def open_http_door(
+    settings: Settings,
+    *,
+    catalog: Catalog,
+    bus: IngestBus,
+    store: ObjectStore,
+    reads: Reads,
+    writes: Writes,
+    sql_writes: SqlWrites,
+    authenticator: Authenticator,
+) -> HttpDoor | None:
+    """The HTTP door that the settings ask for; None when they turn it off.
+
+    Raises Conflict when the port is taken, Invalid for a wrong host or certificate.
+    """
+    group = settings.http
+    if not group.enabled:
+        return None
+    rooms = HttpRooms(
+        reads=reads,
+        writes=writes,
+        sql_writes=sql_writes,
+        authenticator=authenticator,
+        catalog=catalog,
+        bus=bus,
+        readiness=Readiness(catalog, store),
+    )
+    limits = HttpLimits(
+        requests_max=group.max_requests,
+        body_max_bytes=group.max_body_bytes,
+        json_max_bytes=group.max_json_bytes,
+        records_max=group.max_records,
+        idle=group.idle_timeout,
+    )
+    options = HttpOptions(host=group.host, port=http_port(settings), tls=_tls(group))
+    return HttpDoor(options, rooms, limits)
+
+
+def http_port(settings: Settings) -> int:
+    """The port that the settings give the HTTP door; 0 takes a free one."""
+    if settings.http.port is not None:
+        return settings.http.port
+    beside = settings.flight.port
+    return beside + 1 if 0 < beside < _LAST_PORT else 0
+
+
+def flight_uri(group: FlightSettings, port: int) -> str:
+    """The Flight door's address as clients name it."""
+    scheme = "grpc" if group.tls_certificate is None else "grpc+tls"
+    host = f"[{group.host}]" if ":" in group.host else group.host
+    return f"{scheme}://{host}:{port}"
+
+
+def _tls(group: HttpSettings) -> HttpTls | None:
+    if group.tls_certificate is None or group.tls_key is None:
+        return None
+    return HttpTls(certificate=group.tls_certificate, key=group.tls_key, client_ca=group.client_ca)

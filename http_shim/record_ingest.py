@@ -1,0 +1,143 @@
+"""Records in JSON: each with a key is a write of its own, and all are accepted together."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+import pyarrow as pa
+from pydantic import Field
+from starlette.responses import Response
+
+from data_files.parquet import event_time_column
+from duckmesh.errors import ErrorCode, Invalid
+from gateway.groups import KeyedRows
+from gateway.identity import Identity
+from http_shim.calls import Call
+from http_shim.json_requests import StrictModel, check
+from http_shim.receipts import PlacedReceipt, Wish, answered
+from http_shim.records import batch_of, loads, needs_exact_decimals
+from http_shim.rooms import Door
+
+_TIMEOUT_MAX_MS: Final = 3_600_000
+
+
+class IngestRecord(StrictModel):
+    """One row."""
+
+    idempotency_key: str | None = Field(
+        default=None,
+        description="Names the write: a repeat with the same payload is a duplicate. Records "
+        "without a key are one write together.",
+    )
+    op: Literal["insert", "upsert", "delete"] = Field(
+        default="insert", description="`upsert` and `delete` need a table with a primary key."
+    )
+    payload: dict[str, Any] = Field(description="The row's values by column.")
+    event_time: str | None = Field(
+        default=None,
+        description="The value of the table's first timestamp column, when the payload has none.",
+    )
+
+
+class IngestRequest(StrictModel):
+    """Rows for one table."""
+
+    codes: ClassVar[Mapping[str, ErrorCode]] = {
+        "records": ErrorCode.RECORDS_REQUIRED,
+        "op": ErrorCode.INVALID_OP,
+        "payload": ErrorCode.PAYLOAD_REQUIRED,
+        "idempotency_key": ErrorCode.IDEMPOTENCY_KEY_REQUIRED,
+    }
+
+    records: Annotated[list[IngestRecord], Field(min_length=1)]
+    wait_for_visibility: bool = Field(
+        default=False, description="Answer when the rows are visible to every query."
+    )
+    visibility_timeout_ms: Annotated[int, Field(ge=0, le=_TIMEOUT_MAX_MS)] | None = Field(
+        default=None, description="How long to wait; `query.consistency_timeout_ms` when left out."
+    )
+
+
+def ingest_records(
+    door: Door, call: Call, who: Identity, table: str, body: bytes, *, each_result: bool
+) -> Response:
+    """Accept the records of a JSON body, all or none, and answer. Blocks."""
+    writes = door.rooms.writes
+    target = writes.target(who, table)
+    schema = target.table.schema.arrow
+    given = loads(body, exact_decimals=needs_exact_decimals(schema))
+    asked = check(IngestRequest, given)
+    _check_records(asked.records, door.limits.records_max)
+    batch = batch_of([_row(record, schema) for record in asked.records], schema)
+    places = _places([record.idempotency_key for record in asked.records])
+    parts = [KeyedRows(_taken(batch, records), key) for key, records in places]
+    receipts = writes.append_group(who, target, parts, trace_id=call.trace_id)
+    placed = [
+        PlacedReceipt(receipt, records)
+        for receipt, (_, records) in zip(receipts, places, strict=True)
+    ]
+    timeout = asked.visibility_timeout_ms
+    wish = Wish(
+        wait=asked.wait_for_visibility,
+        timeout=None if timeout is None else timedelta(milliseconds=timeout),
+        records=each_result,
+    )
+    return answered(door, call, who, wish, placed)
+
+
+def _places(record_keys: Sequence[str | None]) -> list[tuple[str | None, list[int]]]:
+    """The writes of a request: each key with its record, those without one together.
+
+    The latter come where the first of them stands.
+    """
+    places: list[tuple[str | None, list[int]]] = []
+    together: list[int] | None = None
+    for index, key in enumerate(record_keys):
+        if key is not None:
+            places.append((key, [index]))
+        elif together is None:
+            together = [index]
+            places.append((None, together))
+        else:
+            together.append(index)
+    return places
+
+
+def _taken(batch: pa.RecordBatch, records: Sequence[int]) -> pa.RecordBatch:
+    first = records[0]
+    if len(records) == records[-1] - first + 1:
+        return batch.slice(first, len(records))
+    return batch.take(pa.array(records, pa.int32()))
+
+
+def _check_records(records: Sequence[IngestRecord], limit: int) -> None:
+    if len(records) > limit:
+        raise Invalid(
+            ErrorCode.PAYLOAD_TOO_LARGE,
+            f"one request holds at most {limit} records: send several, or NDJSON, Arrow or Parquet",
+            limit=limit,
+        )
+    for index, record in enumerate(records):
+        if record.op != "insert":
+            raise Invalid(
+                ErrorCode.INVALID_OP,
+                f"record {index}: {record.op} needs a table with a primary key; this table has "
+                "none: insert",
+                record=index,
+                op=record.op,
+            )
+
+
+def _row(record: IngestRecord, schema: pa.Schema) -> dict[str, Any]:
+    if record.event_time is None:
+        return record.payload
+    column = event_time_column(schema)
+    if column is None:
+        raise Invalid(
+            ErrorCode.INVALID_PAYLOAD,
+            "the table has no timestamp column to take event_time: leave it out",
+            column="event_time",
+        )
+    given = {name.lower() for name in record.payload}
+    said = {} if column.lower() in given else {column: record.event_time}
+    return {**record.payload, **said}

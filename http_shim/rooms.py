@@ -1,0 +1,60 @@
+"""What the routes reach: the use cases behind the door, and the door's own limits."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from fastapi import Request
+
+from catalog.connection import Catalog
+from gateway.credentials import Authenticator
+from gateway.readiness import Readiness
+from gateway.reads import Reads
+from gateway.sql_writes import SqlWrites
+from gateway.writes import Writes
+from http_shim.calls import RequestsInFlight
+from http_shim.metrics import DoorMetrics
+from ingest_bus.port import IngestBus
+
+MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpLimits:
+    """How large, how many and how slow requests may be."""
+
+    requests_max: int = 256
+    body_max_bytes: int = 4 * 2**30
+    json_max_bytes: int = 32 * MIB
+    records_max: int = 10_000
+    idle: timedelta = timedelta(seconds=30)
+    """How long a sender may pause inside a body, and a reader before it takes the next bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpRooms:
+    """The rooms of one serving process, as its HTTP door uses them."""
+
+    reads: Reads
+    writes: Writes
+    sql_writes: SqlWrites
+    authenticator: Authenticator
+    catalog: Catalog
+    bus: IngestBus
+    readiness: Readiness
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Door:
+    """Everything a route needs, beside its request."""
+
+    rooms: HttpRooms
+    limits: HttpLimits
+    calls: RequestsInFlight
+    metrics: DoorMetrics
+
+
+def door_of(request: Request) -> Door:
+    """The door that a request came through."""
+    door = request.app.state.door
+    assert isinstance(door, Door)  # noqa: S101 - the application is built with it
+    return door
