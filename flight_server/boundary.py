@@ -81,7 +81,14 @@ class Failed(Exception):
     """Reaches the client as UNKNOWN: for get_schema, where pyarrow garbles every FlightError."""
 
 
-_WITHOUT_TRACEBACK: Final = (InvalidArgument, NoSuchName, Unimplemented, Failed)
+_WITHOUT_TRACEBACK: Final = (
+    InvalidArgument,
+    NoSuchName,
+    Unimplemented,
+    Failed,
+    # In the middle of a stream pyarrow takes these for any other Python exception.
+    flight.FlightError,
+)
 
 CODE_OF_CLASS: Final[Mapping[type[DuckMeshError], GrpcCode]] = {
     Invalid: GrpcCode.INVALID_ARGUMENT,
@@ -136,16 +143,28 @@ _SQLSTATE_OF_CLASS: Final[Mapping[type[DuckMeshError], str]] = {
     Internal: "XX000",
 }
 _SQLSTATE_OF_ERROR: Final[Mapping[ErrorCode, str]] = {
-    ErrorCode.FORBIDDEN: "42501",
-    ErrorCode.SQL_NOT_ALLOWED: "42501",
-    ErrorCode.SQL_REQUIRED: "42601",
-    ErrorCode.QUERY_EXECUTION_FAILED: "42000",
+    ErrorCode.INVALID_JSON: "22032",
+    ErrorCode.INVALID_COMMAND: "08P01",
+    ErrorCode.TABLE_REQUIRED: "42602",
+    ErrorCode.INVALID_PAYLOAD: "22000",
     ErrorCode.SCHEMA_INCOMPATIBLE: "42804",
+    ErrorCode.SQL_REQUIRED: "42601",
+    ErrorCode.SQL_NOT_ALLOWED: "42501",
+    ErrorCode.QUERY_EXECUTION_FAILED: "42000",
+    ErrorCode.TICKET_INVALID: "26000",
+    ErrorCode.PAYLOAD_TOO_LARGE: "54000",
+    ErrorCode.FORBIDDEN: "42501",
     ErrorCode.TABLE_NOT_FOUND: "42P01",
+    ErrorCode.TENANT_NOT_FOUND: "3D000",
     ErrorCode.TABLE_EXISTS: "42P07",
+    ErrorCode.RATE_LIMITED: "53400",
     ErrorCode.QUERY_TIMEOUT: "57014",
     ErrorCode.QUERY_MEMORY: "53200",
+    ErrorCode.STORE_UNAVAILABLE: "58030",
+    ErrorCode.NOT_READY: "57P01",
+    ErrorCode.SETTINGS_INVALID: "F0000",
 }
+"""The codes that say more than their class does. Names of the codes: PostgreSQL, appendix A."""
 
 
 class CallContext(Protocol):
@@ -273,9 +292,10 @@ def _ascii_json(value: Mapping[str, Any]) -> str:
 def install_traceback_filter() -> None:
     """Keep server tracebacks out of clients' error texts.
 
-    For exceptions other than FlightError pyarrow's C++ looks `traceback.format_exception` up at
-    each error and sends the result to the client. The wrapper answers with the class name for the
-    exceptions of this module, and defers for all others. Installing it again changes nothing.
+    For exceptions other than FlightError, and for every one in the middle of a stream, pyarrow's
+    C++ looks `traceback.format_exception` up and sends the result to the client. The wrapper
+    answers with the class name for the exceptions that leave this module, and defers for all
+    others. Installing it again changes nothing.
     """
     original = traceback.format_exception
     if getattr(original, "hides_boundary", False):

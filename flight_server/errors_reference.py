@@ -141,12 +141,16 @@ REFERENCE: Final[Mapping[ErrorCode, Entry]] = {
     ErrorCode.TOO_MANY_QUERIES: _met(
         "The process runs as many calls or queries as it may.", Overloaded
     ),
-    ErrorCode.QUERY_CANCELLED: _met("The caller cancelled the query, or has gone.", Cancelled),
+    ErrorCode.QUERY_CANCELLED: _met(
+        "The caller cancelled the query or its ticket, or has gone.", Cancelled
+    ),
     ErrorCode.INGEST_CANCELLED: _met(
         "The sender left before the end of the stream: nothing of the open write is accepted.",
         Cancelled,
     ),
-    ErrorCode.QUERY_TIMEOUT: _met("The query ran longer than it may.", Exceeded),
+    ErrorCode.QUERY_TIMEOUT: _met(
+        "The query ran longer than it may, or its rows waited too long for their reader.", Exceeded
+    ),
     ErrorCode.QUERY_MEMORY: _met("The query needs more memory than it may have.", Exceeded),
     ErrorCode.QUERY_WORKER_LOST: _met(
         "The process that ran the query ended before it did, after the query was tried again.",
