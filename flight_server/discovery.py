@@ -18,6 +18,7 @@ from flight_server.commands import (
     GetXdbcTypeInfo,
 )
 from flight_server.metadata import TableDescriptor
+from gateway import system_tables
 from gateway.identity import Identity
 from gateway.reads import Reads
 
@@ -32,6 +33,13 @@ _SCHEMAS = {
     GetSqlInfo: sql_info.SQL_INFO_SCHEMA,
     GetXdbcTypeInfo: type_info.XDBC_TYPE_INFO_SCHEMA,
 }
+
+SYSTEM_TABLES = [
+    TableDescriptor(
+        each.name, each.table.schema, kind=metadata.SYSTEM_TABLE, db_schema=each.schema_name
+    )
+    for each in system_tables.EMPTY
+]
 
 
 def answer_schema(command: Command) -> pa.Schema | None:
@@ -79,4 +87,4 @@ def _described(reads: Reads, identity: Identity) -> list[TableDescriptor]:
             else {"duckmesh.visibility_token": str(table.watermark)},
         )
         for table in reads.tables(identity)
-    ]
+    ] + SYSTEM_TABLES

@@ -30,12 +30,12 @@ from flight_server import answers
 from flight_server.authenticate import Call
 from flight_server.calls import Cancellable
 from flight_server.commands import IfTableExists, IfTableMissing, StatementIngest
-from flight_server.metadata import CATALOG, DB_SCHEMA
 from flight_server.receipts import MetadataWriter, ReceiptWriter
 from gateway.identity import Identity
 from gateway.reads import Reads
 from gateway.writes import IngestMode, PendingWrite, Writes
 from ingest_bus.envelope import Receipt
+from query_engine.relations import CATALOG, MAIN_SCHEMA
 
 KEY_IN_SCHEMA: Final = b"idempotency_key"
 """Where a client without call options puts its key: the metadata of the rows' schema."""
@@ -311,10 +311,10 @@ def _check_target(command: StatementIngest) -> None:
 
 
 def _check_namespace(catalog: str | None, schema: str | None) -> None:
-    if catalog not in (None, "", CATALOG) or schema not in (None, "", DB_SCHEMA):
+    if catalog not in (None, "", CATALOG) or schema not in (None, "", MAIN_SCHEMA):
         raise Invalid(
             ErrorCode.TABLE_REQUIRED,
-            f"tables lie in catalog {CATALOG!r} and schema {DB_SCHEMA!r}: leave both out",
+            f"tables lie in catalog {CATALOG!r} and schema {MAIN_SCHEMA!r}: leave both out",
             catalog=catalog,
             schema=schema,
         )

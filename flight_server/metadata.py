@@ -10,13 +10,15 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from duckmesh.errors import NotSupported
 from flight_server.commands import GetDbSchemas, GetPrimaryKeys, GetTables
 from flight_server.like import like
+from query_engine.quoting import FIELD_ID, sql_type
+from query_engine.relations import CATALOG, MAIN_SCHEMA, SYSTEM_SCHEMA
 
-CATALOG: Final = "duckmesh"
-DB_SCHEMA: Final = "main"
 TABLE: Final = "TABLE"
 VIEW: Final = "VIEW"
+SYSTEM_TABLE: Final = "SYSTEM TABLE"
 
 _METADATA_PREFIX: Final = "ARROW:FLIGHT:SQL:"
 
@@ -78,7 +80,7 @@ class TableDescriptor:
     schema: pa.Schema
     kind: str = TABLE
     catalog: str = CATALOG
-    db_schema: str = DB_SCHEMA
+    db_schema: str = MAIN_SCHEMA
     primary_key: Sequence[str] = ()
     properties: Mapping[str, str] = field(default_factory=dict)
     """Told to clients as metadata of the table's schema (such as its latest token)."""
@@ -90,10 +92,14 @@ def catalogs() -> pa.Table:
 
 
 def db_schemas(command: GetDbSchemas) -> pa.Table:
-    """The schemas that `command` selects."""
+    """The schemas that `command` selects, in order."""
     matches = like(command.db_schema_filter_pattern)
-    selected = command.catalog in (None, CATALOG) and matches(DB_SCHEMA)
-    return pa.table([[CATALOG], [DB_SCHEMA]], schema=DB_SCHEMAS_SCHEMA).slice(0, int(selected))
+    selected = [
+        name
+        for name in sorted((MAIN_SCHEMA, SYSTEM_SCHEMA))
+        if command.catalog in (None, CATALOG) and matches(name)
+    ]
+    return pa.table([[CATALOG] * len(selected), selected], schema=DB_SCHEMAS_SCHEMA)
 
 
 def tables(command: GetTables, described: Iterable[TableDescriptor]) -> pa.Table:
@@ -107,6 +113,7 @@ def tables(command: GetTables, described: Iterable[TableDescriptor]) -> pa.Table
         if command.catalog in (None, table.catalog)
         and of_schema(table.db_schema)
         and of_name(table.name)
+        and not _is_hidden(command, table)
         and (not kinds or not kinds.isdisjoint(_names_of_kind(table.kind)))
     ]
     selected.sort(key=lambda table: (table.catalog, table.db_schema, table.name, table.kind))
@@ -115,9 +122,20 @@ def tables(command: GetTables, described: Iterable[TableDescriptor]) -> pa.Table
     return pa.Table.from_pylist(rows, schema=schema)
 
 
+def _is_hidden(command: GetTables, table: TableDescriptor) -> bool:
+    """Whether a name alone does not reach the table, as in SQL: it means the one in schema main.
+
+    ADBC takes the first table of a name for the schema that it tells, and pandas takes any for
+    the one that it is to create.
+    """
+    pattern = command.table_name_filter_pattern
+    alone = pattern is not None and command.db_schema_filter_pattern is None
+    return alone and table.db_schema != MAIN_SCHEMA and pattern == table.name
+
+
 def table_types() -> pa.Table:
     """The kinds of table."""
-    return pa.table([[TABLE, VIEW]], schema=TABLE_TYPES_SCHEMA)
+    return pa.table([[SYSTEM_TABLE, TABLE, VIEW]], schema=TABLE_TYPES_SCHEMA)
 
 
 def primary_keys(command: GetPrimaryKeys, described: Iterable[TableDescriptor]) -> pa.Table:
@@ -173,87 +191,56 @@ def _field_metadata(table: TableDescriptor, column: pa.Field) -> dict[str, str]:
     facts = {
         "CATALOG_NAME": table.catalog,
         "DB_SCHEMA_NAME": table.db_schema,
+        # The specification says DB_SCHEMA_NAME; JDBC and ODBC read this one.
+        "SCHEMA_NAME": table.db_schema,
         "TABLE_NAME": table.name,
         "TYPE_NAME": sql_type_name(column.type),
         "IS_AUTO_INCREMENT": "0",
         "IS_CASE_SENSITIVE": "1" if _is_text(column.type) else "0",
-        "IS_READ_ONLY": "0",
+        "IS_READ_ONLY": "0" if table.kind == TABLE else "1",
         "IS_SEARCHABLE": "1",
     }
-    if pa.types.is_decimal(column.type):
-        facts |= {"PRECISION": str(column.type.precision), "SCALE": str(column.type.scale)}
+    if (sizes := _precision(column.type)) is not None:
+        facts |= {"PRECISION": str(sizes[0]), "SCALE": str(sizes[1])}
     metadata = {_METADATA_PREFIX + name: value for name, value in facts.items()}
-    extra = {key.decode(): value.decode() for key, value in (column.metadata or {}).items()}
-    return extra | metadata
+    kept = {key: value for key, value in (column.metadata or {}).items() if key != FIELD_ID}
+    return {key.decode(): value.decode() for key, value in kept.items()} | metadata
 
 
 def _is_text(kind: pa.DataType) -> bool:
     return bool(kind.id in (pa.utf8().id, pa.large_utf8().id, pa.string_view().id))
 
 
-_SQL_TYPE: Final[Mapping[int, str]] = {
-    pa.bool_().id: "BOOLEAN",
-    pa.int8().id: "TINYINT",
-    pa.int16().id: "SMALLINT",
-    pa.int32().id: "INTEGER",
-    pa.int64().id: "BIGINT",
-    pa.uint8().id: "UTINYINT",
-    pa.uint16().id: "USMALLINT",
-    pa.uint32().id: "UINTEGER",
-    pa.uint64().id: "UBIGINT",
-    pa.float16().id: "FLOAT",
-    pa.float32().id: "FLOAT",
-    pa.float64().id: "DOUBLE",
-    pa.utf8().id: "VARCHAR",
-    pa.large_utf8().id: "VARCHAR",
-    pa.string_view().id: "VARCHAR",
-    pa.binary().id: "BLOB",
-    pa.large_binary().id: "BLOB",
-    pa.binary_view().id: "BLOB",
-    pa.binary(1).id: "BLOB",
-    pa.date32().id: "DATE",
-    pa.date64().id: "DATE",
-    pa.time32("s").id: "TIME",
-    pa.time64("us").id: "TIME",
-    pa.duration("us").id: "INTERVAL",
-    pa.month_day_nano_interval().id: "INTERVAL",
-    pa.null().id: "NULL",
+_PRECISION: Final[Mapping[int, tuple[int, int]]] = {
+    pa.bool_().id: (1, 0),
+    pa.int8().id: (3, 0),
+    pa.int16().id: (5, 0),
+    pa.int32().id: (10, 0),
+    pa.int64().id: (19, 0),
+    pa.uint8().id: (3, 0),
+    pa.uint16().id: (5, 0),
+    pa.uint32().id: (10, 0),
+    pa.uint64().id: (20, 0),
+    pa.date32().id: (10, 0),
 }
-_TIMESTAMP_BY_UNIT: Final[Mapping[str, str]] = {
-    "s": "TIMESTAMP_S",
-    "ms": "TIMESTAMP_MS",
-    "us": "TIMESTAMP",
-    "ns": "TIMESTAMP_NS",
-}
+"""Digits, or characters, and decimal digits of the types that have one size."""
+_FRACTION_DIGITS: Final[Mapping[str, int]] = {"s": 0, "ms": 3, "us": 6, "ns": 9}
+
+
+def _precision(kind: pa.DataType) -> tuple[int, int] | None:
+    """Precision and scale as ODBC counts them; None where a type has neither (texts, floats)."""
+    if pa.types.is_decimal(kind):
+        return int(kind.precision), int(kind.scale)
+    if pa.types.is_time(kind) or pa.types.is_timestamp(kind):
+        digits = _FRACTION_DIGITS[kind.unit]
+        whole = len("hh:mm:ss") if pa.types.is_time(kind) else len("yyyy-mm-dd hh:mm:ss")
+        return whole + (1 + digits if digits else 0), digits
+    return _PRECISION.get(kind.id)
 
 
 def sql_type_name(kind: pa.DataType) -> str:
-    """DuckDB's name for an Arrow type."""
-    if name := _SQL_TYPE.get(kind.id):
-        return name
-    if pa.types.is_decimal(kind):
-        return f"DECIMAL({kind.precision},{kind.scale})"
-    if pa.types.is_timestamp(kind):
-        return "TIMESTAMP WITH TIME ZONE" if kind.tz else _TIMESTAMP_BY_UNIT[kind.unit]
-    return _nested_type_name(kind)
-
-
-def _nested_type_name(kind: pa.DataType) -> str:
-    if pa.types.is_dictionary(kind):
-        return sql_type_name(kind.value_type)
-    if pa.types.is_fixed_size_list(kind):
-        return f"{sql_type_name(kind.value_type)}[{kind.list_size}]"
-    if pa.types.is_map(kind):
-        return f"MAP({sql_type_name(kind.key_type)}, {sql_type_name(kind.item_type)})"
-    if pa.types.is_struct(kind):
-        inner = (f'"{_quoted(each.name)}" {sql_type_name(each.type)}' for each in kind)
-        return f"STRUCT({', '.join(inner)})"
-    if isinstance(kind, pa.BaseExtensionType):
-        return sql_type_name(kind.storage_type)
-    if hasattr(kind, "value_type"):
-        return f"{sql_type_name(kind.value_type)}[]"
-    return str(kind).upper()
-
-
-def _quoted(name: str) -> str:
-    return name.replace('"', '""')
+    """DuckDB's name for an Arrow type; the Arrow type's own where DuckDB has none."""
+    try:
+        return sql_type(kind)
+    except NotSupported:
+        return str(kind).upper()

@@ -10,11 +10,11 @@ from typing import Final
 from flight_server import answers
 from flight_server.answers import OptionError, OptionValue
 from flight_server.authenticate import Call
-from flight_server.metadata import CATALOG, DB_SCHEMA
 from flight_server.sessions import Session
+from query_engine.relations import CATALOG, MAIN_SCHEMA
 
 LAST_TOKEN: Final = "last_visibility_token"  # noqa: S105 - an option's name
-_FIXED: Final = {"catalog": CATALOG, "schema": DB_SCHEMA}
+_FIXED: Final = {"catalog": CATALOG, "schema": MAIN_SCHEMA}
 
 
 def options_of(session: Session) -> dict[str, OptionValue]:

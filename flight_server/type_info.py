@@ -9,6 +9,7 @@ _NULLABLE: Final = 1
 _SEARCHABLE_BASIC: Final = 2
 _SEARCHABLE_FULL: Final = 3
 _DATETIME: Final = 9
+_INTERVAL_DIGITS: Final = 9
 
 XDBC_TYPE_INFO_SCHEMA: Final = pa.schema(
     [
@@ -47,6 +48,7 @@ class _Type:
     scales: tuple[int, int] | None = None
     text: bool = False
     datetime_subcode: int | None = None
+    interval: bool = False
 
     def row(self) -> dict[str, Any]:
         prefix, suffix = self.quote or (None, None)
@@ -71,12 +73,17 @@ class _Type:
             "sql_data_type": _DATETIME if is_datetime else self.number,
             "datetime_subcode": self.datetime_subcode,
             "num_prec_radix": self.radix,
-            "interval_precision": None,
+            "interval_precision": _INTERVAL_DIGITS if self.interval else None,
         }
 
 
 def _integer(name: str, number: int, digits: int, *, unsigned: bool = False) -> _Type:
     return _Type(name, number, digits, unsigned=unsigned, radix=10, scales=(0, 0))
+
+
+def _timestamp(name: str, size: int, scale: int) -> _Type:
+    quote = (f"{name} '", "'")
+    return _Type(name, 93, size, quote=quote, scales=(scale, scale), datetime_subcode=3)
 
 
 _TYPES: Final = (
@@ -89,7 +96,8 @@ _TYPES: Final = (
     _integer("UINTEGER", -5, 10, unsigned=True),
     _integer("BIGINT", -5, 19),
     _integer("UBIGINT", 2, 20, unsigned=True),
-    _integer("HUGEINT", 2, 38),
+    _integer("HUGEINT", 2, 39),
+    _integer("UHUGEINT", 2, 39, unsigned=True),
     _Type(
         "DECIMAL",
         3,
@@ -106,16 +114,21 @@ _TYPES: Final = (
     _Type("JSON", -1, quote=("'", "'"), text=True),
     _Type("BLOB", -3, quote=("'", "'")),
     _Type("DATE", 91, 10, quote=("DATE '", "'"), datetime_subcode=1),
-    _Type("TIME", 92, 15, quote=("TIME '", "'"), scales=(0, 6), datetime_subcode=2),
-    _Type("TIMESTAMP", 93, 26, quote=("TIMESTAMP '", "'"), scales=(0, 6), datetime_subcode=3),
+    _Type("TIME", 92, 15, quote=("TIME '", "'"), scales=(6, 6), datetime_subcode=2),
+    _Type("TIME_NS", 92, 18, quote=("TIME_NS '", "'"), scales=(9, 9), datetime_subcode=2),
+    _timestamp("TIMESTAMP", 26, 6),
+    _timestamp("TIMESTAMP_S", 19, 0),
+    _timestamp("TIMESTAMP_MS", 23, 3),
+    _timestamp("TIMESTAMP_NS", 29, 9),
     _Type(
         "TIMESTAMP WITH TIME ZONE",
         93,
         32,
         quote=("TIMESTAMPTZ '", "'"),
-        scales=(0, 6),
+        scales=(6, 6),
         datetime_subcode=5,
     ),
+    _Type("INTERVAL", 10, 60, quote=("INTERVAL '", "'"), scales=(6, 6), interval=True),
 )
 
 

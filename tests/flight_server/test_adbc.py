@@ -191,14 +191,16 @@ def test_metadata_calls(connection, cursor):
     cursor.adbc_ingest("flights", ROWS, mode="create")
     objects = connection.adbc_get_objects(depth="all").read_all().to_pylist()
     (catalog,) = [each for each in objects if each["catalog_name"] == "duckmesh"]
-    (schema,) = catalog["catalog_db_schemas"]
+    schemas = {each["db_schema_name"]: each for each in catalog["catalog_db_schemas"]}
+    assert set(schemas) == {"duckmesh_system", "main"}
+    schema = schemas["main"]
     assert schema["db_schema_name"] == "main"
     (table,) = schema["db_schema_tables"]
     assert (table["table_name"], table["table_type"]) == ("flights", "TABLE")
     columns = [column["column_name"] for column in table["table_columns"]]
     assert columns == ["id", "name"]
     assert connection.adbc_get_table_schema("flights").names == ["id", "name"]
-    assert connection.adbc_get_table_types() == ["TABLE", "VIEW"]
+    assert connection.adbc_get_table_types() == ["SYSTEM TABLE", "TABLE", "VIEW"]
     info = connection.adbc_get_info()
     assert info["vendor_name"] == "duckmesh"
     assert info["vendor_version"].startswith("duckdb v")

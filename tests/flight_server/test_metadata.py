@@ -6,7 +6,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from flight_server import metadata, sql_info, type_info
+from flight_server import discovery, metadata, sql_info, type_info
 from flight_server.commands import GetDbSchemas, GetPrimaryKeys, GetTables
 from flight_server.like import like
 from flight_server.metadata import TableDescriptor, sql_type_name
@@ -69,12 +69,90 @@ def test_a_tables_schema_comes_with_its_nullability_and_metadata():
     assert fare[b"ARROW:FLIGHT:SQL:SCALE"] == b"2"
     assert fare[b"ARROW:FLIGHT:SQL:TYPE_NAME"] == b"DECIMAL(9,2)"
     assert fare[b"unit"] == b"EUR"
+    for column in schema:
+        for key in ("SCHEMA_NAME", "DB_SCHEMA_NAME"):
+            assert column.metadata[f"ARROW:FLIGHT:SQL:{key}".encode()] == b"main"
+        assert b"PARQUET:field_id" not in column.metadata
+    assert schema.field("id").metadata[b"ARROW:FLIGHT:SQL:PRECISION"] == b"19"
+    assert b"ARROW:FLIGHT:SQL:PRECISION" not in schema.field("note").metadata
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision", "scale"),
+    [
+        (pa.bool_(), b"1", b"0"),
+        (pa.uint64(), b"20", b"0"),
+        (pa.decimal128(38, 10), b"38", b"10"),
+        (pa.date32(), b"10", b"0"),
+        (pa.time64("us"), b"15", b"6"),
+        (pa.timestamp("us"), b"26", b"6"),
+        (pa.timestamp("ns"), b"29", b"9"),
+        (pa.timestamp("s"), b"19", b"0"),
+    ],
+)
+def test_a_columns_size_is_told_as_odbc_counts_it(kind, precision, scale):
+    described = metadata.described_schema(TableDescriptor("t", pa.schema([("c", kind)])))
+    told = described.field("c").metadata
+    assert told[b"ARROW:FLIGHT:SQL:PRECISION"] == precision
+    assert told[b"ARROW:FLIGHT:SQL:SCALE"] == scale
+
+
+def test_every_system_table_is_described():
+    listed = metadata.tables(GetTables(table_types=("SYSTEM TABLE",)), discovery.SYSTEM_TABLES)
+    assert set(listed.column("db_schema_name").to_pylist()) == {"duckmesh_system"}
+    assert {"receipts", "snapshots", "tables", "data_files"} <= set(
+        listed.column("table_name").to_pylist()
+    )
+    for table in discovery.SYSTEM_TABLES:
+        read_only = {
+            c.metadata[b"ARROW:FLIGHT:SQL:IS_READ_ONLY"] for c in metadata.described_schema(table)
+        }
+        assert read_only == {b"1"}
+
+
+def test_a_name_alone_means_the_tenants_own_table():
+    mine = TableDescriptor("receipts", pa.schema([("id", pa.int64())]))
+    everything = [mine, *discovery.SYSTEM_TABLES]
+
+    def found(**command):
+        listed = metadata.tables(GetTables(**command), everything)
+        return listed.column("db_schema_name").to_pylist()
+
+    assert found(table_name_filter_pattern="receipts") == ["main"]
+    assert found(table_name_filter_pattern="receipt%") == ["duckmesh_system", "main"]
+    assert found(
+        db_schema_filter_pattern="duckmesh_system", table_name_filter_pattern="receipts"
+    ) == ["duckmesh_system"]
+
+
+def test_type_info_is_ordered_and_names_types_of_duckdb():
+    rows = type_info.xdbc_type_info().to_pylist()
+    keys = [(row["data_type"], row["type_name"]) for row in rows]
+    assert keys == sorted(keys)
+    with duckdb.connect() as connection:
+        for row in rows:
+            connection.execute(f"SELECT CAST(NULL AS {row['type_name']})")
+    for row in rows:
+        assert (row["sql_data_type"] == 9) == (row["datetime_subcode"] is not None)
+        assert (row["num_prec_radix"] == 2) == (row["data_type"] in (7, 8))
+        assert (row["unsigned_attribute"] is None) == (row["num_prec_radix"] is None)
+
+
+def test_every_type_that_a_table_has_is_in_the_type_info():
+    listed = {row["type_name"] for row in type_info.xdbc_type_info().to_pylist()}
+    for kind in (
+        *(pa.bool_(), pa.int8(), pa.uint64(), pa.float32(), pa.float64(), pa.string()),
+        *(pa.binary(), pa.date32(), pa.time64("us"), pa.time64("ns"), pa.timestamp("us")),
+        *(pa.timestamp("ns"), pa.timestamp("us", "UTC"), pa.duration("us"), pa.uuid()),
+    ):
+        assert sql_type_name(kind) in listed
 
 
 @pytest.mark.parametrize(
     ("command", "rows"),
     [
-        (GetDbSchemas(), 1),
+        (GetDbSchemas(), 2),
+        (GetDbSchemas("duckmesh", "duckmesh%"), 1),
         (GetDbSchemas("duckmesh", "main"), 1),
         (GetDbSchemas("duckmesh", "m_n"), 0),
         (GetDbSchemas("", None), 0),

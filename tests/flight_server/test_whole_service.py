@@ -373,7 +373,8 @@ def test_objects_and_schemas_show_what_is_there(connection, cursor):
     assert schema.field("id").metadata[b"ARROW:FLIGHT:SQL:TYPE_NAME"] == b"BIGINT"
     objects = connection.adbc_get_objects(depth="columns").read_all().to_pylist()
     (catalog,) = [each for each in objects if each["catalog_name"] == "duckmesh"]
-    tables = catalog["catalog_db_schemas"][0]["db_schema_tables"]
+    (main,) = [s for s in catalog["catalog_db_schemas"] if s["db_schema_name"] == "main"]
+    tables = main["db_schema_tables"]
     assert [table["table_name"] for table in tables] == ["t"]
 
 
