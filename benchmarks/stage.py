@@ -100,7 +100,8 @@ def open_stage(sizes: Sizes) -> Iterator[Stage]:
             child.start()
             undo.callback(child.stop, _STOP_WITHIN)
         coordinate, serve = children
-        uri = serve.await_ready(_READY_WITHIN, stop)
+        # The HTTP door's address comes behind the Flight door's.
+        uri = serve.await_ready(_READY_WITHIN, stop).partition(" ")[0]
         coordinate.await_ready(_READY_WITHIN, stop)
         yield Stage(
             sizes=sizes,
