@@ -58,6 +58,13 @@ def module_database_dsn(postgres_server: str, template_database: str) -> Iterato
         yield dsn_of(postgres_server, name)
 
 
+@pytest.fixture(scope="session")
+def session_database_dsn(postgres_server: str, template_database: str) -> Iterator[str]:
+    """`database_dsn` for all tests of a run together."""
+    with _temporary_database(postgres_server, template=template_database) as name:
+        yield dsn_of(postgres_server, name)
+
+
 @pytest.fixture
 def empty_database_dsn(postgres_server: str) -> Iterator[str]:
     """The DSN of a fresh database without migrations."""

@@ -105,7 +105,8 @@ class Service:
             DUCKMESH_CACHE_DIRECTORY=str(self._folder / f"cache-{port}"),
             **settings,
         )
-        uri = f"grpc://127.0.0.1:{port}"
+        scheme = "grpc+tls" if "DUCKMESH_FLIGHT_TLS_CERTIFICATE" in settings else "grpc"
+        uri = f"{scheme}://127.0.0.1:{port}"
         self._http_uris[uri] = f"http://127.0.0.1:{http_port}"
         wait_until_served(uri)
         return process, uri
@@ -143,7 +144,7 @@ def service(dsn: str, folder: Path, **settings: str) -> Iterator[Service]:
 def wait_until_served(uri: str) -> None:
     def answers() -> bool:
         try:
-            with flight.connect(uri) as client:
+            with flight.connect(uri, disable_server_verification=True) as client:
                 list(client.list_actions())
         except flight.FlightUnauthenticatedError:
             return True

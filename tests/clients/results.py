@@ -20,11 +20,14 @@ RUN_LIMIT_SECONDS: Final = 240
 
 
 class Place(NamedTuple):
-    """Where the service answers: `port` wants `key`, `open_port` wants none."""
+    """Where the service answers: `port` wants `key`, `open_port` wants none, `tls_port` has TLS."""
 
     host: str
     port: int
     open_port: int
+    tls_port: int
+    certificate: str
+    """The file of the certificate, which signs itself."""
     key: str
 
 
@@ -122,7 +125,7 @@ def run_client(client: Client, place: Place, folder: Path) -> Run:
         process = subprocess.Popen(
             [*command, *arguments],
             cwd=folder,
-            env=_environment(),
+            env=_environment(place),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -142,7 +145,12 @@ def run_client(client: Client, place: Place, folder: Path) -> Run:
     return run
 
 
-def _environment() -> dict[str, str]:
+def _environment(place: Place) -> dict[str, str]:
     """The client's own environment: nothing of ours is importable there."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("DUCKMESH_", "PYTHON"))}
-    return kept | {"PYTHONWARNINGS": "default", "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
+    return kept | {
+        "PYTHONWARNINGS": "default",
+        "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+        # What node's gRPC trusts.
+        "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": place.certificate,
+    }

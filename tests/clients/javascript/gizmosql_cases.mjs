@@ -44,6 +44,19 @@ export async function case_wrong_key_is_refused(place) {
   await assert.rejects(connected(place, act, { username: "anyone", password: "wrong" }));
 }
 
+export async function case_tls(place) {
+  const act = async (client) => {
+    assert.equal((await client.execute("SELECT 1 AS one")).numRows, 1);
+  };
+  const login = { username: "anyone", password: place.key };
+  await connected(place, act, {
+    port: place.tlsPort,
+    plaintext: false,
+    tlsSkipVerify: true,
+    ...login,
+  });
+}
+
 export async function case_large_result(place) {
   await connected(place, async (client) => {
     const table = await client.execute(

@@ -29,13 +29,16 @@ import java.util.TreeSet;
 import java.util.UUID;
 
 /**
- * What the Arrow Flight SQL JDBC driver does: {@code JdbcCases RESULTS HOST PORT OPEN_PORT KEY}.
+ * What the Arrow Flight SQL JDBC driver does. Arguments: {@code RESULTS HOST PORT
+ * OPEN_PORT TLS_PORT CERTIFICATE KEY}.
  *
  * <p>A case is a static method whose name begins with "case". Each result is one line of JSON.
  */
 public final class JdbcCases {
   private static String host;
   private static String port;
+  private static String tlsPort;
+  private static String certificate;
   private static String key;
 
   private JdbcCases() {}
@@ -69,6 +72,22 @@ public final class JdbcCases {
         check(String.valueOf(error.getMessage()).contains("shutdown"), error.toString());
       }
     }
+  }
+
+  static void caseTls() throws SQLException {
+    String url = "jdbc:arrow-flight-sql://" + host + ":" + tlsPort + "/";
+    Properties trusting = credentials();
+    trusting.setProperty("tlsRootCerts", certificate);
+    try (Connection connection = DriverManager.getConnection(url, trusting)) {
+      equal("1", text(connection, "SELECT 1"));
+    }
+    refused(
+        "UNAVAILABLE",
+        () -> {
+          try (Connection connection = DriverManager.getConnection(url, credentials())) {
+            text(connection, "SELECT 1");
+          }
+        });
   }
 
   static void caseWrongKeyIsRefused() {
@@ -526,7 +545,9 @@ public final class JdbcCases {
     Path results = Path.of(arguments[0]);
     host = arguments[1];
     port = arguments[2];
-    key = arguments[4];
+    tlsPort = arguments[4];
+    certificate = arguments[5];
+    key = arguments[6];
     List<Method> cases = new ArrayList<>();
     for (Method method : JdbcCases.class.getDeclaredMethods()) {
       if (method.getName().startsWith("case")) {

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from importlib.metadata import version as version_of
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -15,6 +16,7 @@ from adbc_driver_flightsql import dbapi
 HEADER = "adbc.flight.sql.rpc.call_header.x-duckmesh-"
 LAST_TOKEN = "adbc.flight.sql.session.option.last_visibility_token"
 AUTHORIZATION = adbc_driver_flightsql.DatabaseOptions.AUTHORIZATION_HEADER.value
+ROOT_CERTIFICATES = adbc_driver_flightsql.DatabaseOptions.TLS_ROOT_CERTS.value
 ROWS = pa.table({"id": pa.array([1, 2, 3], pa.int64()), "name": ["a", "b", None]})
 
 
@@ -64,6 +66,20 @@ def case_bearer_token(place: Any) -> None:
     options = {AUTHORIZATION: f"Bearer {place.key}"}
     with dbapi.connect(place.uri, db_kwargs=options, autocommit=True) as connection:
         assert ask(connection, "SELECT 1") == [(1,)]
+
+
+def case_tls(place: Any) -> None:
+    address = f"grpc+tls://{place.host}:{place.tls_port}"
+    login = {"username": "anyone", "password": place.key}
+    trusting = {ROOT_CERTIFICATES: Path(place.certificate).read_text(encoding="ascii")}
+    with dbapi.connect(address, db_kwargs=login | trusting, autocommit=True) as connection:
+        assert ask(connection, "SELECT 1") == [(1,)]
+
+    def act() -> None:
+        with dbapi.connect(address, db_kwargs=login, autocommit=True) as connection:
+            ask(connection, "SELECT 1")
+
+    refused(act, "certificate", "x509")
 
 
 def case_wrong_key_is_refused(place: Any) -> None:

@@ -1,6 +1,6 @@
 """Runs the cases of a client's program, inside that client's environment.
 
-    python run_cases.py PROGRAM RESULTS HOST PORT OPEN_PORT KEY
+    python run_cases.py PROGRAM RESULTS HOST PORT OPEN_PORT TLS_PORT CERTIFICATE KEY
 
 A case is a function of the program whose name begins with `case_`; it takes the place of the
 service. Each result is one line of JSON in RESULTS. Needs nothing but Python 3.10.
@@ -15,11 +15,14 @@ from typing import Any, NamedTuple
 
 
 class Place(NamedTuple):
-    """Where the service answers: `port` wants `key`, `open_port` wants none."""
+    """Where the service answers: `port` wants `key`, `open_port` wants none, `tls_port` has TLS."""
 
     host: str
     port: int
     open_port: int
+    tls_port: int
+    certificate: str
+    """The file of the certificate, which signs itself."""
     key: str
 
     @property
@@ -47,8 +50,8 @@ def run(case: Any, place: Place) -> dict[str, Any]:
 
 
 def main(program: str, results: str, *address: str) -> None:
-    host, port, open_port, key = address
-    place = Place(host, int(port), int(open_port), key)
+    host, port, open_port, tls_port, certificate, key = address
+    place = Place(host, int(port), int(open_port), int(tls_port), certificate, key)
     with Path(results).open("w", encoding="utf-8") as file:
 
         def tell(**line: Any) -> None:

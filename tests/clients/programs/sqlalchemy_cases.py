@@ -30,6 +30,21 @@ def engine_of(place: Any, key: str | None = None) -> Iterator[Any]:
         engine.dispose()
 
 
+def case_tls(place: Any) -> None:
+    url = sa.URL.create(
+        "gizmosql",
+        username="anyone",
+        password=place.key,
+        host=place.host,
+        port=place.tls_port,
+        query={"useEncryption": "True", "disableCertificateVerification": "True"},
+    )
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT 1")).scalar_one() == 1
+    engine.dispose()
+
+
 def new_table(*columns: Any) -> Any:
     return sa.Table(f"t_{uuid4().hex[:12]}", sa.MetaData(), *columns)
 
