@@ -16,6 +16,8 @@ from flight_server import messages
 
 UNKNOWN_COUNT: Final = -1
 """The record count of a statement that changes no rows, such as DDL."""
+NO_ROWS: Final = 0
+"""The same, where a client would take -1 for a statement that is yet to run."""
 
 OptionValue: TypeAlias = str | bool | int | float | tuple[str, ...] | None
 """A session option; None erases it."""

@@ -294,8 +294,11 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         done = self._statements.update(call, statement, sent)
         self._send_session(context, call, done.visibility_token)
         token = done.visibility_token
+        # JDBC takes -1 for "no count yet", and runs a prepared statement again for its rows.
+        prepared = isinstance(command, PreparedStatementUpdate)
+        uncounted = answers.NO_ROWS if prepared else answers.UNKNOWN_COUNT
         return answers.update_result(
-            answers.UNKNOWN_COUNT if done.row_count is None else done.row_count,
+            uncounted if done.row_count is None else done.row_count,
             None if token is None else {"visibility_token": int(token)},
         )
 

@@ -92,8 +92,14 @@ class StatementDesk:
         _refuse_transaction(command.transaction_id)
         handle = self._handle(call, command.query, None)
         if not self._reads.is_query(command.query):
+            taken = self._sql_writes.parameters(
+                call.identity,
+                command.query,
+                point=read_point(call.options(), call.recalled()),
+                interruption=call.stop,
+            )
             return answers.prepared_statement_result(
-                handle, dataset_schema=None, parameter_schema=pa.schema([])
+                handle, dataset_schema=None, parameter_schema=taken
             )
         pinned = self._pin(call, command.query)
         described = self._describe(call, command.query, pinned)

@@ -22,6 +22,7 @@ from gateway.reads import ReadPoint, Reads
 from gateway.writes import IngestMode, PendingWrite, Writes
 from ingest_bus.envelope import Receipt, WritingSession
 from query_engine.definitions import CreateTable, DefinitionReader, read_create_table
+from query_engine.describe import Description
 from query_engine.engine import Interruption, QueryEngine
 from query_engine.insertion import (
     Insertion,
@@ -151,6 +152,50 @@ class SqlWrites:
             statement=kind.value,
         )
 
+    def parameters(
+        self,
+        identity: Identity,
+        sql: str,
+        *,
+        point: ReadPoint | None = None,
+        interruption: Interruption | None = None,
+    ) -> pa.Schema:
+        """What `execute` takes for the statement's parameters; it is bound for that, and not run.
+
+        A parameter of VALUES has the type of the column that it fills. Raises what `execute`
+        raises before it writes.
+        """
+        request = _Request(
+            identity=identity,
+            sql=sql,
+            point=point or ReadPoint(),
+            parameters=None,
+            idempotency_key=None,
+            session=None,
+            trace_id=None,
+            interruption=interruption or Interruption(),
+        )
+        query = self._query_with_parameters(request)
+        if query is None:
+            return pa.schema([])
+        return self._description(
+            _computing(request, self._engine.tables_read(query)), query
+        ).parameter_schema
+
+    def _query_with_parameters(self, request: _Request) -> str | None:
+        """The query whose parameters are the statement's; None when it can have none."""
+        kind = self._engine.classify(request.sql).kind
+        if kind is StatementKind.CREATE_TABLE:
+            return read_create_table(request.sql).source
+        if kind is not StatementKind.INSERT:
+            return None
+        insertion = self._insertions.read(request.sql)
+        if not insertion.parameters:
+            return None
+        schema = self._writes.table(request.identity, insertion.target.name).schema.arrow
+        names = filled_columns(insertion, schema, self._given(request, insertion))
+        return self._insertions.query_of(insertion, names, schema)
+
     # -- INSERT
 
     def _insert(self, request: _Request) -> Executed:
@@ -196,11 +241,13 @@ class SqlWrites:
         return list(self._described(request, self._source(insertion)).names)
 
     def _described(self, request: _Request, query: str) -> pa.Schema:
+        return self._description(request, query).result_schema
+
+    def _description(self, request: _Request, query: str) -> Description:
         pinned = self._reads.pin(request.identity, query, request.point, stop=request.interruption)
-        described = self._reads.describe(
+        return self._reads.describe(
             request.identity, query, pinned.snapshot_id, stop=request.interruption
         )
-        return described.result_schema
 
     def _failing_column(
         self, request: _Request, insertion: Insertion, names: list[str], schema: pa.Schema

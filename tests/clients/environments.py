@@ -99,7 +99,7 @@ def java_program(name: str) -> list[str]:
 
 def java_command(*class_path: Path) -> list[str]:
     """java with what the Arrow driver asks of a JVM, and a small heap."""
-    opens = "--add-opens=java.base/java.nio=org.apache.arrow.memory.core,ALL-UNNAMED"
+    opens = "--add-opens=java.base/java.nio=ALL-UNNAMED"
     return ["java", opens, "-Xmx512m", "-cp", ":".join(map(str, class_path))]
 
 

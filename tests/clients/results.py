@@ -125,7 +125,7 @@ def run_client(client: Client, place: Place, folder: Path) -> Run:
         process = subprocess.Popen(
             [*command, *arguments],
             cwd=folder,
-            env=_environment(place),
+            env=_environment(),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -145,12 +145,7 @@ def run_client(client: Client, place: Place, folder: Path) -> Run:
     return run
 
 
-def _environment(place: Place) -> dict[str, str]:
+def _environment() -> dict[str, str]:
     """The client's own environment: nothing of ours is importable there."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("DUCKMESH_", "PYTHON"))}
-    return kept | {
-        "PYTHONWARNINGS": "default",
-        "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
-        # What node's gRPC trusts.
-        "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": place.certificate,
-    }
+    return kept | {"PYTHONWARNINGS": "default", "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}

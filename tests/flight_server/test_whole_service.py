@@ -17,6 +17,7 @@ from pyarrow import flight
 
 from catalog.connection import Catalog
 from coordinator.run import Coordinator, CoordinatorOptions
+from flight_server import answers, messages
 from flight_server.server import DoorOptions, FlightDoor
 from flight_server.session_options import LAST_TOKEN
 from flight_server.tickets import Seal
@@ -388,3 +389,30 @@ def test_the_receipt_is_readable_by_sql_and_by_key(connection, cursor):
         "SELECT visibility_token FROM duckmesh_system.receipts WHERE idempotency_key = 'run-9'",
     )
     assert found == [(token,)]
+
+
+def put(client, message, **fields):
+    """Send a command by DoPut with one row of no columns; return the record count."""
+    command = messages.wrap(messages.sql(message)(**fields))
+    descriptor = flight.FlightDescriptor.for_command(command)
+    writer, reader = client.do_put(descriptor, pa.schema([]))
+    writer.done_writing()
+    count, _ = answers.read_update_result(reader.read().to_pybytes())
+    writer.close()
+    return count
+
+
+def test_a_definition_has_no_count_and_a_prepared_one_counts_no_rows(uri):
+    """ADBC knows -1 as "no count". JDBC takes it for "not run yet", and would run it again."""
+    with flight.connect(uri) as client:
+        assert put(client, "CommandStatementUpdate", query="CREATE TABLE a (x INTEGER)") == -1
+        request = messages.sql("ActionCreatePreparedStatementRequest")(
+            query="CREATE TABLE b (x INTEGER)"
+        )
+        action = flight.Action("CreatePreparedStatement", messages.wrap(request))
+        (result,) = client.do_action(action)
+        prepared = messages.sql("ActionCreatePreparedStatementResult")()
+        prepared.ParseFromString(messages.any_of(result.body.to_pybytes())[1])
+        handle = prepared.prepared_statement_handle
+        sent = put(client, "CommandPreparedStatementUpdate", prepared_statement_handle=handle)
+        assert sent == 0

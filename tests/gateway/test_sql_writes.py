@@ -391,3 +391,26 @@ def test_drop_table_ends_it(t: Rooms) -> None:
     t.execute("DROP TABLE IF EXISTS t")
     with pytest.raises(NotFound):
         t.execute("DROP TABLE t")
+
+
+# ---- Parameters
+
+
+def test_parameters_have_the_types_of_the_columns_that_they_fill(t: Rooms) -> None:
+    def of(sql: str, identity: Identity | None = None) -> list[pa.DataType]:
+        return list(t.sql_writes.parameters(identity or t.acme, sql).types)
+
+    assert of("INSERT INTO t VALUES (?, ?, ?)") == [pa.int32(), pa.string(), pa.date32()]
+    assert of("INSERT INTO t (d, a) VALUES (?, ?)") == [pa.date32(), pa.int32()]
+    assert of("INSERT INTO t SELECT a, b, d FROM t WHERE a = ? AND d < ?") == [
+        pa.int32(),
+        pa.date32(),
+    ]
+    assert of("CREATE TABLE u AS SELECT * FROM t WHERE b = ?") == [pa.string()]
+    assert of("INSERT INTO t VALUES (1, 'x', NULL)") == []
+    assert of("DROP TABLE t") == []
+    writer = with_roles(t, Role.INGEST_WRITER)
+    assert of("INSERT INTO t VALUES (?, 'x', NULL)", writer) == [pa.int32()]
+    with pytest.raises(NotFound, match="absent"):
+        of("INSERT INTO absent VALUES (?)")
+    assert last_token(t) == 0, "nothing ran"

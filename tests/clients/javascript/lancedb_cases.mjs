@@ -27,13 +27,6 @@ export async function case_wrong_key_is_refused(place) {
   await assert.rejects(async () => ask(await connected(place, "wrong"), "SELECT 1"));
 }
 
-export async function case_tls(place) {
-  // grpc-js trusts what GRPC_DEFAULT_SSL_ROOTS_FILE_PATH names.
-  const host = `${place.host}:${place.tlsPort}`;
-  const client = await Client.connect({ host, username: "anyone", password: place.key });
-  assert.equal((await ask(client, "SELECT 1 AS one")).length, 1);
-}
-
 export async function case_large_result_in_batches(place) {
   const client = await connected(place);
   const result = await client.query("SELECT i, repeat('x', 50) AS text FROM range(300000) r(i)");
