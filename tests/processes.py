@@ -97,6 +97,12 @@ class Service:
 
     def serve(self, **settings: str) -> tuple[ProductProcess, str]:
         """A serving process that answers, and its URI. A restarted one keeps its port."""
+        process, uri = self.serve_unawaited(**settings)
+        wait_until_served(uri)
+        return process, uri
+
+    def serve_unawaited(self, **settings: str) -> tuple[ProductProcess, str]:
+        """A serving process that may not answer yet, and its URI without TLS."""
         port, http_port = free_port(), free_port()
         process = self._start(
             ["serve"],
@@ -108,7 +114,6 @@ class Service:
         scheme = "grpc+tls" if "DUCKMESH_FLIGHT_TLS_CERTIFICATE" in settings else "grpc"
         uri = f"{scheme}://127.0.0.1:{port}"
         self._http_uris[uri] = f"http://127.0.0.1:{http_port}"
-        wait_until_served(uri)
         return process, uri
 
     def http_of(self, uri: str) -> str:
