@@ -3,6 +3,7 @@
 import threading
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 from catalog.connection import Catalog
 from duckmesh.settings import FlightSettings, HttpSettings, Settings
@@ -60,6 +61,7 @@ def open_http_door(
     writes: Writes,
     sql_writes: SqlWrites,
     authenticator: Authenticator,
+    spool: Path,
 ) -> HttpDoor | None:
     """The HTTP door that the settings ask for; None when they turn it off.
 
@@ -82,6 +84,7 @@ def open_http_door(
         body_max_bytes=group.max_body_bytes,
         json_max_bytes=group.max_json_bytes,
         records_max=group.max_records,
+        spool=spool,
         idle=group.idle_timeout,
     )
     options = HttpOptions(host=group.host, port=http_port(settings), tls=_tls(group))

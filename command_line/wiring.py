@@ -88,7 +88,8 @@ def open_doors(settings: Settings, catalog: Catalog) -> Iterator[Doors]:
         cache_root = settings.cache.directory or DataDirectory(settings.data_dir).cache
         cache = FileCache(cache_root, capacity_bytes=settings.cache.capacity_bytes)
         rooms.callback(cache.close)
-        engine = rooms.enter_context(_engine(settings, _spill_root(cache_root)))
+        spill = _spill_root(cache_root)
+        engine = rooms.enter_context(_engine(settings, spill))
         writes = Writes(
             catalog,
             bus,
@@ -121,6 +122,7 @@ def open_doors(settings: Settings, catalog: Catalog) -> Iterator[Doors]:
             writes=writes,
             sql_writes=sql_writes,
             authenticator=tenancy,
+            spool=spill,
         )
         try:
             flight = _flight_door(

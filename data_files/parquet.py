@@ -113,6 +113,11 @@ class ParquetStream:
         self.row_count += batch.num_rows
         self.event_times = self.event_times.joined(event_times(batch, self._event_time_column))
 
+    def abandon(self) -> None:
+        """Write nothing more: the file is given up, and may be closed already."""
+        # Else the writer would write its footer when it is forgotten.
+        self._writer.is_open = False
+
     def finish(self) -> dict[str, Any]:
         """Write the footer; return the statistics of each column: min, max, nulls."""
         self._writer.close()

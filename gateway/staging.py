@@ -161,6 +161,7 @@ class Staging:
     def abort(self) -> None:
         """Forget the write and remove what it staged. May be called again."""
         if self._open is not None:
+            self._open.parquet.abandon()
             self._open.writer.abort()
             self._open = None
         self._held.clear()

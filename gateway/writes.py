@@ -200,6 +200,12 @@ class Writes:
             raise table_not_found(table_name)
         return StreamTarget(*fitted, offered)
 
+    def check_may_write(self, identity: Identity, table_name: str) -> None:
+        """Raise now what a write would raise before its first row, of its caller and its size."""
+        identity.require(Role.INGEST_WRITER)
+        check_table_name(table_name)
+        self._backpressure.check(identity.tenant_id)
+
     def target(self, identity: Identity, table_name: str) -> StreamTarget:
         """The table that rows are to be made for; they have its very columns."""
         identity.require(Role.INGEST_WRITER)

@@ -57,9 +57,18 @@ class IngestRequest(StrictModel):
         default=None, description="How long to wait; `query.consistency_timeout_ms` when left out."
     )
 
+    def wish(self, said: Wish) -> Wish:
+        """What the body asks for, beside what the query string does."""
+        timeout = self.visibility_timeout_ms
+        return Wish(
+            wait=said.wait or self.wait_for_visibility,
+            timeout=said.timeout if timeout is None else timedelta(milliseconds=timeout),
+            records=said.records,
+        )
+
 
 def ingest_records(
-    door: Door, call: Call, who: Identity, table: str, body: bytes, *, each_result: bool
+    door: Door, call: Call, who: Identity, *, table: str, body: bytes, wish: Wish
 ) -> Response:
     """Accept the records of a JSON body, all or none, and answer. Blocks."""
     writes = door.rooms.writes
@@ -76,13 +85,7 @@ def ingest_records(
         PlacedReceipt(receipt, records)
         for receipt, (_, records) in zip(receipts, places, strict=True)
     ]
-    timeout = asked.visibility_timeout_ms
-    wish = Wish(
-        wait=asked.wait_for_visibility,
-        timeout=None if timeout is None else timedelta(milliseconds=timeout),
-        records=each_result,
-    )
-    return answered(door, call, who, wish, placed)
+    return answered(door, call, who, asked.wish(wish), placed)
 
 
 def _places(record_keys: Sequence[str | None]) -> list[tuple[str | None, list[int]]]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 from fastapi import Request
 
@@ -26,6 +27,8 @@ class HttpLimits:
     body_max_bytes: int = 4 * 2**30
     json_max_bytes: int = 32 * MIB
     records_max: int = 10_000
+    spool: Path | None = None
+    """Where a file that is read in no order is kept meanwhile; the system's directory when None."""
     idle: timedelta = timedelta(seconds=30)
     """How long a sender may pause inside a body, and a reader before it takes the next bytes."""
 
