@@ -181,9 +181,15 @@ class StatementGate:
         with self._parser.cursor() as cursor:
             return table_versions(cursor, versioned)
 
-    def with_relations(self, sql: str, names: Sequence[str]) -> str:
-        """The query reading the relations of these names, one for each of `table_versions`."""
-        return self._unversioned(with_relations(sql, self._versioned(sql), names))
+    def with_relations(self, sql: str, relations: Sequence[str]) -> str:
+        """The query reading the relations of these names, one for each of `table_versions`.
+
+        Raises NotSupported for a query that lists the catalog as well: it would list these names.
+        """
+        names = self.classify(sql).names
+        if names is not None and names.lists_catalog:
+            raise _listed_with_versions()
+        return self._unversioned(with_relations(sql, self._versioned(sql), relations))
 
     def with_versions(self, sql: str, versions: Sequence[int]) -> str:
         """The query naming these snapshots, one for each of `table_versions`."""
@@ -304,6 +310,13 @@ def _unreadable(kind: StatementKind) -> NotSupported:
         ErrorCode.NOT_SUPPORTED,
         "PIVOT needs the values of its columns: write PIVOT ... ON column IN (value, ...)",
         statement=kind.value,
+    )
+
+
+def _listed_with_versions() -> NotSupported:
+    return NotSupported(
+        ErrorCode.NOT_SUPPORTED,
+        "a query that lists the catalog reads no table AT a version: ask in two queries",
     )
 
 

@@ -1,9 +1,11 @@
 """Which rows a table takes: every change of type that keeps the value, and no other."""
 
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from uuid import UUID
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from catalog.table_schema import TableSchema
@@ -77,6 +79,13 @@ def test_an_integer_fits_every_number_that_can_hold_it(of: pa.DataType, to: pa.D
         (pa.nulls(1), pa.list_(pa.int64()), [None]),
         (pa.array([[1], None], pa.large_list(pa.int32())), pa.list_(pa.int64()), [[1], None]),
         (pa.array([[1, 2]], pa.list_(pa.int8(), 2)), pa.list_(pa.int64()), [[1, 2]]),
+        (pa.array([[1, 2], None]), pa.list_(pa.int64(), 2), [[1, 2], None]),
+        (pa.array([[1], None], pa.list_view(pa.int8())), pa.list_(pa.int64()), [[1], None]),
+        (pa.array([b"x" * 16]), pa.uuid(), [UUID(bytes=b"x" * 16)]),
+        (pa.array([b"x" * 16], pa.binary(16)).cast(pa.uuid()), pa.binary(), [b"x" * 16]),
+        (pc.run_end_encode(pa.array([7, 7, None])), pa.int64(), [7, 7, None]),
+        (pa.array([1, 0], pa.int8()).cast(pa.bool8()), pa.bool_(), [True, False]),
+        (pa.array([1000], pa.duration("ns")), pa.duration("us"), [timedelta(microseconds=1)]),
         (
             pa.array([{"a": 1, "b": "x"}], pa.struct([("a", pa.int8()), ("b", pa.string_view())])),
             pa.struct([("a", pa.int64()), ("b", pa.string())]),
@@ -120,6 +129,7 @@ def test_a_lossless_change_keeps_the_value(
         (pa.array([[1.0]]), pa.list_(pa.int64())),
         (pa.array([[1]]), pa.int64()),
         (pa.array([[1.0]], pa.list_view(pa.float64())), pa.list_(pa.int64())),
+        (pa.array(["00000000-0000-0000-0000-000000000005"]), pa.uuid()),
         (pa.array([{"a": 1, "b": 2}]), pa.struct([("a", pa.int64())])),
         (pa.array([{"a": 1}]), pa.struct([("a", pa.int64()), ("b", pa.int64())])),
         (pa.array([{"a": "1"}]), pa.struct([("a", pa.int64())])),
@@ -145,6 +155,10 @@ def test_any_other_change_is_refused_before_a_row_is_read(
         (pa.array([Decimal("1.00"), Decimal("1.25")]), pa.decimal128(9, 1), 1),
         (pa.array([0, 1000, 1], pa.timestamp("ns")), pa.timestamp("us"), 2),
         (pa.array([[1], [2, 300]]), pa.list_(pa.int8()), 1),
+        (pa.array([[1, 2], [1]]), pa.list_(pa.int64(), 2), 1),
+        (pa.array([b"x" * 16, b"x"]), pa.uuid(), 1),
+        (pa.array([1000, 1], pa.duration("ns")), pa.duration("us"), 1),
+        (pa.array([[1], [300]], pa.list_view(pa.int16())), pa.list_(pa.int8()), 1),
         (pa.array([{"a": 1}, {"a": None}, {"a": 300}]), pa.struct([("a", pa.int8())]), 2),
     ],
     ids=lambda each: str(getattr(each, "type", each))[:40],

@@ -159,3 +159,19 @@ def test_another_tenants_snapshot_does_not_exist(rooms, versions) -> None:
     foreign = rooms.reads.pin(other, None, ReadPoint()).snapshot_id
     error = refused(rooms, f"SELECT * FROM t AT (VERSION => {foreign})")
     assert error.code is ErrorCode.SNAPSHOT_NOT_FOUND
+
+
+def test_a_version_is_described_and_summarized(rooms, versions) -> None:
+    rooms.write("t", pa.table({"name": ["a"]}), mode=IngestMode.REPLACE)
+    rooms.publish_all()
+    old = f"SELECT * FROM t AT (VERSION => {versions[1].snapshot_id})"
+    assert [row[:2] for row in answer(rooms, f"DESCRIBE {old}")] == [("v", "BIGINT")]
+    (summary,) = answer(rooms, f"SUMMARIZE {old}")
+    assert summary[:4] == ("v", "BIGINT", "1", "2")
+    assert [row[0] for row in answer(rooms, "DESCRIBE t")] == ["name"]
+
+
+def test_a_listing_reads_no_version(rooms, versions) -> None:
+    number = versions[0].snapshot_id
+    sql = f"SELECT * FROM t AT (VERSION => {number}), information_schema.tables"
+    assert refused(rooms, sql).code is ErrorCode.NOT_SUPPORTED
