@@ -82,7 +82,7 @@ class SequenceTokensBus(PostgresIngestBus):
     def publish(self, envelopes: Sequence[Envelope], **_: Any) -> list[Receipt]:
         (envelope,) = envelopes
         with self._database.connect() as connection:
-            self._open_tenant(connection, envelope.tenant_id)
+            self._publisher._open_tenant(connection, envelope.tenant_id)
             with connection.transaction():
                 row = connection.execute(
                     "INSERT INTO ingest_event (tenant_id, visibility_token, event_id, table_id, "
