@@ -7,7 +7,8 @@ the schema at once, or with the column and record of the first bad value.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +17,8 @@ import pyarrow.types as pat
 from catalog.table_schema import normal_type
 from duckmesh.errors import ErrorCode, Invalid
 from gateway.plain_arrays import plain_array
+
+_DAY_MICROSECONDS: Final = 86_400_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,9 @@ def _converts(offered: pa.Field, target: pa.Field) -> bool:
     """Whether values of the offered type can keep their value in the target's."""
     if pat.is_null(offered.type):
         return bool(target.nullable)
+    if pat.is_interval(offered.type):
+        # What SQL makes of a duration; no column has this type.
+        return bool(pat.is_duration(target.type))
     try:
         plain = normal_type(offered.type, column=offered.name)
     except Invalid:
@@ -128,6 +134,10 @@ def _is_list(t: pa.DataType) -> bool:
     return bool(pat.is_list(t) or pat.is_fixed_size_list(t))
 
 
+def _is_text(t: pa.DataType) -> bool:
+    return bool(pat.is_string(t) or pat.is_large_string(t))
+
+
 def _is_uuid(t: pa.DataType) -> bool:
     return bool(t == pa.uuid())
 
@@ -158,6 +168,7 @@ _LOSSLESS: Sequence[tuple[_Test, _Test]] = (
     (pat.is_time, pat.is_time),
     (pat.is_binary, _is_uuid),
     (_is_uuid, pat.is_binary),
+    (_is_text, _is_uuid),
 )
 
 
@@ -198,10 +209,41 @@ def _cast(values: pa.Array, field: pa.Field) -> pa.Array:
 
 
 def _cast_to(values: pa.Array, target: pa.DataType) -> pa.Array:
+    if pat.is_interval(values.type):
+        return _durations(values).cast(target)
+    if _is_text(values.type) and _is_uuid(target):
+        return _uuids(values).cast(target)
     if pat.is_integer(values.type) and pat.is_decimal(target):
         # Straight from int64, Arrow wants room for all 19 digits, whatever the values are.
         values = values.cast(pa.decimal128(38, 0))
     return values.cast(target)
+
+
+def _uuids(values: pa.Array) -> pa.Array:
+    """The sixteen bytes of each text, as SQL and JSON write UUIDs. Raises ArrowInvalid."""
+    try:
+        found = [None if text is None else UUID(text).bytes for text in values.to_pylist()]
+    except ValueError as cause:
+        raise pa.ArrowInvalid("a text is no UUID") from cause
+    return pa.array(found, pa.binary(16))
+
+
+def _durations(values: pa.Array) -> pa.Array:
+    """Intervals of days and nanoseconds as the microseconds that they last.
+
+    Raises ArrowInvalid for months, which have no one length, and for parts of a microsecond.
+    """
+    found: list[int | None] = []
+    for interval in values.to_pylist():
+        if interval is None:
+            found.append(None)
+            continue
+        months, days, nanoseconds = interval
+        microseconds, rest = divmod(nanoseconds, 1000)
+        if months or rest:
+            raise pa.ArrowInvalid("an interval has months, or parts of a microsecond")
+        found.append(days * _DAY_MICROSECONDS + microseconds)
+    return pa.array(found, pa.int64()).cast(pa.duration("us"))
 
 
 def _check_inner_nulls(values: pa.Array, field: pa.Field) -> None:
