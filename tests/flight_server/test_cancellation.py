@@ -24,6 +24,7 @@ BOUND_SECONDS = 2.0
 """What no machine is too loaded for. The goal is 0.1 s at the 95th percentile."""
 
 SLOW = "SELECT count(*) FROM range(100000000) a, range(1000000) b WHERE a.range % 7 = b.range % 11"
+INSERT = "DoPut of INSERT"
 HEADER = "adbc.flight.sql.rpc.call_header.x-duckmesh-"
 ROWS = pa.table({"id": pa.array([1, 2, 3], pa.int64())})
 GONE = (adbc_driver_manager.Error, pa.ArrowException, OSError)
@@ -43,7 +44,7 @@ class World:
 
     def at_work(self, rpc):
         """Whether the call has come to where it stays."""
-        if rpc == "DoGet":
+        if rpc in {"DoGet", INSERT}:
             return self.reads.queries_running == 1
         return self.reads.waiting_for_visibility == 1
 
@@ -76,7 +77,7 @@ def act(rpc, connection):
         options[f"{HEADER}consistency"] = "strong"
     if rpc == "DoPut":
         options[f"{HEADER}wait"] = "true"
-    if rpc == "DoGet":
+    if rpc in {"DoGet", INSERT}:
         options[f"{HEADER}consistency"] = "latest"
     return connection.cursor(adbc_stmt_kwargs=options)
 
@@ -84,6 +85,9 @@ def act(rpc, connection):
 def stay(rpc, cursor):
     if rpc == "DoPut":
         cursor.adbc_ingest("t", ROWS, mode="append")
+    elif rpc == INSERT:
+        cursor.adbc_statement.set_sql_query(f"INSERT INTO t {SLOW}")
+        cursor.adbc_statement.execute_update()
     elif rpc == "GetFlightInfo":
         # Unprepared: preparing would wait at the barrier, too.
         cursor.adbc_statement.set_sql_query("SELECT count(*) FROM t")
@@ -135,16 +139,21 @@ def timed_out(world, rpc):
             with pytest.raises(flight.FlightTimedOutError):
                 client.do_get(info.endpoints[0].ticket, hasty).read_all()
         else:
-            options = {"if_not_exist": 2, "if_exists": 2}
-            ingest = messages.sql("CommandStatementIngest")(
-                table="t", table_definition_options=options
-            )
-            descriptor = flight.FlightDescriptor.for_command(messages.wrap(ingest))
+            descriptor = flight.FlightDescriptor.for_command(_write(rpc))
             writer, _ = client.do_put(descriptor, ROWS.schema, hasty)
             with pytest.raises(flight.FlightTimedOutError), writer:
                 writer.write_table(ROWS)
         soon(world.idle)
         return max(0.0, time.perf_counter() - began - TIMEOUT_SECONDS)
+
+
+def _write(rpc):
+    if rpc == INSERT:
+        return messages.wrap(messages.sql("CommandStatementUpdate")(query=f"INSERT INTO t {SLOW}"))
+    options = {"if_not_exist": 2, "if_exists": 2}
+    return messages.wrap(
+        messages.sql("CommandStatementIngest")(table="t", table_definition_options=options)
+    )
 
 
 CLIENT = """
@@ -182,8 +191,15 @@ def _question(sql):
     return flight.FlightDescriptor.for_command(command)
 
 
-@pytest.mark.parametrize("rpc", ["GetFlightInfo", "DoGet", "DoPut"])
-@pytest.mark.parametrize("goes", [cancelled, timed_out, killed], ids=lambda goes: goes.__name__)
+@pytest.mark.parametrize(
+    ("goes", "rpc"),
+    [
+        (goes, rpc)
+        for goes in (cancelled, timed_out, killed)
+        for rpc in ("GetFlightInfo", "DoGet", "DoPut", INSERT)
+    ],
+    ids=lambda each: getattr(each, "__name__", each),
+)
 def test_a_caller_who_goes_stops_his_call_and_leaves_nothing(world, rpc, goes):
     goes(world, rpc)  # What it starts once, such as the cancellation poller, is there from now on.
     threads = python_threads()
