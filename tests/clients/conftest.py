@@ -3,24 +3,24 @@
 import secrets
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
-from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from catalog import tenants
 from catalog.connection import Catalog
 from gateway import tenancy
 from gateway.identity import EVERY_ROLE
+from tests.certificates import Authority
 from tests.clients.results import CLIENTS, Place
 from tests.processes import service
 
 TENANT = "acme"
+SETTINGS = {
+    "DUCKMESH_AUTH_OPEN_MODE": "false",
+    # What clients do is judged here, and not how fast a shared machine is.
+    "DUCKMESH_QUERY_CONSISTENCY_TIMEOUT_MS": "30000",
+    "DUCKMESH_QUERY_MAX_CONSISTENCY_TIMEOUT_MS": "60000",
+}
 
 
 @pytest.fixture(scope="session")
@@ -28,51 +28,25 @@ def place(session_database_dsn: str, tmp_path_factory: pytest.TempPathFactory) -
     """Three serving processes, with a key, in open mode and with TLS, and a coordinator."""
     folder = tmp_path_factory.mktemp("matrix")
     key = new_key(session_database_dsn)
-    certificate, private_key = new_certificate(folder)
+    authority = Authority()
+    pair = authority.issue("duckmesh-test")
+    files = {"trusted": authority.certificate, "certificate": pair.certificate, "key": pair.key}
+    for name, content in files.items():
+        (folder / name).write_text(content, encoding="ascii")
     tls = {
-        "DUCKMESH_FLIGHT_TLS_CERTIFICATE": str(certificate),
-        "DUCKMESH_FLIGHT_TLS_KEY": str(private_key),
+        "DUCKMESH_FLIGHT_TLS_CERTIFICATE": str(folder / "certificate"),
+        "DUCKMESH_FLIGHT_TLS_KEY": str(folder / "key"),
     }
-    with service(session_database_dsn, folder, DUCKMESH_AUTH_OPEN_MODE="false") as running:
+    with service(session_database_dsn, folder, **SETTINGS) as running:
         keyed = _port(running.serve()[1])
         in_open_mode = _port(running.serve(DUCKMESH_AUTH_OPEN_MODE="true")[1])
         with_tls = _port(running.serve(**tls)[1])
         running.coordinate("matrix")
-        yield Place("127.0.0.1", keyed, in_open_mode, with_tls, str(certificate), key)
+        yield Place("127.0.0.1", keyed, in_open_mode, with_tls, str(folder / "trusted"), key)
 
 
 def _port(uri: str) -> int:
     return int(uri.rpartition(":")[2])
-
-
-def new_certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate of its own for 127.0.0.1, and its key, in PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "duckmesh-test")])
-    names = [x509.IPAddress(IPv4Address("127.0.0.1")), x509.DNSName("localhost")]
-    now = datetime.now(UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=2))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    files = folder / "certificate.pem", folder / "key.pem"
-    files[0].write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-    files[1].write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return files
 
 
 def new_key(dsn: str) -> str:

@@ -27,7 +27,7 @@ class Place(NamedTuple):
     open_port: int
     tls_port: int
     certificate: str
-    """The file of the certificate, which signs itself."""
+    """The file of the authority that signed the TLS certificate, in PEM."""
     key: str
 
 
