@@ -95,6 +95,7 @@ def _python(environment: str) -> list[str]:
 
 CLIENTS: Final = (
     python_client("adbc", "adbc_cases.py"),
+    python_client("adbc, writing by SQL", "adbc_sql_cases.py"),
     python_client("adbc 1.9", "adbc_old_cases.py", "adbc-1.9"),
     python_client("pandas", "pandas_cases.py"),
     python_client("polars", "polars_cases.py"),
