@@ -8,6 +8,7 @@ Parquet writers look for it, in the field's `PARQUET:field_id` metadata (Apache 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Final, Self
 
 import pyarrow as pa
@@ -73,6 +74,36 @@ def with_field_ids(schema: pa.Schema, *, first_id: int) -> pa.Schema:
         field.with_metadata({FIELD_ID: str(number).encode()})
         for number, field in enumerate(schema, start=first_id)
     )
+
+
+def with_missing_ids(fields: Sequence[pa.Field], *, first_id: int) -> pa.Schema:
+    """The fields as a schema: those without a field id get fresh ones."""
+    fresh = count(first_id)
+    return pa.schema(
+        field
+        if FIELD_ID in (field.metadata or {})
+        else field.with_metadata({FIELD_ID: str(next(fresh)).encode()})
+        for field in fields
+    )
+
+
+def widens(old: pa.DataType, new: pa.DataType) -> bool:
+    """Whether every value of the old type is one of the new: then its files stay readable."""
+    if pat.is_integer(old):
+        signs, bits = (pat.is_signed_integer(old), pat.is_signed_integer(new)), old.bit_width
+        if pat.is_integer(new):
+            return new.bit_width > bits and signs != (True, False)
+        if pat.is_decimal(new):
+            return bool(new.precision - new.scale >= _DIGITS[bits])
+        return bool((pat.is_float64(new) and bits <= 32) or (pat.is_float32(new) and bits <= 16))
+    if pat.is_decimal(old) and pat.is_decimal(new):
+        whole = new.precision - new.scale >= old.precision - old.scale
+        return bool(whole and new.scale >= old.scale)
+    return bool(pat.is_float32(old) and pat.is_float64(new))
+
+
+_DIGITS: Mapping[int, int] = {8: 3, 16: 5, 32: 10, 64: 20}
+"""The digits that integers of so many bits may have."""
 
 
 def without_field_ids(schema: pa.Schema) -> pa.Schema:

@@ -2,14 +2,21 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 from psycopg.types.json import Jsonb
 
 from catalog import snapshots
 from catalog.connection import Connection
-from catalog.table_schema import FIELD_ID, TableSchema, normal_schema, with_field_ids
-from duckmesh.errors import ErrorCode, NotFound
+from catalog.table_schema import (
+    FIELD_ID,
+    TableSchema,
+    normal_schema,
+    with_field_ids,
+    with_missing_ids,
+)
+from duckmesh.errors import Conflict, ErrorCode, NotFound
 from duckmesh.identifiers import SchemaVersion, SnapshotId, TableId, TenantId
 from duckmesh.statements import Statements
 from duckmesh.tokens import VisibilityToken
@@ -26,6 +33,7 @@ class Table:
     name: str
     schema: TableSchema
     creation_key: str | None = None
+    primary_key: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,8 @@ class TableAt:
     schema: TableSchema
     watermark: VisibilityToken | None
     """The token of its newest visible write; None when nothing was ever published to it."""
+    primary_key: tuple[str, ...] = ()
+    """The columns of its primary key as far as the snapshot has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +94,7 @@ def create_table(
         ).fetchone()
         assert row is not None  # noqa: S101 - RETURNING of one inserted row
         _insert_version(connection, row[0], schema, begin_snapshot=born.snapshot_id)
-    return Table(row[0], tenant_id, name, schema, creation_key)
+    return Table(row[0], tenant_id, name, schema, creation_key, tuple(primary_key))
 
 
 def _insert_version(
@@ -122,6 +132,54 @@ def propose_schema(connection: Connection, table: Table, offered: pa.Schema) -> 
     return schema
 
 
+def alter_table(
+    connection: Connection,
+    table: Table,
+    columns: Sequence[pa.Field],
+    *,
+    primary_key: Sequence[str],
+    created_by: str,
+) -> TableSchema:
+    """Give the table these columns in a new snapshot, and check new writes against them.
+
+    Columns that carry a field id are columns of `table`; the others are new and get one. Joins the
+    caller's transaction, which holds the lock that orders writes before the head's. Raises
+    Conflict (SCHEMA_INCOMPATIBLE) when the table's columns are not those of `table` any more, or
+    wait for a publication that brings them.
+    """
+    with connection.transaction():
+        head = snapshots.lock_head(connection, table.tenant_id)
+        values: dict[str, Any] = {
+            "tenant_id": table.tenant_id,
+            "table_id": table.table_id,
+            "version": table.schema.version,
+        }
+        if connection.execute(_SQL["lock_live_table"], values).fetchone() is None:
+            raise table_not_found(table.name)
+        if connection.execute(_SQL["is_published"], values).fetchone() != (True,):
+            raise _definition_changed(table.name)
+        row = connection.execute(_SQL["next_schema_version"], values).fetchone()
+        assert row is not None  # noqa: S101 - an aggregate has one row
+        version, next_field_id = row
+        schema = TableSchema(version, with_missing_ids(columns, first_id=next_field_id))
+        born = snapshots.append_snapshot(
+            connection, head, created_by=created_by, operation="alter_table"
+        )
+        _insert_version(connection, table.table_id, schema, begin_snapshot=born.snapshot_id)
+        values |= {"version": version, "primary_key": list(primary_key)}
+        connection.execute(_SQL["set_definition"], values)
+    return schema
+
+
+def _definition_changed(name: str) -> Conflict:
+    return Conflict(
+        ErrorCode.SCHEMA_INCOMPATIBLE,
+        f"table {name!r} is being given other columns at the same time: look at it, and send the "
+        "statement again",
+        table=name,
+    )
+
+
 def adopt_schema_version(
     connection: Connection, tenant_id: TenantId, table_id: TableId, version: SchemaVersion
 ) -> None:
@@ -137,10 +195,16 @@ def find_table(connection: Connection, tenant_id: TenantId, name: str) -> Table 
     row = connection.execute(_SQL["find_live_table"], (tenant_id, name)).fetchone()
     if row is None:
         return None
-    table_id, name, creation_key, version, arrow_schema = row
-    return Table(
-        table_id, tenant_id, name, TableSchema.from_bytes(version, arrow_schema), creation_key
-    )
+    table_id, name, creation_key, primary_key, version, arrow_schema = row
+    schema = TableSchema.from_bytes(version, arrow_schema)
+    return Table(table_id, tenant_id, name, schema, creation_key, tuple(primary_key))
+
+
+def live_name(connection: Connection, tenant_id: TenantId, name: str) -> str | None:
+    """The name, as it is written, of the live table that SQL means by `name`; None for none."""
+    values = {"tenant_id": tenant_id, "name": name}
+    row = connection.execute(_SQL["find_live_name"], values).fetchone()
+    return None if row is None else str(row[0])
 
 
 def schema_versions(
@@ -158,10 +222,15 @@ def tables_at(
     rows = connection.execute(
         _SQL["tables_at"], {"tenant_id": tenant_id, "snapshot_id": snapshot_id}
     )
-    return [
-        TableAt(table_id, name, TableSchema.from_bytes(version, content), watermark)
-        for table_id, name, version, content, watermark in rows
-    ]
+    return [_table_at(row) for row in rows]
+
+
+def _table_at(row: tuple[Any, ...]) -> TableAt:
+    table_id, name, version, content, watermark, primary_key = row
+    schema = TableSchema.from_bytes(version, content)
+    # A replaced or older table may lack the columns: then it has no key there.
+    whole = set(primary_key) <= set(schema.arrow.names)
+    return TableAt(table_id, name, schema, watermark, tuple(primary_key) if whole else ())
 
 
 def places(

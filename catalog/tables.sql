@@ -25,11 +25,18 @@ UPDATE table_def SET schema_version = greatest(schema_version, %(version)s)
 WHERE tenant_id = %(tenant_id)s AND table_id = %(table_id)s AND end_snapshot IS NULL
 
 -- name: find_live_table
-SELECT t.table_id, t.name, t.creation_key, v.schema_version, v.arrow_schema
+SELECT t.table_id, t.name, t.creation_key, t.primary_key_cols, v.schema_version, v.arrow_schema
 FROM table_def t
 JOIN table_schema_version v
   ON v.table_id = t.table_id AND v.schema_version = t.schema_version
 WHERE t.tenant_id = %s AND t.name = %s AND t.end_snapshot IS NULL
+
+-- name: find_live_name
+-- SQL compares names without case. An exact match comes first.
+SELECT name FROM table_def
+WHERE tenant_id = %(tenant_id)s AND lower(name) = lower(%(name)s) AND end_snapshot IS NULL
+ORDER BY name = %(name)s DESC, name
+LIMIT 1
 
 -- name: schema_versions
 SELECT schema_version, arrow_schema
@@ -38,7 +45,8 @@ WHERE table_id = %s AND schema_version = ANY (%s)
 
 -- name: tables_at
 -- The tables of a snapshot, each with the schema it had then and its newest watermark.
-SELECT t.table_id, t.name, v.schema_version, v.arrow_schema, w.max_visibility_token
+SELECT t.table_id, t.name, v.schema_version, v.arrow_schema, w.max_visibility_token,
+       t.primary_key_cols
 FROM table_def t
 CROSS JOIN LATERAL (
     SELECT schema_version, arrow_schema FROM table_schema_version
@@ -57,6 +65,19 @@ ORDER BY t.name
 
 -- name: end_table
 UPDATE table_def SET end_snapshot = %(snapshot_id)s
+WHERE tenant_id = %(tenant_id)s AND table_id = %(table_id)s AND end_snapshot IS NULL
+
+-- name: is_published
+-- Whether the version that writes are checked against is this one, and in a snapshot already.
+SELECT v.begin_snapshot IS NOT NULL
+FROM table_def t
+JOIN table_schema_version v
+  ON v.table_id = t.table_id AND v.schema_version = t.schema_version
+WHERE t.tenant_id = %(tenant_id)s AND t.table_id = %(table_id)s AND t.end_snapshot IS NULL
+  AND t.schema_version = %(version)s
+
+-- name: set_definition
+UPDATE table_def SET schema_version = %(version)s, primary_key_cols = %(primary_key)s
 WHERE tenant_id = %(tenant_id)s AND table_id = %(table_id)s AND end_snapshot IS NULL
 
 -- name: places

@@ -82,6 +82,7 @@ def _described(reads: Reads, identity: Identity) -> list[TableDescriptor]:
         TableDescriptor(
             table.name,
             table.schema,
+            primary_key=table.primary_key,
             properties={}
             if table.watermark is None
             else {"duckmesh.visibility_token": str(table.watermark)},

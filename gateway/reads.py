@@ -61,6 +61,7 @@ class DescribedTable:
     name: str
     schema: pa.Schema
     watermark: VisibilityToken | None
+    primary_key: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,14 +321,14 @@ class Reads:
         newest = self._visibility.newest(identity.tenant_id)
         manifest = self._manifests.at(identity.tenant_id, newest.snapshot_id)
         return [
-            DescribedTable(table.name, table.schema.arrow, table.watermark)
+            DescribedTable(table.name, table.schema.arrow, table.watermark, table.primary_key)
             for table in manifest.tables.values()
         ]
 
 
 def _relation(name: str, manifest: Manifest, table: TableAt, paths: _Paths) -> Relation:
     place = (manifest.snapshot_id, table.table_id)
-    return Relation(name, table.schema.arrow, paths.get(place, ()))
+    return Relation(name, table.schema.arrow, paths.get(place, ()), table.primary_key)
 
 
 def _past_relation(past: PastTable, paths: _Paths) -> Relation:

@@ -8,20 +8,27 @@ and its idempotency key finds the receipt.
 import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
 import pyarrow as pa
 
 from catalog.table_schema import TableSchema
+from catalog.tables import Table
 from duckmesh.errors import Conflict, DuckMeshError, ErrorCode, Invalid, NotSupported
 from duckmesh.identifiers import check_table_name
 from duckmesh.tokens import VisibilityToken
+from gateway.alterations import check_alteration
 from gateway.identity import Identity, Role
 from gateway.reads import ReadPoint, Reads
 from gateway.writes import IngestMode, PendingWrite, Writes
 from ingest_bus.envelope import Receipt, WritingSession
-from query_engine.definitions import CreateTable, DefinitionReader, read_create_table
+from query_engine.definitions import (
+    CreateTable,
+    DefinitionReader,
+    read_alter_table,
+    read_create_table,
+)
 from query_engine.describe import Description
 from query_engine.engine import Interruption, QueryEngine
 from query_engine.insertion import (
@@ -30,7 +37,7 @@ from query_engine.insertion import (
     conversion_failed,
     filled_columns,
 )
-from query_engine.lexemes import TableName
+from query_engine.lexemes import LexemeReader, TableName, first_word
 from query_engine.scratch import Scratch
 from query_engine.statements import StatementKind, parse_drop_table
 
@@ -72,7 +79,7 @@ class _Request:
     idempotency_key: str | None
     session: WritingSession | None
     trace_id: str | None
-    interruption: Interruption = field(default_factory=Interruption)
+    stop: Interruption
 
     @property
     def digest(self) -> bytes | None:
@@ -136,7 +143,7 @@ class SqlWrites:
             idempotency_key=idempotency_key,
             session=session,
             trace_id=trace_id,
-            interruption=interruption or Interruption(),
+            stop=interruption or Interruption(),
         )
         kind = self._engine.classify(sql).kind
         match kind:
@@ -146,6 +153,10 @@ class SqlWrites:
                 return self._create_table(request)
             case StatementKind.DROP_TABLE:
                 return self._drop_table(request)
+            case StatementKind.ALTER:
+                return self._alter_table(request)
+            case StatementKind.DELETE if first_word(sql) == "TRUNCATE":
+                return self._truncate(request)
         raise NotSupported(
             ErrorCode.NOT_SUPPORTED,
             _NOT_YET.get(kind, "this statement is not supported: docs/sql.md lists those that are"),
@@ -201,7 +212,7 @@ class SqlWrites:
     def _insert(self, request: _Request) -> Executed:
         insertion = self._insertions.read(request.sql)
         request.identity.require(Role.INGEST_WRITER)
-        table = self._writes.table(request.identity, insertion.target.name)
+        table = self._table(request, insertion.target.name)
         with self._rows_of(request, insertion, table.schema.arrow) as rows:
             receipt = self._write(request, table.name, rows, mode=IngestMode.APPEND)
         return _executed(receipt)
@@ -244,9 +255,9 @@ class SqlWrites:
         return self._description(request, query).result_schema
 
     def _description(self, request: _Request, query: str) -> Description:
-        pinned = self._reads.pin(request.identity, query, request.point, stop=request.interruption)
+        pinned = self._reads.pin(request.identity, query, request.point, stop=request.stop)
         return self._reads.describe(
-            request.identity, query, pinned.snapshot_id, stop=request.interruption
+            request.identity, query, pinned.snapshot_id, stop=request.stop
         )
 
     def _failing_column(
@@ -263,14 +274,14 @@ class SqlWrites:
 
     @contextlib.contextmanager
     def _query(self, request: _Request, query: str) -> Iterator[pa.RecordBatchReader]:
-        pinned = self._reads.pin(request.identity, query, request.point, stop=request.interruption)
+        pinned = self._reads.pin(request.identity, query, request.point, stop=request.stop)
         answer = self._reads.run(
             request.identity,
             query,
             pinned.snapshot_id,
             parameters=_one_batch(request.parameters),
             last_token=request.point.min_token,
-            interruption=request.interruption,
+            interruption=request.stop,
         )
         with answer:
             yield answer.reader
@@ -289,7 +300,7 @@ class SqlWrites:
             session=request.session,
             trace_id=request.trace_id,
         )
-        return _sent(pending, rows, request.interruption)
+        return _sent(pending, rows, request.stop)
 
     # -- definitions
 
@@ -297,6 +308,10 @@ class SqlWrites:
         request.identity.require(Role.TABLE_ADMIN)
         statement = read_create_table(request.sql)
         name = check_table_name(statement.target.name)
+        taken = self._writes.live_name(request.identity, name)
+        if taken is not None and statement.if_not_exists:
+            return _DONE
+        name = taken or name
         if statement.source is not None:
             return self._create_table_as(request, statement, statement.source, name)
         definition = self._definitions.columns(request.sql)
@@ -328,8 +343,6 @@ class SqlWrites:
     ) -> Executed:
         """Make a table of a query's rows; the table appears with its rows, or not at all."""
         request.identity.require(Role.INGEST_WRITER)
-        if statement.if_not_exists and self._writes.exists(request.identity, name):
-            return _DONE
         mode = IngestMode.REPLACE if statement.or_replace else IngestMode.CREATE
         request = _computing(request, self._engine.tables_read(source))
         if not statement.with_data:
@@ -344,10 +357,52 @@ class SqlWrites:
             )
             return _executed(self._write(request, name, rows, mode=mode))
 
+    def _alter_table(self, request: _Request) -> Executed:
+        """Change a table's columns; readers of this snapshot and later see old rows in them."""
+        request.identity.require(Role.TABLE_ADMIN)
+        statement = read_alter_table(request.sql)
+        name = self._writes.live_name(request.identity, statement.target.name)
+        if name is None and statement.if_exists:
+            return _DONE
+        try:
+            self._alter(request, name or statement.target.name)
+        except Conflict:
+            # Columns that a replacement brings are on their way: alter those.
+            self._reads.pin(_reading(request), None, ReadPoint(strong=True), stop=request.stop)
+            self._alter(request, name or statement.target.name)
+        return _DONE
+
+    def _alter(self, request: _Request, name: str) -> None:
+        table = self._writes.table(request.identity, name)
+        columns = self._definitions.altered(request.sql, table.name, table.schema.arrow)
+        altered = check_alteration(table, columns)
+        if altered is not None:
+            self._writes.alter_table(
+                request.identity, table, altered.fields, primary_key=altered.primary_key
+            )
+
+    def _table(self, request: _Request, name: str) -> Table:
+        """The table that a statement names. Raises TABLE_NOT_FOUND."""
+        known = self._writes.live_name(request.identity, name)
+        return self._writes.table(request.identity, known or name)
+
+    def _truncate(self, request: _Request) -> Executed:
+        """Remove all rows: an overwrite by none, in the order of the table's writes."""
+        request.identity.require(Role.TABLE_ADMIN)
+        reader = LexemeReader(request.sql)
+        reader.took("TRUNCATE")
+        reader.took("TABLE")
+        table = self._table(request, TableName.of(reader.path()).name)
+        nothing = table.schema.arrow.empty_table().to_reader()
+        receipt = self._write(request, table.name, nothing, mode=IngestMode.REPLACE)
+        return Executed(None, receipt.visibility_token)
+
     def _drop_table(self, request: _Request) -> Executed:
         dropped = parse_drop_table(request.sql)
         TableName(dropped.name, dropped.schema, dropped.catalog).check()
-        self._writes.drop_table(request.identity, dropped.name, if_exists=dropped.if_exists)
+        request.identity.require(Role.TABLE_ADMIN)
+        name = self._writes.live_name(request.identity, dropped.name) or dropped.name
+        self._writes.drop_table(request.identity, name, if_exists=dropped.if_exists)
         return _DONE
 
 
@@ -388,8 +443,12 @@ def _computing(request: _Request, tables: frozenset[str] | None) -> _Request:
     """The request for a source that reads no table: to compute needs no right to read."""
     if tables is None or tables:
         return request
-    roles = request.identity.roles | {Role.QUERY_READER}
-    return replace(request, identity=replace(request.identity, roles=roles))
+    return replace(request, identity=_reading(request))
+
+
+def _reading(request: _Request) -> Identity:
+    """The caller, with the right to read."""
+    return replace(request.identity, roles=request.identity.roles | {Role.QUERY_READER})
 
 
 def _one_batch(rows: pa.Table | None) -> pa.RecordBatch | None:

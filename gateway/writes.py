@@ -444,14 +444,45 @@ class Writes:
         self._tables.forget(identity.tenant_id, name)
         return True
 
+    def alter_table(
+        self,
+        identity: Identity,
+        table: Table,
+        columns: Sequence[pa.Field],
+        *,
+        primary_key: Sequence[str],
+    ) -> TableSchema:
+        """Give the table these columns in a new snapshot. Atomic.
+
+        Columns with a field id are those of `table`. A write that was checked against the old
+        columns is before this, or is sent back. Raises Conflict (SCHEMA_INCOMPATIBLE) when the
+        table's columns are not those of `table` any more.
+        """
+        key = (identity.tenant_id, table.table_id)
+        with self._catalog.connect() as connection, connection.transaction():
+            # Counter row first, head row second: the lock order of ingest_bus.postgres. The first
+            # fence refuses nothing that the last did not; it takes the counter row.
+            self._bus.fence(*key, below=table.schema.version, within=connection)
+            altered = tables.alter_table(
+                connection,
+                table,
+                columns,
+                primary_key=primary_key,
+                created_by=identity.principal,
+            )
+            self._bus.fence(*key, below=altered.version, within=connection)
+        self._tables.forget(identity.tenant_id, table.name)
+        return altered
+
     def _end_table(self, connection: Connection, identity: Identity, table: Table) -> None:
         # Counter row first, head row second: the lock order of ingest_bus.postgres.
         self._bus.fence(identity.tenant_id, table.table_id, below=_NO_VERSION, within=connection)
         tables.drop_table(connection, table, created_by=identity.principal)
 
-    def exists(self, identity: Identity, name: str) -> bool:
-        """Whether there is a table of that name now."""
-        return self._find(identity, name) is not None
+    def live_name(self, identity: Identity, name: str) -> str | None:
+        """The name of the live table that SQL means, which compares without case; or None."""
+        with self._catalog.connect() as connection:
+            return tables.live_name(connection, identity.tenant_id, check_table_name(name))
 
     def table(self, identity: Identity, name: str) -> Table:
         """The table with the columns that writes are checked against. Raises TABLE_NOT_FOUND."""

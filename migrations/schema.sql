@@ -223,8 +223,8 @@ CREATE TABLE snapshot (
     created_at           timestamptz NOT NULL,
     created_by           text NOT NULL,
     operation            text NOT NULL
-        CHECK (operation IN ('create_tenant', 'publish', 'create_table', 'drop_table', 'compact',
-                             'restore')),
+        CHECK (operation IN ('create_tenant', 'publish', 'create_table', 'alter_table', 'drop_table',
+                             'create_view', 'drop_view', 'compact', 'restore')),
     -- Every token of the tenant up to this one is in the snapshot, or dead-lettered.
     max_visibility_token bigint NOT NULL
 );
@@ -387,3 +387,23 @@ CREATE TABLE client_session (
 ) WITH (fillfactor = 50);
 
 CREATE INDEX client_session_of_tenant ON client_session (tenant_id);
+
+-- =================================================================================================
+-- Views. A view exists in the snapshots from begin_snapshot on, up to, and not in, end_snapshot.
+-- =================================================================================================
+
+CREATE TABLE view_def (
+    view_id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tenant_id      bigint NOT NULL REFERENCES tenant,
+    name           text NOT NULL,
+    -- The query that the view stands for.
+    query          text NOT NULL,
+    -- The Arrow IPC schema message of its columns when it was created.
+    arrow_schema   bytea NOT NULL,
+    created_at     timestamptz NOT NULL DEFAULT now(),
+    begin_snapshot bigint NOT NULL,
+    end_snapshot   bigint
+);
+
+CREATE UNIQUE INDEX view_def_live_name ON view_def (tenant_id, name) WHERE end_snapshot IS NULL;
+CREATE INDEX view_def_of_tenant ON view_def (tenant_id, begin_snapshot);

@@ -6,7 +6,7 @@ rolled back. DuckDB decides what it means; what DuckMesh cannot keep is refused 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import duckdb
 import pyarrow as pa
@@ -14,7 +14,7 @@ import pyarrow as pa
 from duckmesh.errors import ErrorCode, NotSupported
 from duckmesh.statements import Statements
 from query_engine.lexemes import LexemeReader, TableName
-from query_engine.quoting import identifier
+from query_engine.quoting import FIELD_ID, identifier, literal, sql_type
 from query_engine.scratch import Scratch
 from query_engine.trees import Trees
 
@@ -93,6 +93,39 @@ def _renamed(reader: LexemeReader) -> tuple[str, ...]:
     return tuple(word.name or "" for word in words[1:-1:2])
 
 
+@dataclass(frozen=True, slots=True)
+class AlteredColumn:
+    """A column after ALTER TABLE. `field_id` is None for a new one."""
+
+    field_id: int | None
+    field: pa.Field
+
+
+@dataclass(frozen=True, slots=True)
+class AlterTable:
+    """The head of ALTER TABLE."""
+
+    target: TableName
+    if_exists: bool
+
+
+def read_alter_table(sql: str) -> AlterTable:
+    """ALTER TABLE, taken apart as far as its name.
+
+    Raises NotSupported for what changes no column: new names of tables, views, comments.
+    """
+    reader = LexemeReader(sql)
+    if not reader.took("ALTER", "TABLE"):
+        _refuse("COMMENT and ALTER of anything but a table", "drop it, and create it anew")
+    if_exists = reader.took("IF", "EXISTS")
+    target = TableName.of(reader.path())
+    if reader.took("RENAME", "TO"):
+        _refuse("new names for tables", "CREATE TABLE new AS FROM old, then DROP TABLE old")
+    if reader.has("USING"):
+        _refuse("USING expressions", "CREATE OR REPLACE TABLE ... AS, with the expression in it")
+    return AlterTable(target, if_exists)
+
+
 class DefinitionReader:
     """Finds what definitions declare. Safe from any thread."""
 
@@ -120,8 +153,42 @@ class DefinitionReader:
         keys = [tuple(names) for kind, names in constraints if kind == "PRIMARY KEY"]
         return TableDefinition(pa.schema(fields), keys[0] if keys else ())
 
+    def altered(self, sql: str, name: str, schema: pa.Schema) -> list[AlteredColumn]:
+        """The columns of a table after an ALTER TABLE.
+
+        `schema` carries field ids. Raises Invalid for what DuckDB refuses, NotSupported for a
+        type, default or constraint that a table cannot keep.
+        """
+        with self._scratch.transaction() as cursor:
+            _sketch(cursor, name, schema)
+            before = {
+                row[0]: row[1] for row in cursor.execute(_SQL["columns_of"], [name]).fetchall()
+            }
+            constraints_before = cursor.execute(_SQL["constraints_of"], [name]).fetchall()
+            cursor.execute(sql)
+            columns = cursor.execute(_SQL["columns_of"], [name]).fetchall()
+            constraints = cursor.execute(_SQL["constraints_of"], [name]).fetchall()
+            arrow = _arrow_schema(cursor, name)
+        _check_defaults(columns)
+        _check_constraints([each for each in constraints if each not in constraints_before])
+        old = {int(field.metadata[FIELD_ID]): field for field in schema}
+        changed = []
+        altered = []
+        for row, made in zip(columns, arrow, strict=True):
+            field_id = None if row[4] is None else int(row[4])
+            known = None if field_id is None else old[field_id]
+            # An unchanged type stays as it was stored: DuckDB tells some only in its own form.
+            same = known is not None and before[known.name] == row[1]
+            field = known.with_name(row[0]) if known is not None and same else made
+            changed += [] if same else [row]
+            altered.append(AlteredColumn(field_id, field.with_nullable(bool(row[3]))))
+        self._check_types(changed)
+        return altered
+
     def _check_types(self, columns: Sequence[tuple[Any, ...]]) -> None:
         """Raise NotSupported for a type that would come back as another or not at all."""
+        if not columns:
+            return
         casts = [_SQL["cast"].format(value="NULL", type=row[1]) for row in columns]
         for row, tree in zip(columns, self._trees.selected(*casts), strict=True):
             stack = [tree["type_expr"]]
@@ -137,6 +204,28 @@ class DefinitionReader:
                         type=kind,
                     )
                 stack += [each for each in node.get("children", ()) if isinstance(each, dict)]
+
+
+def _sketch(cursor: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema) -> None:
+    """An empty table of these columns, each with its field id as a comment: that outlives names."""
+    columns = [
+        _SQL["sketch_column"].format(
+            name=identifier(field.name),
+            type=sql_type(field.type),
+            nulls="" if field.nullable else " NOT NULL",
+        )
+        for field in schema
+    ]
+    table = identifier(name)
+    cursor.execute(_SQL["sketch_table"].format(table=table, columns=", ".join(columns)))
+    for field in schema:
+        cursor.execute(
+            _SQL["note_field_id"].format(
+                table=table,
+                column=identifier(field.name),
+                field_id=literal(field.metadata[FIELD_ID].decode()),
+            )
+        )
 
 
 def _arrow_schema(cursor: duckdb.DuckDBPyConnection, name: str) -> pa.Schema:
@@ -167,5 +256,5 @@ def _check_constraints(constraints: Sequence[tuple[Any, ...]]) -> None:
             )
 
 
-def _refuse(what: str, instead: str) -> None:
+def _refuse(what: str, instead: str) -> NoReturn:
     raise NotSupported(ErrorCode.NOT_SUPPORTED, f"{what} are not supported: {instead}")

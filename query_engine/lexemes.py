@@ -170,6 +170,10 @@ class LexemeReader:
             if depth == 0:
                 return True
 
+    def has(self, word: str) -> bool:
+        """Whether this keyword comes later, in parentheses or not."""
+        return any(each.word == word for each in self._lexemes[self._at :])
+
     def rest(self) -> str:
         """The text from the next lexeme to the statement's end."""
         lexeme = self.peek()

@@ -46,5 +46,14 @@ FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index
 SELECT constraint_type, constraint_column_names
 FROM duckdb_constraints() WHERE table_name = ?
 
+-- name: sketch_table
+CREATE TABLE {table} ({columns})
+
+-- name: sketch_column
+{name} {type}{nulls}
+
+-- name: note_field_id
+COMMENT ON COLUMN {table}.{column} IS {field_id}
+
 -- name: all_of
 FROM {table}
