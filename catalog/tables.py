@@ -79,12 +79,18 @@ def create_table(
     """Create an empty table and publish the snapshot that has it; None when the name is taken.
 
     One transaction, joined when the caller has one open, and serialised with every publication of
-    the tenant by the head's row lock.
+    the tenant by the head's row lock. Raises Conflict (TABLE_EXISTS) for the name of a view.
     """
     with connection.transaction():
         head = snapshots.lock_head(connection, tenant_id)
         if find_table(connection, tenant_id, name) is not None:
             return None
+        if connection.execute(_SQL["is_view"], (tenant_id, name)).fetchone() is not None:
+            raise Conflict(
+                ErrorCode.TABLE_EXISTS,
+                f"there is a view {name!r}: drop it, or choose another name",
+                table=name,
+            )
         born = snapshots.append_snapshot(
             connection, head, created_by=created_by, operation="create_table"
         )

@@ -82,6 +82,7 @@ def _described(reads: Reads, identity: Identity) -> list[TableDescriptor]:
         TableDescriptor(
             table.name,
             table.schema,
+            kind=metadata.VIEW if table.is_view else metadata.TABLE,
             primary_key=table.primary_key,
             properties={}
             if table.watermark is None

@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from catalog import files, tables
+from catalog import files, tables, views
 from catalog.connection import Catalog
 from catalog.files import DataFile
 from catalog.tables import TableAt
+from catalog.views import View
 from duckmesh.identifiers import SnapshotId, TableId, TenantId
 from object_store.file_cache import FileCache, PinnedFiles, Wanted
 from object_store.port import ObjectStore
@@ -22,11 +23,16 @@ class Manifest:
     """One snapshot of one tenant: its tables, and the files of those that were asked for."""
 
     def __init__(
-        self, tenant_id: TenantId, snapshot_id: SnapshotId, tables_at: list[TableAt]
+        self,
+        tenant_id: TenantId,
+        snapshot_id: SnapshotId,
+        tables_at: list[TableAt],
+        views_at: list[View],
     ) -> None:
         self.tenant_id = tenant_id
         self.snapshot_id = snapshot_id
         self.tables = {table.name.lower(): table for table in tables_at}
+        self.views = {view.name.lower(): view for view in views_at}
         self.files: dict[TableId, tuple[DataFile, ...]] = {}
 
     def named(self, names: Collection[str] | None) -> list[TableAt]:
@@ -55,8 +61,9 @@ class Manifests:
                 return known
         with self._catalog.connect() as connection:
             loaded = tables.tables_at(connection, tenant_id, snapshot_id)
+            viewed = views.views_at(connection, tenant_id, snapshot_id)
         with self._lock:
-            manifest = self._known.setdefault(key, Manifest(tenant_id, snapshot_id, loaded))
+            manifest = self._known.setdefault(key, Manifest(tenant_id, snapshot_id, loaded, viewed))
             while len(self._known) > _SNAPSHOTS_REMEMBERED:
                 self._known.popitem(last=False)
         return manifest

@@ -14,7 +14,7 @@ from catalog.connection import Catalog
 from catalog.snapshots import Snapshot
 from catalog.tables import TableAt
 from duckmesh.clock import Deadline
-from duckmesh.errors import ErrorCode, Invalid
+from duckmesh.errors import ErrorCode, Invalid, NotSupported
 from duckmesh.identifiers import SnapshotId, TableId
 from duckmesh.tokens import BEFORE_ALL, VisibilityToken
 from gateway import system_tables
@@ -62,6 +62,7 @@ class DescribedTable:
     schema: pa.Schema
     watermark: VisibilityToken | None
     primary_key: tuple[str, ...] = ()
+    is_view: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +195,33 @@ class Reads:
         if names is None:
             return None
         manifest = self._manifests.at(identity.tenant_id, newest.snapshot_id)
+        if sql is not None and manifest.views:
+            names = self._engine.tables_read(self._over_tables(sql, manifest))
+            if names is None:
+                return None
         return [table.table_id for table in manifest.named(names)]
+
+    def _over_tables(self, sql: str, manifest: Manifest) -> str:
+        """The query with the snapshot's views expanded; the text itself when it reads none."""
+        views = manifest.views
+        if not views or not any(n.lower() in views for n in self._engine.tables_scanned(sql)):
+            return sql
+        return self._engine.with_views(sql, {name: view.query for name, view in views.items()})
+
+    def view_schema(self, identity: Identity, name: str, query: str) -> pa.Schema:
+        """The columns of a view that is to be created. Raises what binding its query raises."""
+        identity.require(Role.QUERY_READER)
+        if self._engine.table_versions(query):
+            raise NotSupported(
+                ErrorCode.NOT_SUPPORTED,
+                "a view reads each snapshot as it is: write AT in the query that reads the view",
+            )
+        newest = self._visibility.newest(identity.tenant_id)
+        manifest = self._manifests.at(identity.tenant_id, newest.snapshot_id)
+        known = {each: view.query for each, view in manifest.views.items()}
+        # With the view itself among them: one that reads itself is found here.
+        self._engine.with_views(query, {**known, name.lower(): query})
+        return self.describe(identity, query, newest.snapshot_id).result_schema
 
     def settled(self, identity: Identity, sql: str) -> str:
         """The query with each `AT (TIMESTAMP => ...)` turned into the snapshot it stands for now.
@@ -217,6 +244,7 @@ class Reads:
         """The schemas of a statement over the snapshot, without running it. Opens no file."""
         identity.require(Role.QUERY_READER)
         manifest = self._manifests.at(identity.tenant_id, snapshot_id)
+        sql = self._over_tables(sql, manifest)
         travelled = self._travel.resolved(identity.tenant_id, sql)
         past = [_past_relation(each, {}) for each in travelled.tables]
         relations = self._relations(identity, sql, manifest, {}, past)
@@ -244,6 +272,7 @@ class Reads:
         with contextlib.ExitStack() as undo:
             undo.callback(self._turns.give_back)
             manifest = self._manifests.at(identity.tenant_id, snapshot_id)
+            sql = self._over_tables(sql, manifest)
             travelled = self._travel.resolved(identity.tenant_id, sql)
             wanted = [(manifest, each) for each in manifest.named(self._engine.tables_scanned(sql))]
             wanted += [(each.manifest, each.table) for each in travelled.tables]
@@ -297,6 +326,10 @@ class Reads:
             relations=tuple(
                 _relation(table.name, manifest, table, paths) for table in manifest.tables.values()
             )
+            + tuple(
+                Relation(view.name, view.schema, (), is_view=True)
+                for view in manifest.views.values()
+            )
             + tuple(past),
             directories=self._directories(identity.tenant),
             tables=self._system_tables(sql, manifest),
@@ -317,12 +350,15 @@ class Reads:
     # -- metadata
 
     def tables(self, identity: Identity) -> list[DescribedTable]:
-        """The tenant's tables in the newest snapshot, by name."""
+        """The tenant's tables in the newest snapshot by name, and then its views."""
         newest = self._visibility.newest(identity.tenant_id)
         manifest = self._manifests.at(identity.tenant_id, newest.snapshot_id)
         return [
             DescribedTable(table.name, table.schema.arrow, table.watermark, table.primary_key)
             for table in manifest.tables.values()
+        ] + [
+            DescribedTable(view.name, view.schema, None, is_view=True)
+            for view in manifest.views.values()
         ]
 
 

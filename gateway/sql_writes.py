@@ -13,8 +13,9 @@ from typing import Final, Self
 
 import pyarrow as pa
 
-from catalog.table_schema import TableSchema
+from catalog.table_schema import TableSchema, without_field_ids
 from catalog.tables import Table
+from catalog.views import View
 from duckmesh.errors import Conflict, DuckMeshError, ErrorCode, Invalid, NotSupported
 from duckmesh.identifiers import check_table_name
 from duckmesh.tokens import VisibilityToken
@@ -40,6 +41,7 @@ from query_engine.insertion import (
 from query_engine.lexemes import LexemeReader, TableName, first_word
 from query_engine.scratch import Scratch
 from query_engine.statements import StatementKind, parse_drop_table
+from query_engine.views import read_create_view, read_drop_view
 
 _CONVERSION: Final = "Conversion Error: "
 
@@ -155,6 +157,10 @@ class SqlWrites:
                 return self._drop_table(request)
             case StatementKind.ALTER:
                 return self._alter_table(request)
+            case StatementKind.CREATE_VIEW:
+                return self._create_view(request)
+            case StatementKind.DROP_VIEW:
+                return self._drop_view(request)
             case StatementKind.DELETE if first_word(sql) == "TRUNCATE":
                 return self._truncate(request)
         raise NotSupported(
@@ -384,7 +390,35 @@ class SqlWrites:
     def _table(self, request: _Request, name: str) -> Table:
         """The table that a statement names. Raises TABLE_NOT_FOUND."""
         known = self._writes.live_name(request.identity, name)
+        if known is None and self._writes.is_view(request.identity, name):
+            raise Invalid(
+                ErrorCode.SQL_NOT_ALLOWED, f"{name!r} is a view: write to the tables it reads"
+            )
         return self._writes.table(request.identity, known or name)
+
+    def _create_view(self, request: _Request) -> Executed:
+        """Name a query. It is bound now, so that a view that never worked is not there."""
+        request.identity.require(Role.TABLE_ADMIN)
+        statement = read_create_view(request.sql)
+        name = check_table_name(statement.target.name)
+        if statement.if_not_exists and self._writes.is_view(request.identity, name):
+            return _DONE
+        if request.parameters is not None:
+            raise NotSupported(
+                ErrorCode.NOT_SUPPORTED, "a view has no parameters: write the values into it"
+            )
+        schema = self._reads.view_schema(request.identity, name, statement.query)
+        view = View(name, statement.query, without_field_ids(schema))
+        self._writes.create_view(request.identity, view, replace=statement.or_replace)
+        return _DONE
+
+    def _drop_view(self, request: _Request) -> Executed:
+        request.identity.require(Role.TABLE_ADMIN)
+        statement = read_drop_view(request.sql)
+        name = statement.target.name
+        if self._writes.is_view(request.identity, name) or not statement.if_exists:
+            self._writes.drop_view(request.identity, name)
+        return _DONE
 
     def _truncate(self, request: _Request) -> Executed:
         """Remove all rows: an overwrite by none, in the order of the table's writes."""

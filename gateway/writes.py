@@ -14,10 +14,11 @@ from typing import Final
 
 import pyarrow as pa
 
-from catalog import tables
+from catalog import tables, views
 from catalog.connection import Catalog, Connection
 from catalog.table_schema import TableSchema
 from catalog.tables import Table, table_not_found
+from catalog.views import View
 from data_files.batch_size import bytes_of
 from data_files.parquet import event_time_column, event_times
 from data_files.payload import encode_batches
@@ -473,6 +474,27 @@ class Writes:
             self._bus.fence(*key, below=altered.version, within=connection)
         self._tables.forget(identity.tenant_id, table.name)
         return altered
+
+    def create_view(self, identity: Identity, view: View, *, replace: bool) -> None:
+        """Create a view. Raises Conflict (TABLE_EXISTS) when its name is taken."""
+        with self._catalog.connect() as connection:
+            views.create_view(
+                connection,
+                identity.tenant_id,
+                view,
+                replace=replace,
+                created_by=identity.principal,
+            )
+
+    def drop_view(self, identity: Identity, name: str) -> None:
+        """End a view in a new snapshot. Raises TABLE_NOT_FOUND."""
+        with self._catalog.connect() as connection:
+            views.drop_view(connection, identity.tenant_id, name, created_by=identity.principal)
+
+    def is_view(self, identity: Identity, name: str) -> bool:
+        """Whether there is a view of that name now."""
+        with self._catalog.connect() as connection:
+            return views.exists(connection, identity.tenant_id, check_table_name(name))
 
     def _end_table(self, connection: Connection, identity: Identity, table: Table) -> None:
         # Counter row first, head row second: the lock order of ingest_bus.postgres.

@@ -22,10 +22,12 @@ from query_engine.question import Answering, Description, Needs, Question
 from query_engine.relations import RelationSet
 from query_engine.remote import RemoteAnswers
 from query_engine.running import Interruption, RunningQuery
+from query_engine.scratch import Scratch
 from query_engine.statements import Statement, StatementGate, StatementKind
 from query_engine.stream import QueryLimits
 from query_engine.syntax import Names, is_catalog_view
 from query_engine.time_travel import TableVersion
+from query_engine.views import ViewExpander
 from query_engine.worker_pool import WorkerPool, WorkerSettings
 
 __all__ = ["Description", "Interruption", "QueryEngine", "RunningQuery", "WorkerSettings"]
@@ -55,6 +57,8 @@ class QueryEngine:
     ) -> None:
         settings = InstanceSettings(threads, memory_limit_bytes, temp_directory, temp_limit_bytes)
         self._gate = StatementGate()
+        self._scratch = Scratch()
+        self._views = ViewExpander(self._scratch)
         self._answers: Answering
         if workers is None or workers.workers == 0:
             self._answers = LocalAnswers(
@@ -69,6 +73,7 @@ class QueryEngine:
     def close(self) -> None:
         """End the engine. Queries still running end with their readers."""
         self._answers.close()
+        self._scratch.close()
         self._gate.close()
 
     def __enter__(self) -> Self:
@@ -99,6 +104,13 @@ class QueryEngine:
         """Those of `tables_read` whose rows are read: only these need their files."""
         names = self._gate.classify(sql).names
         return frozenset() if names is None else names.tables
+
+    def with_views(self, sql: str, views: Mapping[str, str]) -> str:
+        """The query over tables that it stands for; `views` are queries by lower-case name.
+
+        Needs no relations. Raises Invalid (SQL_NOT_ALLOWED) for a view that reads itself.
+        """
+        return self._views.expand(sql, views)
 
     def system_tables_read(self, sql: str) -> frozenset[str]:
         """The tables of `duckmesh_system` that a query names, in lower case."""

@@ -110,21 +110,22 @@ class InsertionReader:
         """
         source = _source_of(insertion)
         if insertion.cells is not None:
-            source = _with_cells(source, self._filled(insertion, _kinds(names, schema), "cast"))
+            source = _with_cells(
+                source, self._filled(insertion, _kinds(names, schema), _SQL["cast"])
+            )
         return _query_over(self._trees.text(source), names, schema)
 
     def failing_columns_query(
         self, insertion: Insertion, names: Sequence[str], schema: pa.Schema
     ) -> str:
         """A query whose one row says of each filled column whether a value does not convert."""
-        kinds, source, test = _kinds(names, schema), _source_of(insertion), "any_fails"
+        kinds, source, test = _kinds(names, schema), _source_of(insertion), _SQL["any_fails"]
         if insertion.cells is not None:
-            source = _with_cells(source, self._filled(insertion, kinds, "fails"))
-            test = "any_true"
+            source = _with_cells(source, self._filled(insertion, kinds, _SQL["fails"]))
+            test = _SQL["any_true"]
         aliases = _aliases(names)
         tests = [
-            _SQL[test].format(value=alias, type=kind)
-            for alias, kind in zip(aliases, kinds, strict=True)
+            test.format(value=alias, type=kind) for alias, kind in zip(aliases, kinds, strict=True)
         ]
         return _SQL["select_source"].format(
             columns=", ".join(tests), source=self._trees.text(source), aliases=", ".join(aliases)
@@ -160,7 +161,7 @@ class InsertionReader:
         if insertion.source is None:
             columns = ", ".join(_column(field, None) for field in schema)
             return _SQL["select_cells"].format(columns=columns, source=_BOUND)
-        cells = self._filled(insertion, _kinds(names, schema), "cast")
+        cells = self._filled(insertion, _kinds(names, schema), _SQL["cast"])
         return _query_over(
             self._trees.text(self._over_bound(insertion, cells, places)), names, schema
         )
@@ -174,7 +175,7 @@ class InsertionReader:
         places: Mapping[str, int],
     ) -> str | None:
         """The first column of which a value does not convert."""
-        cells = self._filled(insertion, _kinds(names, schema), "fails")
+        cells = self._filled(insertion, _kinds(names, schema), _SQL["fails"])
         aliases = _aliases(names)
         query = _SQL["select_source"].format(
             columns=", ".join(_SQL["any_true"].format(value=alias) for alias in aliases),
@@ -198,7 +199,7 @@ class InsertionReader:
         type for all the values of a column.
         """
         templates = self._trees.selected(
-            *(_SQL[template].format(value="NULL", type=kind) for kind in kinds)
+            *(template.format(value="NULL", type=kind) for kind in kinds)
         )
         return [
             [_put(cell, into) for into, cell in zip(templates, row, strict=True)]

@@ -34,6 +34,8 @@ class Relation:
     schema: pa.Schema
     files: tuple[Path, ...]
     primary_key: tuple[str, ...] = ()
+    is_view: bool = False
+    """A view is here to be listed: a query that reads one is expanded first."""
 
     @cached_property
     def file_texts(self) -> tuple[str, ...]:

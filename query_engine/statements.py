@@ -58,6 +58,8 @@ class StatementKind(StrEnum):
     EXPLAIN = "explain"
     CREATE_TABLE = "create_table"
     DROP_TABLE = "drop_table"
+    CREATE_VIEW = "create_view"
+    DROP_VIEW = "drop_view"
     ALTER = "alter"
     INSERT = "insert"
     UPDATE = "update"
@@ -84,14 +86,20 @@ _KINDS: Final = {
     "VARIABLE_SET": StatementKind.SET,
 }
 
+_CREATED: Final = {"TABLE": StatementKind.CREATE_TABLE, "VIEW": StatementKind.CREATE_VIEW}
+_DROPPED: Final = {"TABLE": StatementKind.DROP_TABLE, "VIEW": StatementKind.DROP_VIEW}
+
+_ALONE: Final = "send it as a statement of its own"
 _OTHER_WAYS: Final = {
-    StatementKind.CREATE_TABLE: "create the table by a bulk ingest in mode create",
-    StatementKind.DROP_TABLE: "send it as a statement of its own",
-    StatementKind.ALTER: "replace the table by a bulk ingest in mode replace",
-    StatementKind.INSERT: "ingest the rows",
-    StatementKind.UPDATE: "ingest the whole table again in mode replace",
-    StatementKind.DELETE: "ingest the rows that stay in mode replace",
-    StatementKind.MERGE: "ingest the whole table again in mode replace",
+    StatementKind.CREATE_TABLE: _ALONE,
+    StatementKind.DROP_TABLE: _ALONE,
+    StatementKind.CREATE_VIEW: _ALONE,
+    StatementKind.DROP_VIEW: _ALONE,
+    StatementKind.ALTER: _ALONE,
+    StatementKind.INSERT: _ALONE,
+    StatementKind.UPDATE: "CREATE OR REPLACE TABLE ... AS with the changed rows",
+    StatementKind.DELETE: "CREATE OR REPLACE TABLE ... AS with the rows that stay",
+    StatementKind.MERGE: "CREATE OR REPLACE TABLE ... AS with the merged rows",
     StatementKind.COPY: "run the query and write its result on the client, or ingest the rows",
     StatementKind.TRANSACTION: "every statement is its own transaction",
     StatementKind.SET: "settings are fixed; pass options with the request",
@@ -237,9 +245,9 @@ class StatementGate:
             )
         name = found[0].type.name
         if name == "CREATE":
-            return StatementKind.CREATE_TABLE if _is_table(_CREATE, sql) else StatementKind.OTHER
+            return _CREATED.get(_thing(_CREATE, sql), StatementKind.OTHER)
         if name == "DROP":
-            return StatementKind.DROP_TABLE if _is_table(_DROP, sql) else StatementKind.OTHER
+            return _DROPPED.get(_thing(_DROP, sql), StatementKind.OTHER)
         return _KINDS.get(name, StatementKind.OTHER)
 
     def _explained(self, sql: str) -> str:
@@ -286,9 +294,10 @@ def _unquoted(name: str) -> str:
     return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
 
-def _is_table(pattern: re.Pattern[str], sql: str) -> bool:
+def _thing(pattern: re.Pattern[str], sql: str) -> str:
+    """What a CREATE or DROP is of."""
     match = pattern.match(sql)
-    return match is not None and match.group(1).upper() == "TABLE"
+    return "" if match is None else match.group(1).upper()
 
 
 def _not_a_query(kind: StatementKind) -> Invalid | NotSupported:

@@ -1,0 +1,18 @@
+-- name: insert_view
+INSERT INTO view_def (tenant_id, name, query, arrow_schema, begin_snapshot)
+VALUES (%s, %s, %s, %s, %s)
+
+-- name: find_live_view
+-- SQL compares names without case.
+SELECT view_id, name FROM view_def
+WHERE tenant_id = %s AND lower(name) = lower(%s) AND end_snapshot IS NULL
+
+-- name: end_view
+UPDATE view_def SET end_snapshot = %(snapshot_id)s
+WHERE tenant_id = %(tenant_id)s AND lower(name) = lower(%(name)s) AND end_snapshot IS NULL
+
+-- name: views_at
+SELECT name, query, arrow_schema FROM view_def
+WHERE tenant_id = %(tenant_id)s AND begin_snapshot <= %(snapshot_id)s
+  AND (end_snapshot IS NULL OR end_snapshot > %(snapshot_id)s)
+ORDER BY name
