@@ -190,7 +190,7 @@ class SqlWrites:
             idempotency_key=None,
             session=None,
             trace_id=None,
-            interruption=interruption or Interruption(),
+            stop=interruption or Interruption(),
         )
         query = self._query_with_parameters(request)
         if query is None:
@@ -209,7 +209,7 @@ class SqlWrites:
         insertion = self._insertions.read(request.sql)
         if not insertion.parameters:
             return None
-        schema = self._writes.table(request.identity, insertion.target.name).schema.arrow
+        schema = self._table(request, insertion.target.name).schema.arrow
         names = filled_columns(insertion, schema, self._given(request, insertion))
         return self._insertions.query_of(insertion, names, schema)
 
@@ -262,9 +262,7 @@ class SqlWrites:
 
     def _description(self, request: _Request, query: str) -> Description:
         pinned = self._reads.pin(request.identity, query, request.point, stop=request.stop)
-        return self._reads.describe(
-            request.identity, query, pinned.snapshot_id, stop=request.stop
-        )
+        return self._reads.describe(request.identity, query, pinned.snapshot_id, stop=request.stop)
 
     def _failing_column(
         self, request: _Request, insertion: Insertion, names: list[str], schema: pa.Schema
