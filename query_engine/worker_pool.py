@@ -296,12 +296,13 @@ class WorkerPool:
             return self._closing and not self._workers and not self._abandoned
 
     def _pause(self) -> float | None:
-        """Until the next worker has been idle for too long."""
+        """Until a worker may have been idle for too long. Queries that end wake nobody for it."""
+        now = time.monotonic()
         with self._changed:
-            since = [worker.idle_since for worker in self._workers if worker.users == 0]
-        if not since:
-            return None
-        return max(0.01, min(since) + self.settings.idle.total_seconds() - time.monotonic())
+            if not self._workers:
+                return None
+            since = min(each.idle_since if each.users == 0 else now for each in self._workers)
+        return max(0.01, since + self.settings.idle.total_seconds() - now)
 
     def _tend(self) -> None:
         with self._changed:
