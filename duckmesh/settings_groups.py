@@ -438,7 +438,7 @@ class QuerySettings(Group):
         description="What the queries of a worker may hold in memory; beyond, QUERY_MEMORY.",
     )
     workers: int = Field(
-        default=0,
+        default=8,
         ge=0,
         le=1000,
         description=(

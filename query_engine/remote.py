@@ -224,6 +224,8 @@ class Inquiry:
         self.guard.hold(errand)
         self.guard.check()
         errand.asked = True
+        # A stopped query is left at once; its worker has the grace to notice, unwatched by us.
+        errand.source.check = self.guard.check
         wire.send_question(lease.channel.socket, self._ask, self._question)
         return errand
 

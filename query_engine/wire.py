@@ -34,6 +34,9 @@ _TRAILER_MAX_BYTES: Final = 2**20
 _READ_AHEAD_BYTES: Final = 64 * 2**10
 _BUFFERS_PER_SEND: Final = 512
 _SO_SNDBUFFORCE: Final = 32
+_LOOK_UP: Final = struct.pack("@ll", 0, 100_000)
+"""How often one who waits for an answer looks whether it is still wanted: every 0.1 s."""
+
 _HEAD: Final = struct.Struct("=IB")
 _LENGTH: Final = struct.Struct("=I")
 
@@ -63,6 +66,7 @@ class Lost(Exception):
 def channel() -> tuple[socket.socket, socket.socket]:
     """Two ends of a channel, the second with room for what the worker sends."""
     ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _LOOK_UP)
     try:
         theirs.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, SOCKET_BUFFER_BYTES)
     except OSError:
@@ -184,6 +188,8 @@ class Source:
     closed = False
 
     def __init__(self, from_: socket.socket) -> None:
+        self.check: Callable[[], None] = _wait_on
+        """Called now and then during a wait; what it raises ends the wait."""
         self._from = from_
         self._buffer = memoryview(bytearray(_READ_AHEAD_BYTES))
         self._at = 0
@@ -236,13 +242,21 @@ class Source:
 
     def _receive(self, into: memoryview) -> int:
         flags = socket.MSG_WAITALL if len(into) > _READ_AHEAD_BYTES else 0
-        try:
-            got = self._from.recv_into(into, 0, flags)
-        except OSError as error:
-            raise Lost from error
-        if got == 0:
-            raise Lost
-        return got
+        while True:
+            try:
+                got = self._from.recv_into(into, 0, flags)
+            except BlockingIOError:
+                self.check()
+                continue
+            except OSError as error:
+                raise Lost from error
+            if got == 0:
+                raise Lost
+            return got
+
+
+def _wait_on() -> None:
+    """Nothing ends the wait but an answer."""
 
 
 def write_description(sink: Sink, description: Description) -> None:

@@ -1,5 +1,6 @@
 """The product's rooms wired together in one process, on a real Postgres and a directory store."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -23,7 +24,10 @@ from ingest_bus.envelope import Receipt
 from ingest_bus.postgres import PostgresIngestBus
 from object_store.directory import DirectoryStore
 from object_store.file_cache import FileCache
-from query_engine.engine import QueryEngine
+from query_engine.engine import QueryEngine, WorkerSettings
+
+WORKERS = WorkerSettings(workers=int(os.environ.get("DUCKMESH_TESTS_WORKERS", "0")))
+"""Queries run in this process, unless this many workers are asked for."""
 
 
 class ShiftedCatalog(Catalog):
@@ -47,7 +51,9 @@ class Rooms:
         self.catalog = ShiftedCatalog(dsn, pool_max=12)
         self.bus = PostgresIngestBus(self.catalog)
         self.store = DirectoryStore(folder / "objects")
-        self.engine = QueryEngine(threads=2, memory_limit_bytes=2**30, temp_directory=None)
+        self.engine = QueryEngine(
+            threads=2, memory_limit_bytes=2**30, temp_directory=None, workers=WORKERS
+        )
         cache_root = folder / "cache"
         self.cache = FileCache(cache_root, capacity_bytes=2**30)
         self.visibility = Visibility(self.catalog, self.bus)

@@ -15,6 +15,7 @@ from flight_server.tickets import Seal
 from gateway.identity import EVERY_ROLE, Identity
 from query_engine.engine import QueryEngine
 from tests.flight_server.small_house import SmallHouse
+from tests.rooms import WORKERS
 
 ADA = Identity(TenantId(1), "acme", "ada", KeyId("k-ada"), EVERY_ROLE)
 ANYBODY = Identity(TenantId(2), "default", "anonymous", None, EVERY_ROLE)
@@ -75,7 +76,9 @@ def running():
 
 @pytest.fixture
 def house(tmp_path):
-    with QueryEngine(threads=2, memory_limit_bytes=512 * 2**20, temp_directory=None) as engine:
+    with QueryEngine(
+        threads=2, memory_limit_bytes=512 * 2**20, temp_directory=None, workers=WORKERS
+    ) as engine:
         yield SmallHouse(tmp_path, engine)
 
 

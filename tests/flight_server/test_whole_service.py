@@ -35,6 +35,7 @@ from ingest_bus.postgres import PostgresIngestBus
 from object_store.directory import DirectoryStore
 from object_store.file_cache import FileCache
 from query_engine.engine import QueryEngine
+from tests.rooms import WORKERS
 
 AUTHORIZATION = adbc_driver_flightsql.DatabaseOptions.AUTHORIZATION_HEADER.value
 CALL_HEADER = "adbc.flight.sql.rpc.call_header.x-duckmesh-"
@@ -59,7 +60,9 @@ class Service:
     def open_door(self, *, open_tenant="default", **options):
         self.doors += 1
         cache_root = self.directory / f"cache-{self.doors}"
-        engine = QueryEngine(threads=2, memory_limit_bytes=512 * 2**20, temp_directory=None)
+        engine = QueryEngine(
+            threads=2, memory_limit_bytes=512 * 2**20, temp_directory=None, workers=WORKERS
+        )
         self.ends.callback(engine.close)
         cache = FileCache(cache_root, capacity_bytes=2**28)
         self.ends.callback(cache.close)
