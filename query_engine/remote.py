@@ -5,6 +5,7 @@ has to itself: a query that kills its worker takes nobody along twice. Later the
 caller's to know, as a retryable error.
 """
 
+import logging
 import signal
 import time
 from datetime import timedelta
@@ -27,6 +28,8 @@ from query_engine.worker_pool import Lease, WorkerPool, lost
 _ATTEMPTS_MAX: Final = 3
 _DEAF_SECONDS: Final = 0.25
 """A worker that has not heeded for so long gets no further query."""
+
+_log = logging.getLogger(__name__)
 
 
 class RemoteAnswers:
@@ -102,6 +105,7 @@ class Errand:
             self.lease.stop()
         elif now - self.stopped_at > self._grace_seconds:
             self._killed = True
+            _log.warning("a worker does not heed: it is killed (pid %s)", self.lease.pid)
             self.lease.kill()
         elif now - self.stopped_at > _DEAF_SECONDS:
             self.lease.avoid()

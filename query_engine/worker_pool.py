@@ -83,10 +83,14 @@ class Lease:
         self._pool.condemn(self._worker)
 
     def kill(self) -> None:
-        """SIGKILL, with every query in it."""
-        _log.warning("a worker does not heed: it is killed (pid %s)", self._worker.process.pid)
+        """SIGKILL the worker, with every query in it."""
         self.avoid()
         self._worker.process.kill()
+
+    @property
+    def pid(self) -> int:
+        """The worker's."""
+        return self._worker.process.pid
 
     def exit_code(self) -> int | None:
         """How the worker ended; waits a moment for it."""
@@ -121,6 +125,7 @@ class WorkerPool:
         self._asked = 0
         self._abandoned: list[tuple[Lease, Callable[[], None]]] = []
         self._ended: list[WorkerProcess] = []
+        self._reading_off: set[Lease] = set()  # the keeper's alone
         self._closing = False
         self._walls_said = False
         self._wake_out, self._wake_in = socket.socketpair()
@@ -293,7 +298,8 @@ class WorkerPool:
 
     def _over(self) -> bool:
         with self._changed:
-            return self._closing and not self._workers and not self._abandoned
+            done = not self._workers and not self._abandoned and not self._reading_off
+            return self._closing and done
 
     def _pause(self) -> float | None:
         """Until a worker may have been idle for too long. Queries that end wake nobody for it."""
@@ -311,10 +317,16 @@ class WorkerPool:
             abandoned, self._abandoned = self._abandoned, []
             wanted = 0 if self._closing else max(1, self._asked) - len(self._spares)
             self._asked = 0
+            closing = self._closing
         for process in ended:
             self._bury(process)
         for lease, done in abandoned:
+            self._reading_off.add(lease)
             self._register(lease.channel.socket, partial(self._read_on, lease, done))
+        if closing:
+            # Nobody strikes them any more, and nobody waits for them.
+            for lease in self._reading_off:
+                lease.kill()
         for _ in range(wanted):
             self._start()
 
@@ -379,6 +391,7 @@ class WorkerPool:
         except OSError:
             pass
         self._selector.unregister(lease.channel.socket)
+        self._reading_off.discard(lease)
         done()
 
 
