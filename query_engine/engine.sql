@@ -12,6 +12,9 @@ SET python_enable_replacements = false;
 SET parquet_metadata_cache = true;
 SET validate_external_file_cache = 'NO_VALIDATION';
 
+-- What other engines call it: Grafana's $__dateBin writes this.
+CREATE MACRO duckmesh.main.date_bin(stride, source, origin) AS time_bucket(stride, source, origin);
+
 -- name: session_function
 CREATE MACRO duckmesh.main.{function}() AS CAST(getvariable({variable}) AS BIGINT)
 

@@ -89,10 +89,11 @@ def case_table_and_column_pickers(place: Any) -> None:
 
 
 def case_time_series_with_macros_expanded(place: Any) -> None:
-    """$__timeFrom, $__timeTo, $__interval and $__timeGroup, as the data source expands them."""
+    """$__timeFrom, $__timeTo, $__dateBin and $__timeGroup, as the data source expands them."""
     name = table_of_points(place)
     got = Grafana(place).query(
-        "SELECT time_bucket(interval '3600 second', moment) AS time, avg(value) AS value "
+        "SELECT date_bin(interval '3600 second', moment, timestamp '1970-01-01T00:00:00Z')"
+        " AS moment_binned, avg(value) AS value "
         f"FROM {name} WHERE moment >= cast('1970-01-01T00:00:00Z' as timestamp) "
         "AND moment <= cast('1970-01-02T00:00:00Z' as timestamp) GROUP BY 1 ORDER BY 1"
     )
