@@ -8,10 +8,13 @@ from pathlib import Path
 from catalog.connection import Catalog
 from duckmesh.settings import FlightSettings, HttpSettings, Settings
 from flight_server.server import FlightDoor
+from gateway.api_keys import ApiKeys
 from gateway.credentials import Authenticator
+from gateway.history import History
 from gateway.readiness import Readiness
 from gateway.reads import Reads
 from gateway.sql_writes import SqlWrites
+from gateway.tables import TableAdministration
 from gateway.writes import Writes
 from http_shim.door import HttpDoor, HttpOptions, HttpTls
 from http_shim.rooms import HttpLimits, HttpRooms
@@ -75,8 +78,9 @@ def open_http_door(
         writes=writes,
         sql_writes=sql_writes,
         authenticator=authenticator,
-        catalog=catalog,
-        bus=bus,
+        tables=TableAdministration(reads, writes, sql_writes),
+        history=History(catalog, bus),
+        api_keys=ApiKeys(catalog),
         readiness=Readiness(catalog, store),
     )
     limits = HttpLimits(

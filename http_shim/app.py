@@ -1,19 +1,19 @@
 """The HTTP application: routes over the rooms of one serving process."""
 
+from functools import cache
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from duckmesh.errors import ErrorCode, Invalid
-from http_shim import ingest_routes, operation_routes, query_routes
 from http_shim.boundary import error_response, known_error
 from http_shim.calls import RequestsInFlight, call_of
 from http_shim.metrics import DoorMetrics
+from http_shim.openapi import API_VERSION, OPENAPI_PATH, ROUTERS, openapi_document
 from http_shim.passage import Passage
 from http_shim.rooms import Door, HttpLimits, HttpRooms
-
-API_VERSION = "1"
 
 
 def new_app(rooms: HttpRooms, limits: HttpLimits) -> FastAPI:
@@ -25,17 +25,16 @@ def new_app(rooms: HttpRooms, limits: HttpLimits) -> FastAPI:
         metrics=DoorMetrics(),
     )
     app = FastAPI(
-        title="DuckMesh",
         version=API_VERSION,
-        description="Durable, idempotent ingest with visibility tokens, and SQL over snapshots.",
-        openapi_url="/v1/openapi.json",
+        openapi_url=OPENAPI_PATH,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
     app.state.door = door
-    for family in (operation_routes, ingest_routes, query_routes):
-        app.include_router(family.router)
+    for router in ROUTERS:
+        app.include_router(router)
+    app.openapi = cache(openapi_document)  # type: ignore[method-assign]
     app.add_middleware(Passage, door=door)
     app.add_exception_handler(HTTPException, _refused_by_framework)
     app.add_exception_handler(RequestValidationError, _refused_parameters)

@@ -126,7 +126,7 @@ def _begin(asking: _Asking, who: Identity) -> QueryStream | Response:
     reads = asking.door.rooms.reads
     if not reads.is_query(asked.sql):
         return _executed(asking, who, asked, parameters)
-    snapshot = reads.pin(who, asked.sql, asked.read_point())
+    snapshot = reads.pin(who, asked.sql, asked.read_point(), stop=asking.interruption)
     answer = reads.run(
         who,
         asked.sql,

@@ -6,15 +6,16 @@ from pathlib import Path
 
 from fastapi import Request
 
-from catalog.connection import Catalog
+from gateway.api_keys import ApiKeys
 from gateway.credentials import Authenticator
+from gateway.history import History
 from gateway.readiness import Readiness
 from gateway.reads import Reads
 from gateway.sql_writes import SqlWrites
+from gateway.tables import TableAdministration
 from gateway.writes import Writes
 from http_shim.calls import RequestsInFlight
 from http_shim.metrics import DoorMetrics
-from ingest_bus.port import IngestBus
 
 MIB = 2**20
 
@@ -41,8 +42,9 @@ class HttpRooms:
     writes: Writes
     sql_writes: SqlWrites
     authenticator: Authenticator
-    catalog: Catalog
-    bus: IngestBus
+    tables: TableAdministration
+    history: History
+    api_keys: ApiKeys
     readiness: Readiness
 
 

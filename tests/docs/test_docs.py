@@ -10,12 +10,12 @@ from pathlib import Path
 import click
 import pytest
 
+from command_line.errors_reference import REFERENCE, errors_page
 from command_line.main import program
 from duckmesh import errors
 from duckmesh.errors import DuckMeshError, ErrorCode
 from duckmesh.settings import CONFIG_FILE_VARIABLE, FIELDS, variable_of
 from flight_server import boundary, commands, headers, messages
-from flight_server.errors_reference import REFERENCE, errors_page
 from flight_server.ticket_actions import CancelStatus
 
 ROOT = Path(__file__).parent.parent.parent
@@ -169,7 +169,7 @@ def test_every_error_code_exists(page: Path) -> None:
 def test_every_error_code_is_documented() -> None:
     assert set(REFERENCE) == set(ErrorCode)
     assert text_of(ROOT / "docs/errors.md") == errors_page(), (
-        "run `python -m flight_server.errors_reference` in the root of the tree"
+        "run `python -m command_line.errors_reference` in the root of the tree"
     )
 
 

@@ -7,7 +7,10 @@ from datetime import timedelta
 import httpx
 import pytest
 
+from gateway.api_keys import ApiKeys
+from gateway.history import History
 from gateway.readiness import Readiness
+from gateway.tables import TableAdministration
 from gateway.tenancy import Tenancy
 from http_shim.door import HttpDoor, HttpOptions
 from http_shim.rooms import HttpLimits, HttpRooms
@@ -28,8 +31,9 @@ def open_http(rooms: Rooms) -> Iterator[OpenHttp]:
                 writes=rooms.writes,
                 sql_writes=rooms.sql_writes,
                 authenticator=Tenancy(rooms.catalog, open_tenant=open_tenant),
-                catalog=rooms.catalog,
-                bus=rooms.bus,
+                tables=TableAdministration(rooms.reads, rooms.writes, rooms.sql_writes),
+                history=History(rooms.catalog, rooms.bus),
+                api_keys=ApiKeys(rooms.catalog),
                 readiness=Readiness(rooms.catalog, rooms.store),
             )
             door = HttpDoor(HttpOptions(), reached, HttpLimits(**limits))

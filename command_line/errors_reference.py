@@ -1,6 +1,6 @@
-"""docs/errors.md, written from the error tree and from what the door makes of it.
+"""docs/errors.md, written from the error tree and from what both doors make of it.
 
-`python -m flight_server.errors_reference` in the tree's root writes it; a test keeps it current,
+`python -m command_line.errors_reference` in the tree's root writes it; a test keeps it current,
 and holds the classes named here against every place that raises.
 """
 
@@ -28,6 +28,7 @@ from duckmesh.errors import (
     Unavailable,
 )
 from flight_server.boundary import CODE_OF_CLASS, grpc_code, sqlstate
+from http_shim.boundary import STATUS_OF_CLASS, http_status
 
 Kind = type[DuckMeshError]
 
@@ -113,6 +114,9 @@ REFERENCE: Final[Mapping[ErrorCode, Entry]] = {
     ErrorCode.NOT_SUPPORTED: _met(
         "DuckMesh does not do this; the message names the way that works.", NotSupported
     ),
+    ErrorCode.NOT_IMPLEMENTED_YET: _met(
+        "The request asks for a feature that is planned; the context names it.", NotSupported
+    ),
     ErrorCode.UNAUTHORIZED: _met("No credential, an unknown one, or a revoked one.", Denied),
     ErrorCode.TENANT_REQUIRED: _met("A tenant's name cannot name a tenant.", Invalid),
     ErrorCode.FORBIDDEN: _met(
@@ -191,9 +195,10 @@ REFERENCE: Final[Mapping[ErrorCode, Entry]] = {
 
 _INTRODUCTION: Final = """# Errors
 
-This file is generated from the code: `python -m flight_server.errors_reference`.
+This file is generated from the code: `python -m command_line.errors_reference`.
 
 Every error has a code, a message that says what to change, and a context of plain values.
+Over [HTTP](http.md) the whole is the body, as JSON.
 Over Flight the text begins with the code: `[TABLE_NOT_FOUND] there is no table 't': ...`.
 The trailer `x-duckmesh-error` carries the whole as JSON:
 
@@ -224,11 +229,12 @@ def errors_page() -> str:
 def _classes() -> Iterator[str]:
     yield "## Classes: what the caller does next"
     yield ""
-    yield "| class | meaning | retryable | gRPC status |"
-    yield "|---|---|---|---|"
+    yield "| class | meaning | retryable | gRPC status | HTTP status |"
+    yield "|---|---|---|---|---|"
     for kind, status in CODE_OF_CLASS.items():
         meaning = " ".join((inspect.getdoc(kind) or "").split())
-        yield f"| `{kind.__name__}` | {meaning} | {_yes(kind)} | `{status.name}` |"
+        http = STATUS_OF_CLASS[kind]
+        yield f"| `{kind.__name__}` | {meaning} | {_yes(kind)} | `{status.name}` | {http} |"
 
 
 def _codes() -> Iterator[str]:
@@ -236,8 +242,8 @@ def _codes() -> Iterator[str]:
     yield ""
     yield "A *planned* code belongs to the contract, and nothing raises it yet."
     yield ""
-    yield "| code | when | class | retryable | gRPC status | SQLSTATE |"
-    yield "|---|---|---|---|---|---|"
+    yield "| code | when | class | retryable | gRPC status | SQLSTATE | HTTP status |"
+    yield "|---|---|---|---|---|---|---|"
     for code in ErrorCode:
         entry = REFERENCE[code]
         when = f"*planned* {entry.when}" if entry.planned else entry.when
@@ -249,6 +255,7 @@ def _codes() -> Iterator[str]:
             _each(_yes(kind) for kind in entry.kinds),
             _each(f"`{grpc_code(sample).name}`" for sample in samples),
             _each(f"`{sqlstate(sample)}`" for sample in samples),
+            _each(str(http_status(sample)) for sample in samples),
         )
         yield f"| {' | '.join(cells)} |"
 

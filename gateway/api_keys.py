@@ -1,0 +1,83 @@
+"""A tenant's API keys, as those administer them who hold one."""
+
+from collections.abc import Sequence
+
+from catalog import tenants
+from catalog.connection import Catalog
+from catalog.tenants import ApiKey
+from duckmesh.errors import Denied, ErrorCode, Invalid, NotFound
+from duckmesh.identifiers import KeyId
+from gateway.identity import Identity, Role
+
+_NAME_MAX_CHARS = 200
+
+
+class ApiKeys:
+    """Keys of the caller's own tenant. Nobody gives a role away that they do not hold. Thread-safe.
+
+    An ops_admin may give every role.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    def create(self, identity: Identity, *, name: str, roles: Sequence[Role]) -> tuple[KeyId, str]:
+        """A new key's id and its secret, which cannot be shown again. Raises Denied, Invalid."""
+        _check_may_administer(identity)
+        _check_may_give(identity, roles)
+        if not name.strip() or len(name) > _NAME_MAX_CHARS or "\x00" in name:
+            raise Invalid(
+                ErrorCode.INVALID_COMMAND, f"a key's name has 1 to {_NAME_MAX_CHARS} characters"
+            )
+        with self._catalog.connect() as connection:
+            return tenants.create_key(connection, identity.tenant_id, name=name, roles=roles)
+
+    def all(self, identity: Identity) -> list[ApiKey]:
+        """The tenant's keys, revoked ones too, without their secrets. Raises Denied."""
+        _check_may_administer(identity)
+        with self._catalog.connect() as connection:
+            return tenants.list_keys(connection, identity.tenant_id)
+
+    def rotate(self, identity: Identity, key_id: KeyId) -> tuple[KeyId, str]:
+        """A new key in the place of a live one: same name, same roles; the old one ends. Atomic.
+
+        Raises NotFound when the tenant has no live key of that id, Denied.
+        """
+        _check_may_administer(identity)
+        with self._catalog.connect() as connection, connection.transaction():
+            old = _live(tenants.list_keys(connection, identity.tenant_id), key_id)
+            _check_may_give(identity, [Role(role) for role in old.roles])
+            tenants.revoke_key(connection, identity.tenant_id, key_id)
+            return tenants.create_key(
+                connection, identity.tenant_id, name=old.name, roles=old.roles
+            )
+
+    def revoke(self, identity: Identity, key_id: KeyId) -> None:
+        """End a key; serving processes refuse it within a second. Raises NotFound, Denied."""
+        _check_may_administer(identity)
+        with self._catalog.connect() as connection:
+            tenants.revoke_key(connection, identity.tenant_id, key_id)
+
+
+def _live(keys: Sequence[ApiKey], key_id: KeyId) -> ApiKey:
+    for key in keys:
+        if key.key_id == key_id and key.revoked_at is None:
+            return key
+    raise NotFound(ErrorCode.NOT_FOUND, "no live key has this id", key_id=key_id)
+
+
+def _check_may_administer(identity: Identity) -> None:
+    if Role.OPS_ADMIN not in identity.roles:
+        identity.require(Role.TABLE_ADMIN)
+
+
+def _check_may_give(identity: Identity, roles: Sequence[Role]) -> None:
+    beyond = sorted(set(roles) - identity.roles)
+    if not roles:
+        raise Invalid(ErrorCode.INVALID_COMMAND, "a key has one role at least")
+    if beyond and Role.OPS_ADMIN not in identity.roles:
+        raise Denied(
+            ErrorCode.FORBIDDEN,
+            f"a key may give no role that it lacks: {', '.join(beyond)}",
+            roles=beyond,
+        )

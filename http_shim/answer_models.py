@@ -1,0 +1,147 @@
+"""The answers' shapes, for the OpenAPI document. The routes write them directly: this is a map."""
+
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from duckmesh.errors import ErrorCode
+
+
+class AnswerModel(BaseModel):
+    """An answer in JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ErrorAnswer(AnswerModel):
+    """Why a request failed, and whether the same request may succeed later."""
+
+    error_code: ErrorCode
+    message: str
+    retryable: bool
+    context: dict[str, Any]
+    trace_id: str | None
+
+
+class QueryStatistics(AnswerModel):
+    """What a query took."""
+
+    duration_ms: float
+    scanned_files: int
+    scanned_bytes: int
+
+
+class QueryAnswer(AnswerModel):
+    """The rows of a query, as arrays in the order of `columns`."""
+
+    columns: list[dict[str, Any]]
+    rows: list[list[Any]]
+    row_count: int
+    truncated: bool = Field(description="Whether `row_limit` cut rows off.")
+    snapshot_id: int
+    snapshot_time: AwareDatetime
+    max_visibility_token: int
+    stats: QueryStatistics
+
+
+class ExecutedAnswer(AnswerModel):
+    """The outcome of a statement that is no query."""
+
+    row_count: int | None
+    visibility_token: int | None
+
+
+class RecordResult(AnswerModel):
+    """What became of one record; `record` is null for a whole file."""
+
+    record: int | None
+    visibility_token: int
+    duplicate: bool
+
+
+class IngestAnswer(AnswerModel):
+    """The receipt of accepted rows."""
+
+    accepted_count: int
+    duplicate_count: int
+    max_visibility_token: int
+    visible_snapshot_id: int | None
+    status: Literal["accepted", "visible", "partial_duplicate"]
+    wait: ErrorAnswer | None = Field(
+        default=None, description="Why the wait ended too early. The rows are accepted."
+    )
+    results: list[RecordResult] | None = None
+
+
+class TableAnswer(AnswerModel):
+    """A table. Its `schema` can be sent to create another."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    name: str
+    kind: Literal["table", "view"]
+    columns: list[dict[str, Any]] = Field(alias="schema")
+    primary_key_cols: list[str]
+    max_visibility_token: int | None
+
+
+class TableList(AnswerModel):
+    """The tables of the newest snapshot."""
+
+    tables: list[TableAnswer]
+
+
+class SnapshotAnswer(AnswerModel):
+    """A published state of the tenant."""
+
+    snapshot_id: int
+    created_at: AwareDatetime
+    max_visibility_token: int
+    operation: str
+    created_by: str
+
+
+class SnapshotList(AnswerModel):
+    """Snapshots, newest first."""
+
+    snapshots: list[SnapshotAnswer]
+    next_through: int | None
+
+
+class LagAnswer(AnswerModel):
+    """How far what is visible is behind what is accepted."""
+
+    latest_token: int
+    visible_token: int
+    token_lag: int
+    pending_events: int
+    pending_bytes: int
+    oldest_pending_lag_ms: float | None
+    snapshot_id: int
+    snapshot_time: AwareDatetime
+
+
+class KeyAnswer(AnswerModel):
+    """A new API key. Store the secret now: nothing shows it again."""
+
+    key_id: str
+    secret: str
+    name: str | None = None
+    roles: list[str] | None = None
+    replaces: str | None = None
+
+
+class ListedKey(AnswerModel):
+    """An API key without its secret."""
+
+    key_id: str
+    name: str
+    roles: list[str]
+    created_at: AwareDatetime
+    revoked_at: AwareDatetime | None
+
+
+class KeyList(AnswerModel):
+    """The tenant's keys."""
+
+    keys: list[ListedKey]
