@@ -1,5 +1,7 @@
 """What dbt does with the GizmoSQL adapter: debug, seed, run, test, docs. In this order."""
 
+import os
+import re
 import shutil
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -9,25 +11,18 @@ from adbc_driver_gizmosql import dbapi as gizmosql
 from dbt.cli.main import dbtRunner
 
 PROJECT = Path(__file__).parent.parent / "dbt"
-PROFILE = """\
-duckmesh:
-  target: test
-  outputs:
-    test:
-      type: gizmosql
-      host: {host}
-      port: {port}
-      username: anyone
-      password: {key}
-      use_encryption: false
-      database: duckmesh
-      schema: main
-      threads: 2
-"""
+PAGE = Path(__file__).parent.parent.parent.parent / "docs" / "clients" / "dbt.md"
 
 
 def version() -> str:
     return version_of("dbt-gizmosql")
+
+
+def shown(language: str) -> str:
+    """The block in this language of the page on dbt."""
+    text = PAGE.read_text(encoding="utf-8")
+    (block,) = re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return str(block)
 
 
 def dbt(place: Any, *words: str) -> None:
@@ -35,8 +30,11 @@ def dbt(place: Any, *words: str) -> None:
     project = Path("project")
     if not project.exists():
         shutil.copytree(PROJECT, project)
-        text = PROFILE.format(host=place.host, port=place.port, key=place.key)
-        (project / "profiles.yml").write_text(text, encoding="utf-8")
+        profile = shown("yaml").replace("31337", str(place.port))
+        (project / "profiles.yml").write_text(profile, encoding="utf-8")
+        (project / "macros").mkdir()
+        (project / "macros" / "duckmesh.sql").write_text(shown("jinja"), encoding="utf-8")
+        os.environ["API_KEY"] = place.key
     folders = ["--project-dir", str(project), "--profiles-dir", str(project)]
     done = dbtRunner().invoke([*words, *folders])
     if not done.success:
@@ -72,7 +70,7 @@ def case_run_models(place: Any) -> None:
 
 
 def case_run_models_again(place: Any) -> None:
-    """A second run builds beside the first and swaps the names."""
+    """A second run replaces what the first made."""
     dbt(place, "run")
     assert ask(place, "SELECT count(*) FROM matrix_by_kind") == [(2,)]
 
