@@ -6,10 +6,10 @@ from datetime import timedelta
 import click
 
 from command_line.catalog_access import open_bus, open_catalog
+from command_line.coordinating import consumer_id, new_coordinator
 from command_line.invocation import Invocation
 from command_line.readiness import await_catalog, say_ready
 from command_line.stopping import end_hard_after, stop_requests
-from command_line.wiring import consumer_id, new_coordinator
 from duckmesh.telemetry import get_logger
 from ingest_bus.port import IngestBus
 

@@ -117,7 +117,7 @@ def _migrations(settings: Settings) -> str:
 
 def _store(settings: Settings) -> str:
     if settings.store.url is not None:
-        from command_line.wiring import open_object_store
+        from command_line.stores import open_object_store
 
         open_object_store(settings).probe()
         return "an object was written, read and deleted"

@@ -1,8 +1,6 @@
-"""Who holds whom: the constructor calls of each long-lived process, in one place."""
+"""Who holds whom in a serving process: the constructor calls, in one place."""
 
-import os
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,9 +12,9 @@ from command_line.catalog_access import open_bus
 from command_line.data_directory import DataDirectory
 from command_line.doors import Doors, open_http_door
 from command_line.ports import check_port_is_free
-from coordinator.run import Coordinator, CoordinatorOptions
+from command_line.stores import open_object_store
 from duckmesh.errors import ErrorCode, Invalid
-from duckmesh.settings import FlightSettings, Settings, StoreSettings
+from duckmesh.settings import FlightSettings, Settings
 from flight_server.server import DoorOptions, FlightDoor, Tls
 from flight_server.tickets import Seal
 from gateway.limits import IngestLimits
@@ -27,50 +25,11 @@ from gateway.staging import StagingLimits
 from gateway.tenancy import Tenancy
 from gateway.visibility import Visibility
 from gateway.writes import Writes
-from ingest_bus.port import IngestBus
 from object_store.file_cache import FileCache
-from object_store.open import open_store
-from object_store.options import StoreOptions
-from object_store.port import ObjectStore
 from query_engine.engine import QueryEngine, WorkerSettings
 from query_engine.stream import QueryLimits
 
 _SEAL_PURPOSE: Final = "flight"
-
-
-def open_object_store(settings: Settings) -> ObjectStore:
-    """The store that the settings name. No I/O. Raises Invalid when they name none."""
-    if settings.store.url is None:
-        raise Invalid(
-            ErrorCode.SETTINGS_INVALID,
-            "there is no object store: set store.url (DUCKMESH_STORE_URL); "
-            "`duckmesh up` uses a directory without",
-        )
-    return open_store(settings.store.url, options=_store_options(settings.store))
-
-
-def _store_options(group: StoreSettings) -> StoreOptions:
-    def revealed(name: str) -> str | None:
-        secret = getattr(group, name)
-        return None if secret is None else str(secret.get_secret_value())
-
-    return StoreOptions(
-        endpoint=group.endpoint,
-        region=group.region,
-        access_key_id=group.access_key_id,
-        secret_access_key=revealed("secret_access_key"),
-        session_token=revealed("session_token"),
-        allow_http=group.allow_http,
-        virtual_hosted_style=group.virtual_hosted_style,
-        auto_create_bucket=group.auto_create_bucket,
-        connect_timeout=group.connect_timeout,
-        request_timeout=group.request_timeout,
-        retry_timeout=group.retry_timeout,
-        max_retries=group.max_retries,
-    )
-
-
-# --- the serving process -------------------------------------------------------------------------
 
 
 @contextmanager
@@ -241,34 +200,4 @@ def _read_limits(settings: Settings) -> ReadLimits:
         max_concurrent=group.max_concurrent,
         max_queued=group.max_queued,
         fetch_timeout=group.fetch_timeout,
-    )
-
-
-# --- the coordinating process --------------------------------------------------------------------
-
-
-def consumer_id(settings: Settings) -> str:
-    """The name that this process's leases carry."""
-    return settings.coordinator.consumer_id or f"{socket.gethostname()}-{os.getpid()}"
-
-
-def new_coordinator(settings: Settings, catalog: Catalog, bus: IngestBus) -> Coordinator:
-    """A coordinator over the settings' store. It does nothing before `run`."""
-    group = settings.coordinator
-    return Coordinator(
-        catalog,
-        bus,
-        open_object_store(settings),
-        options=CoordinatorOptions(
-            consumer_id=consumer_id(settings),
-            claim_limit=group.claim_limit,
-            claim_max_bytes=group.claim_max_bytes,
-            lease=group.lease,
-            poll=group.poll,
-            flush_interval=group.flush_interval,
-            inline_file_max_bytes=group.inline_file_max_bytes,
-            backoff=group.backoff,
-            backoff_max=group.backoff_max,
-            key_window=settings.ingest.key_window,
-        ),
     )

@@ -1,0 +1,37 @@
+"""Who holds whom in a coordinating process. It loads no door, and so it is up quickly."""
+
+import os
+import socket
+
+from catalog.connection import Catalog
+from command_line.stores import open_object_store
+from coordinator.run import Coordinator, CoordinatorOptions
+from duckmesh.settings import Settings
+from ingest_bus.port import IngestBus
+
+
+def consumer_id(settings: Settings) -> str:
+    """The name that this process's leases carry."""
+    return settings.coordinator.consumer_id or f"{socket.gethostname()}-{os.getpid()}"
+
+
+def new_coordinator(settings: Settings, catalog: Catalog, bus: IngestBus) -> Coordinator:
+    """A coordinator over the settings' store. It does nothing before `run`."""
+    group = settings.coordinator
+    return Coordinator(
+        catalog,
+        bus,
+        open_object_store(settings),
+        options=CoordinatorOptions(
+            consumer_id=consumer_id(settings),
+            claim_limit=group.claim_limit,
+            claim_max_bytes=group.claim_max_bytes,
+            lease=group.lease,
+            poll=group.poll,
+            flush_interval=group.flush_interval,
+            inline_file_max_bytes=group.inline_file_max_bytes,
+            backoff=group.backoff,
+            backoff_max=group.backoff_max,
+            key_window=settings.ingest.key_window,
+        ),
+    )
