@@ -42,7 +42,10 @@ class ParameterSketch:
                 rows = cursor.execute(_SQL["parameter_types"], [sql]).fetchall()
             except duckdb.Error:
                 return {}
-        return _bound_parameters(json.loads(rows[0][0]))
+        try:
+            return _bound_parameters(json.loads(rows[0][0]))
+        except RecursionError:
+            return {}
 
     @contextmanager
     def _tables(self, needs: Needs) -> Iterator[duckdb.DuckDBPyConnection]:

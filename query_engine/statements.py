@@ -243,7 +243,11 @@ class StatementGate:
                 f"send one statement at a time, not {len(found)}",
                 statements=len(found),
             )
-        name = found[0].type.name
+        try:
+            name = found[0].type.name
+        except ValueError:
+            # A kind that DuckDB's bindings do not know themselves, such as UPDATE EXTENSIONS.
+            return StatementKind.OTHER
         if name == "CREATE":
             return _CREATED.get(_thing(_CREATE, sql), StatementKind.OTHER)
         if name == "DROP":
@@ -272,7 +276,15 @@ class StatementGate:
                 rows = cursor.execute(_SQL["parse"], [sql]).fetchall()
             except duckdb.Error as error:
                 raise Invalid(ErrorCode.QUERY_EXECUTION_FAILED, clean(str(error), ())) from None
-        tree: dict[str, Any] = json.loads(rows[0][0])
+        try:
+            tree: dict[str, Any] = json.loads(rows[0][0])
+        except RecursionError:
+            tree = {}
+        if not tree:
+            raise Invalid(
+                ErrorCode.SQL_NOT_ALLOWED,
+                "the statement is nested too deeply: send it in simpler parts",
+            )
         return None if tree["error"] else walk(tree["statements"])
 
 
