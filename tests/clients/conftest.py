@@ -66,13 +66,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     outcomes: dict[str, Counter[str]] = {}
     versions: dict[str, str] = {}
     reasons: dict[str, str] = {}
-    for outcome in ("passed", "failed", "skipped", "error"):
+    for outcome in ("passed", "failed", "skipped", "xfailed", "error"):
         for report in terminalreporter.stats.get(outcome, ()):
             told = dict(report.user_properties)
             if (name := told.get("client")) is None:
                 continue
             outcomes.setdefault(name, Counter())[outcome] += 1
-            versions[name] = told.get("version", "?")
+            if "version" in told:
+                versions[name] = told["version"]
             if "not_run" in told:
                 reasons[name] = told["not_run"]
     if not outcomes:
@@ -83,9 +84,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for client in CLIENTS:
         if (count := outcomes.get(client.name)) is None:
             continue
-        missing = len(client.cases()) if client.name in reasons else count["skipped"]
-        failed = 0 if client.name in reasons else count["failed"] + count["error"]
+        # A client that cannot be installed fails, or is skipped: none of its cases ran.
+        installed = client.name in versions
+        missing = count["skipped"] + count["xfailed"] if installed else sum(count.values())
+        failed = count["failed"] + count["error"] if installed else 0
+        version, reason = versions.get(client.name, "?"), reasons.get(client.name, "")[:120]
         write(
-            f"{client.name:<24} {versions[client.name]:<12} {count['passed']:>6} {failed:>6} "
-            f"{missing:>7}  {reasons.get(client.name, '')[:120]}"
+            f"{client.name:<24} {version:<12} {count['passed']:>6} {failed:>6} {missing:>7}  "
+            f"{reason}"
         )

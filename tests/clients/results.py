@@ -113,6 +113,12 @@ CLIENTS: Final = (
 )
 
 
+GAPS: Final = {
+    ("ibis", "case_overwrite"): "needs ALTER TABLE ... RENAME TO, which is planned",
+}
+"""Cases that are known to fail, and why. One that passes fails the matrix: it is none any more."""
+
+
 def run_client(client: Client, place: Place, folder: Path) -> Run:
     """Run all cases of a client; never raises for what the client does."""
     try:
