@@ -11,6 +11,7 @@ from catalog.tenants import sealing_secret
 from command_line.catalog_access import open_bus
 from command_line.data_directory import DataDirectory
 from command_line.doors import Doors, open_http_door
+from command_line.identities import open_tenancy
 from command_line.ports import check_port_is_free
 from command_line.stores import open_object_store
 from duckmesh.errors import ErrorCode, Invalid
@@ -70,8 +71,7 @@ def open_doors(settings: Settings, catalog: Catalog) -> Iterator[Doors]:
             limits=_read_limits(settings),
         )
         sql_writes = rooms.enter_context(SqlWrites(reads, writes, engine=engine))
-        auth = settings.auth
-        tenancy = Tenancy(catalog, open_tenant=auth.default_tenant if auth.open_mode else None)
+        tenancy = open_tenancy(settings, catalog)
         http = open_http_door(
             settings,
             catalog=catalog,

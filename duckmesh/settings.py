@@ -323,6 +323,10 @@ def _check_together(profile: Profile, groups: Mapping[str, Any], problems: _Prob
                     needed = f"it needs {name}.tls_certificate and {name}.tls_key"
                     refuse(f"{name}.client_ca", needed)
     match groups:
+        case {"auth": AuthSettings() as auth}:
+            for key, reason in _half_of_web_tokens(auth):
+                refuse(key, reason)
+    match groups:
         case {"catalog": CatalogSettings(pool_min=least, pool_max=most)} if least > most:
             refuse("catalog.pool_min", "give at most catalog.pool_max")
     match groups:
@@ -336,6 +340,19 @@ def _check_together(profile: Profile, groups: Mapping[str, Any], problems: _Prob
     if profile is Profile.PROD:
         for key, reason in _unsafe_in_production(groups):
             refuse(key, reason, of="profile prod")
+
+
+def _half_of_web_tokens(auth: AuthSettings) -> Iterator[tuple[str, str]]:
+    """Tokens are believed by issuer, audience and keys together, and by nothing less."""
+    sources = [auth.jwks_url, auth.jwks_file]
+    if auth.jwt_issuer is None:
+        if auth.jwt_audience is not None or sources != [None, None]:
+            yield "auth.jwt_issuer", "set it, or none of the settings of web tokens"
+        return
+    if auth.jwt_audience is None:
+        yield "auth.jwt_audience", "auth.jwt_issuer needs it; set what its tokens are for"
+    if sources.count(None) != 1:
+        yield "auth.jwks_url", "auth.jwt_issuer needs either auth.jwks_url or auth.jwks_file"
 
 
 def _unsafe_in_production(groups: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

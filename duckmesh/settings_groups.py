@@ -22,6 +22,13 @@ _UNITS: Final = {
     "_days": timedelta(days=1),
 }
 _STORE_URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://.+")
+_KEYS_URL: Final = re.compile(
+    r"https://[^\s]+|http://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?(/[^\s]*)?"
+)
+_ALGORITHMS: Final = re.compile(r"(RS|PS|ES)(256|384|512)|EdDSA")
+_ROLE_PAIR: Final = re.compile(
+    r"\s*[^\s,][^,]*=\s*(ingest_writer|query_reader|table_admin|ops_admin)\s*"
+)
 _TENANT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
@@ -87,6 +94,24 @@ def _store_url(value: str) -> str:
     return value
 
 
+def _keys_url(value: str) -> str:
+    if not _KEYS_URL.fullmatch(value):
+        raise ValueError("not an address of a key set")
+    return value
+
+
+def _algorithms(value: str) -> str:
+    if not all(_ALGORITHMS.fullmatch(name.strip()) for name in value.split(",")):
+        raise ValueError("not algorithms")
+    return value
+
+
+def _role_map(value: str) -> str:
+    if not all(_ROLE_PAIR.fullmatch(pair) for pair in value.split(",")):
+        raise ValueError("not pairs of names")
+    return value
+
+
 def _tenant(value: str) -> str:
     if not _TENANT_NAME.fullmatch(value):
         raise ValueError("not a tenant's name")
@@ -112,6 +137,24 @@ TenantName = Annotated[
     str,
     AfterValidator(_tenant),
     Form("1 to 63 characters of a-z, 0-9, `-` and `_`, the first a letter or digit"),
+]
+KeysUrl = Annotated[
+    str,
+    AfterValidator(_keys_url),
+    Form("a URL `https://...`; `http://` on this machine alone"),
+]
+SigningAlgorithms = Annotated[
+    str,
+    AfterValidator(_algorithms),
+    Form("one or more of `RS256`, `PS256`, `ES256`, their 384 and 512, `EdDSA`; commas between"),
+]
+RoleMap = Annotated[
+    str,
+    AfterValidator(_role_map),
+    Form(
+        "pairs such as `analysts=query_reader, etl=ingest_writer`; the roles are `ingest_writer`, "
+        "`query_reader`, `table_admin` and `ops_admin`"
+    ),
 ]
 UserPath = Annotated[Path, AfterValidator(Path.expanduser), Form("a path; `~` is the home")]
 NonEmpty = Annotated[str, Field(min_length=1)]
@@ -325,7 +368,50 @@ class AuthSettings(Group):
             "that the catalog keeps for all of them."
         ),
     )
+    jwt_issuer: NonEmpty | None = Field(
+        default=None,
+        description=(
+            "The identity provider whose tokens are believed: their claim `iss`, to the letter. "
+            "Turns JSON Web Tokens on."
+        ),
+    )
+    jwt_audience: NonEmpty | None = Field(
+        default=None, description="What a token's claim `aud` must hold."
+    )
+    jwks_url: KeysUrl | None = Field(
+        default=None, description="Where the provider publishes its keys (JWKS)."
+    )
+    jwks_file: UserPath | None = Field(
+        default=None,
+        description="The same as a file, for networks without a way out; read anew when it ages.",
+    )
+    jwks_timeout_seconds: float = Field(
+        default=3, gt=0, le=60, description="How long a fetch of the keys may hold a caller."
+    )
+    jwt_algorithms: SigningAlgorithms = Field(
+        default="RS256,ES256,EdDSA", description="The signatures that are believed."
+    )
+    jwt_tenant_claim: NonEmpty = Field(
+        default="tenant",
+        description="The claim that names the tenant; `a.b` leads into an object.",
+    )
+    jwt_roles_claim: NonEmpty = Field(
+        default="roles",
+        description="The claim that lists roles, as an array or with spaces between.",
+    )
+    jwt_role_map: RoleMap | None = Field(
+        default=None,
+        description=(
+            "Which role of the provider's is which of DuckMesh's; others give nothing. Without it "
+            "the names are DuckMesh's own."
+        ),
+    )
+    jwt_leeway_seconds: float = Field(
+        default=30, ge=0, le=600, description="How far the provider's clock may be off."
+    )
     session_lifetime = Span("session_lifetime_seconds")
+    jwks_timeout = Span("jwks_timeout_seconds")
+    jwt_leeway = Span("jwt_leeway_seconds")
     ticket_lifetime = Span("ticket_lifetime_seconds")
 
 

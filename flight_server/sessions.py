@@ -91,8 +91,15 @@ class Sessions:
         return self.token_of(session)
 
     def token_of(self, session: Session) -> str:
-        """The session's bearer token, good for a whole lifetime from now."""
+        """The session's bearer token, good for a whole lifetime from now.
+
+        One that began with an identity provider's token ends with that token, however often it is
+        renewed.
+        """
         who = session.identity
+        lifetime, ends = self._lifetime, who.expires_at
+        if ends is not None:
+            lifetime = min(lifetime, max(ends - self._seal.now, timedelta(0)))
         message = messages.sealed("Session")(
             subject=messages.sealed("Subject")(
                 tenant_id=who.tenant_id,
@@ -100,14 +107,13 @@ class Sessions:
                 principal=who.principal,
                 key_id=who.key_id,
                 roles=sorted(who.roles),
+                expires_at_ms=None if ends is None else int(ends.timestamp() * 1000),
             ),
             session_id=session.session_id.hex,
             last_token=session.last_token,
             issued_at_ms=int(self._seal.now.timestamp() * 1000),
         )
-        sealed = self._seal.seal(
-            Purpose.SESSION, message.SerializeToString(), lifetime=self._lifetime
-        )
+        sealed = self._seal.seal(Purpose.SESSION, message.SerializeToString(), lifetime=lifetime)
         return TOKEN_PREFIX + base64.urlsafe_b64encode(sealed).rstrip(b"=").decode("ascii")
 
     def open(self, token: str) -> Session:
@@ -128,8 +134,9 @@ class Sessions:
             principal=who.principal,
             key_id=KeyId(who.key_id) if who.HasField("key_id") else None,
             roles=frozenset(Role(role) for role in who.roles),
+            expires_at=_moment(who.expires_at_ms) if who.HasField("expires_at_ms") else None,
         )
-        issued_at = datetime.fromtimestamp(message.issued_at_ms / 1000, UTC)
+        issued_at = _moment(message.issued_at_ms)
         return Session(identity, session_id, VisibilityToken(message.last_token), issued_at)
 
     def of_cookies(self, values: Sequence[str]) -> Session | None:
@@ -168,6 +175,10 @@ def _cookie(values: Sequence[str]) -> str | None:
         if morsel is not None and morsel.value.startswith(TOKEN_PREFIX):
             return morsel.value
     return None
+
+
+def _moment(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 def _from_base64(text: str) -> bytes:

@@ -1,4 +1,8 @@
-"""The credentials that both doors read: an API key as a header, a password or a bearer token."""
+"""The credentials that both doors read: an API key as a header, a password or a bearer token.
+
+Wherever an API key may stand, a token of the identity provider may: many programs have no other
+place for one than the password.
+"""
 
 import base64
 from collections.abc import Sequence
@@ -7,6 +11,7 @@ from typing import Protocol
 
 from duckmesh.errors import Denied, ErrorCode
 from gateway.identity import Identity
+from gateway.web_tokens import looks_like_web_token
 
 
 class Authenticator(Protocol):
@@ -15,6 +20,9 @@ class Authenticator(Protocol):
     def authenticate_api_key(self, secret: str) -> Identity:
         """The identity of an API key. Raises Denied when it is unknown or revoked."""
 
+    def authenticate_web_token(self, token: str) -> Identity:
+        """The identity of a JSON Web Token. Raises Denied unless it is proved, Unavailable."""
+
     def open_identity(self, tenant: str | None = None) -> Identity | None:
         """The identity of a caller who shows no credential; None when one is required.
 
@@ -22,7 +30,7 @@ class Authenticator(Protocol):
         """
 
     def check_live(self, identity: Identity) -> None:
-        """Raise Denied when the key behind a session has been revoked since."""
+        """Raise Denied when what a session began with has been revoked or has expired since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +43,7 @@ class Basic:
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """A token (RFC 6750): an API key, or a session token of the Flight door."""
+    """A token (RFC 6750): an API key, a JSON Web Token, or a session token of the Flight door."""
 
     token: str
 
@@ -64,6 +72,8 @@ def identify(authenticator: Authenticator, credential: Basic | Bearer | None) ->
     """Whom a credential speaks for. Raises Denied (UNAUTHORIZED)."""
     match credential:
         case Basic(password=secret) | Bearer(token=secret):
+            if looks_like_web_token(secret):
+                return authenticator.authenticate_web_token(secret)
             return authenticator.authenticate_api_key(secret)
         case None:
             if (identity := authenticator.open_identity()) is not None:

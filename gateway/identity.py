@@ -1,6 +1,7 @@
 """Who calls: the tenant whose data a call reaches, and what it may do there."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
@@ -29,6 +30,8 @@ class Identity:
     principal: str
     key_id: KeyId | None
     roles: frozenset[Role]
+    expires_at: datetime | None = None
+    """Set for the bearer of an identity provider's token: when that token ends."""
 
     def require(self, role: Role) -> None:
         """Raise Denied (FORBIDDEN) when the role is missing."""

@@ -3,18 +3,22 @@
 import threading
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Final
 
 from catalog import tenants
 from catalog.connection import Catalog
 from catalog.tenants import ApiKey, Tenant
-from duckmesh.errors import Denied, ErrorCode, Invalid
-from duckmesh.identifiers import KeyId
+from duckmesh.errors import Denied, ErrorCode, Invalid, NotFound
+from duckmesh.identifiers import KeyId, TenantId
 from gateway.identity import EVERY_ROLE, Identity, Role
+from gateway.web_tokens import WebTokens, refused
 
 _CACHE_SECONDS: Final = 1.0
 """How long a key's verdict is kept: a revoked key stops working everywhere within this time."""
 _CACHE_LIMIT: Final = 10_000
+_SUBJECT_PREFIX: Final = "jwt:"
+"""Keeps the provider's names apart from those of API keys."""
 
 
 class Tenancy:
@@ -24,12 +28,20 @@ class Tenancy:
     mode of one machine. A wrong credential is refused in either mode.
     """
 
-    def __init__(self, catalog: Catalog, *, open_tenant: str | None = None) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        *,
+        open_tenant: str | None = None,
+        web_tokens: WebTokens | None = None,
+    ) -> None:
         self._catalog = catalog
         self._open_tenant = open_tenant
+        self._web_tokens = web_tokens
         self._open_identities: dict[str, Identity] = {}
         self._lock = threading.Lock()
         self._verdicts: dict[bytes | KeyId, tuple[float, Identity | bool | None]] = {}
+        self._tenants: dict[str, tuple[float, TenantId]] = {}
 
     def authenticate_api_key(self, secret: str) -> Identity:
         """The identity of a live API key. Raises Denied (UNAUTHORIZED)."""
@@ -51,8 +63,49 @@ class Tenancy:
             self._remember(digest, known, asked_at=asked_at)
         return known
 
+    def authenticate_web_token(self, token: str) -> Identity:
+        """The identity that a token of the provider proves. Its tenant must exist already.
+
+        Raises Denied (UNAUTHORIZED), the same for a tenant that does not exist; Unavailable when
+        the provider's keys cannot be had. Blocks for the provider at most as `KeySet.find` says.
+        """
+        if self._web_tokens is None:
+            raise unauthorized()
+        claims = self._web_tokens.verify(token)
+        return Identity(
+            tenant_id=self._live_tenant(claims.tenant),
+            tenant=claims.tenant,
+            principal=f"{_SUBJECT_PREFIX}{claims.subject}",
+            key_id=None,
+            roles=claims.roles,
+            expires_at=claims.expires_at,
+        )
+
+    def _live_tenant(self, name: str) -> TenantId:
+        """The id of an enabled tenant, known for a second. Raises Denied."""
+        until, tenant_id = self._tenants.get(name, (0.0, None))
+        if tenant_id is not None and time.monotonic() < until:
+            return tenant_id
+        asked_at = time.monotonic()
+        try:
+            with self._catalog.connect() as connection:
+                tenant = tenants.find_tenant(connection, name)
+        except NotFound:
+            raise refused() from None
+        if tenant.disabled:
+            raise refused()
+        if len(self._tenants) >= _CACHE_LIMIT:
+            self._tenants.clear()
+        self._tenants[name] = (asked_at + _CACHE_SECONDS, tenant.tenant_id)
+        return tenant.tenant_id
+
     def check_live(self, identity: Identity) -> None:
-        """Raise Denied when the key behind a session was revoked since."""
+        """Raise Denied when the key behind a session was revoked since, or its token has ended."""
+        if identity.expires_at is not None:
+            if self._web_tokens is None or datetime.now(UTC) >= identity.expires_at:
+                raise refused("the token that this session began with has expired: connect anew")
+            self._live_tenant(identity.tenant)
+            return
         if identity.key_id is None:
             if self._open_tenant is None:
                 raise unauthorized()

@@ -237,3 +237,30 @@ def test_the_documents_are_written_by_one_command(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     subprocess.run([sys.executable, "-m", "duckmesh.settings_reference"], cwd=tmp_path, check=True)
     assert (tmp_path / "docs" / "configuration.md").read_text() == configuration_page()
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        ({"JWT_ISSUER": "https://id"}, ["auth.jwt_audience", "auth.jwks_url"]),
+        ({"JWT_AUDIENCE": "duckmesh"}, ["auth.jwt_issuer"]),
+        ({"JWKS_URL": "https://id/keys"}, ["auth.jwt_issuer"]),
+        (
+            {
+                "JWT_ISSUER": "https://id",
+                "JWT_AUDIENCE": "duckmesh",
+                "JWKS_URL": "https://id/keys",
+                "JWKS_FILE": "/keys.json",
+            },
+            ["auth.jwks_url"],
+        ),
+        ({"JWKS_URL": "http://id.example.org/keys"}, ["auth.jwks_url"]),
+        ({"JWT_ALGORITHMS": "none"}, ["auth.jwt_algorithms"]),
+        ({"JWT_ALGORITHMS": "RS256,HS256"}, ["auth.jwt_algorithms"]),
+        ({"JWT_ROLE_MAP": "analysts=boss"}, ["auth.jwt_role_map"]),
+    ],
+    ids=str,
+)
+def test_web_tokens_are_believed_by_all_of_their_settings_or_not_at_all(given, wrong) -> None:
+    found = problems({f"DUCKMESH_AUTH_{name}": value for name, value in given.items()})
+    assert [problem.partition(" ")[0] for problem in found] == wrong

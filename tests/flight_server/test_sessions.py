@@ -1,6 +1,7 @@
 """Session tokens."""
 
 import base64
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -125,3 +126,18 @@ def test_a_cookie_is_a_session_when_it_is_valid_and_nothing_otherwise(sessions, 
     assert sessions.of_cookies([f"{pair}x", "=;=", f"{COOKIE}=other"]) is None
     clock.seconds += 3601
     assert sessions.of_cookies([pair]) is None
+
+
+def test_a_session_ends_with_the_token_it_began_with_however_often_it_is_renewed(
+    sessions, seal, clock
+):
+    who = replace(WHO, key_id=None, expires_at=seal.now + timedelta(minutes=50))
+    token = sessions.token_of(sessions.begin(who))
+    assert sessions.open(token).identity == who
+    clock.seconds += 40 * 60
+    renewed = sessions.renewed(sessions.open(token))
+    assert sessions.open(renewed).identity == who
+    clock.seconds += 10 * 60
+    for each in (token, renewed, sessions.token_of(sessions.begin(who))):
+        with pytest.raises(Denied):
+            sessions.open(each)
