@@ -12,31 +12,43 @@ from benchmarks.figures import Direction, Figure, Target, percentile
 from benchmarks.stage import Stage
 
 _TABLE: Final = "answers"
+_POINT_QUESTIONS: Final = 40
+
+
+_INLINE: Final = ", queries in the serving process"
 
 
 def measure(stage: Stage) -> Iterator[Figure]:
-    """`SELECT 1` over ADBC, and DoGet of the bulk rows."""
+    """`SELECT 1` and a point query over ADBC, and DoGet of the bulk rows.
+
+    Each in workers, and in the serving process itself, in turns with the limit.
+    """
     with stage.connect() as connection, connection.cursor() as cursor:
         cursor.adbc_ingest(_TABLE, bulk_rows(stage.sizes.bulk_rows), mode="create")
         cursor.execute(f"SELECT count(*) FROM {_TABLE}")  # noqa: S608 - a name of ours
         cursor.fetchall()
-    yield _smallest(stage)
-    yield _large(stage)
+        # A session that has written: each query passes the barrier and resolves a snapshot.
+        cursor.adbc_ingest("asked", one_row_batch(1), mode="create")
+    for name, uri in (("", stage.uri), (_INLINE, stage.inline_uri)):
+        yield _smallest(stage, name, uri)
+    for name, uri in (("", stage.uri), (_INLINE, stage.inline_uri)):
+        yield _point(stage, name, uri)
+    for name, uri in (("", stage.uri), (_INLINE, stage.inline_uri)):
+        yield _large(stage, name, uri)
 
 
-def _smallest(stage: Stage) -> Figure:
+def _smallest(stage: Stage, name: str, uri: str) -> Figure:
     ours: list[float] = []
     bare: list[float] = []
-    with stage.connect() as connection, dbapi.connect(stage.bare_uri, autocommit=True) as limit:
+    with stage.connect(uri) as connection, dbapi.connect(stage.bare_uri, autocommit=True) as limit:
         with connection.cursor() as cursor:
-            # A session that has written: each query passes the barrier and resolves a snapshot.
-            cursor.adbc_ingest("asked", one_row_batch(1), mode="create")
+            cursor.adbc_ingest("asked", one_row_batch(1), mode="append")
         for _ in range(stage.sizes.repetitions):
-            ours.append(_median_ms(connection, stage.sizes.questions))
-            bare.append(_median_ms(limit, stage.sizes.questions))
+            ours.append(_median_ms(connection, stage.sizes.questions, "SELECT 1"))
+            bare.append(_median_ms(limit, stage.sizes.questions, "SELECT 1"))
     return Figure(
         benchmark="queries",
-        what="SELECT 1 over ADBC, end to end, one client, p50",
+        what=f"SELECT 1 over ADBC, end to end, one client, p50{name}",
         unit="ms",
         runs=ours,
         limit="bare pyarrow server over DuckDB",
@@ -46,27 +58,50 @@ def _smallest(stage: Stage) -> Figure:
     )
 
 
-def _median_ms(connection: Any, questions: int) -> float:
+def _point(stage: Stage, name: str, uri: str) -> Figure:
+    ours: list[float] = []
+    bare: list[float] = []
+    asked = f"SELECT value FROM {{}} WHERE id = {stage.sizes.bulk_rows // 3}"  # noqa: S608
+    with stage.connect(uri) as connection, dbapi.connect(stage.bare_uri, autocommit=True) as limit:
+        for _ in range(stage.sizes.repetitions):
+            ours.append(_median_ms(connection, _POINT_QUESTIONS, asked.format(_TABLE)))
+            bare.append(_median_ms(limit, _POINT_QUESTIONS, asked.format(_files(stage))))
+    return Figure(
+        benchmark="queries",
+        what=f"one row of {stage.sizes.bulk_rows:,} by its number, over ADBC, p50{name}",
+        unit="ms",
+        runs=ours,
+        limit="bare pyarrow server over DuckDB on the same files",
+        limit_runs=bare,
+        direction=Direction.LOWER,
+        target=Target(3.0, 1.5),
+    )
+
+
+def _median_ms(connection: Any, questions: int, sql: str) -> float:
     took: list[float] = []
     with connection.cursor() as cursor:
         for _ in range(questions):
             asked_at = time.monotonic()
-            cursor.execute("SELECT 1")
-            assert cursor.fetchall() == [(1,)]
+            cursor.execute(sql)
+            assert len(cursor.fetchall()) == 1
             took.append((time.monotonic() - asked_at) * 1000)
     return percentile(took, 50)
 
 
-def _large(stage: Stage) -> Figure:
-    files = f"read_parquet('{stage.objects}/*/{_TABLE}-*/*.parquet')"
+def _files(stage: Stage) -> str:
+    return f"read_parquet('{stage.objects}/*/{_TABLE}-*/*.parquet')"
+
+
+def _large(stage: Stage, name: str, uri: str) -> Figure:
     ours: list[float] = []
     bare: list[float] = []
     for _ in range(stage.sizes.repetitions):
-        ours.append(_rows_per_second(stage, stage.uri, _TABLE))
-        bare.append(_rows_per_second(stage, stage.bare_uri, files))
+        ours.append(_rows_per_second(stage, uri, _TABLE))
+        bare.append(_rows_per_second(stage, stage.bare_uri, _files(stage)))
     return Figure(
         benchmark="queries",
-        what=f"DoGet of {stage.sizes.bulk_rows:,} rows, drained by one client",
+        what=f"DoGet of {stage.sizes.bulk_rows:,} rows, drained by one client{name}",
         unit="rows/s",
         runs=ours,
         limit="bare pyarrow DoGet of the same DuckDB result",

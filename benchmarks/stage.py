@@ -52,6 +52,8 @@ class Stage:
 
     sizes: Sizes
     uri: str
+    inline_uri: str
+    """Of a second serving process over the same catalog, which runs queries itself: no workers."""
     bare_uri: str
     dsn: str
     directory: Path
@@ -59,9 +61,9 @@ class Stage:
     serve: ChildProcess
     crew: Crew
 
-    def connect(self) -> Any:
+    def connect(self, uri: str | None = None) -> Any:
         """An ADBC connection to the product."""
-        return dbapi.connect(self.uri, autocommit=True)
+        return dbapi.connect(uri or self.uri, autocommit=True)
 
     def create_table(self, name: str, schema: pa.Schema = ROW_SCHEMA) -> None:
         """Create an empty table, and wait until it is visible."""
@@ -103,9 +105,14 @@ def open_stage(sizes: Sizes) -> Iterator[Stage]:
         # The HTTP door's address comes behind the Flight door's.
         uri = serve.await_ready(_READY_WITHIN, stop).partition(" ")[0]
         coordinate.await_ready(_READY_WITHIN, stop)
+        inline = ChildProcess(["serve", "--grace-seconds", "3"], _inline(environment, directory))
+        inline.start()
+        undo.callback(inline.stop, _STOP_WITHIN)
+        inline_uri = inline.await_ready(_READY_WITHIN, stop).partition(" ")[0]
         yield Stage(
             sizes=sizes,
             uri=uri,
+            inline_uri=inline_uri,
             bare_uri=undo.enter_context(_bare_server()),
             dsn=postgres.dsn,
             directory=directory,
@@ -124,6 +131,13 @@ def _environment(dsn: str, directory: Path, objects: Path) -> dict[str, str]:
         "DUCKMESH_AUTH_OPEN_MODE": "true",
         "DUCKMESH_FLIGHT_PORT": "0",
         "DUCKMESH_LOGGING_LEVEL": "warning",
+    }
+
+
+def _inline(environment: dict[str, str], directory: Path) -> dict[str, str]:
+    return environment | {
+        "DUCKMESH_QUERY_WORKERS": "0",
+        "DUCKMESH_CACHE_DIRECTORY": str(directory / "cache-inline"),
     }
 
 

@@ -198,6 +198,7 @@ def _read_limits(settings: Settings) -> ReadLimits:
         max_consistency_timeout=group.max_consistency_timeout,
         query=QueryLimits(wall_time=group.wall_time, row_bytes=group.row_max_bytes),
         max_concurrent=group.max_concurrent,
+        max_concurrent_per_tenant=group.max_concurrent_per_tenant,
         max_queued=group.max_queued,
         fetch_timeout=group.fetch_timeout,
     )

@@ -550,6 +550,12 @@ class QuerySettings(Group):
     max_concurrent: int = Field(
         default=16, ge=1, le=10_000, description="Queries of a serving process that run at once."
     )
+    max_concurrent_per_tenant: int = Field(
+        default=12,
+        ge=1,
+        le=10_000,
+        description="Those of one tenant, so that others find a turn while it has many.",
+    )
     max_queued: int = Field(
         default=64,
         ge=0,

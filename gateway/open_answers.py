@@ -15,7 +15,7 @@ from typing import Final, Self
 import pyarrow as pa
 
 from duckmesh.errors import ErrorCode, Exceeded
-from gateway.limits import Turns
+from gateway.turns import TenantTurns
 from object_store.file_cache import PinnedFiles
 from query_engine.engine import Interruption, RunningQuery
 from query_engine.stream import QueryStats
@@ -80,7 +80,7 @@ class Answer:
         self,
         running: RunningQuery,
         pinned: PinnedFiles,
-        turns: Turns,
+        turns: TenantTurns,
         *,
         stop: Interruption,
         among: OpenAnswers,

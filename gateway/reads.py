@@ -19,10 +19,10 @@ from duckmesh.identifiers import SnapshotId, TableId
 from duckmesh.tokens import BEFORE_ALL, VisibilityToken
 from gateway import system_tables
 from gateway.identity import Identity, Role
-from gateway.limits import Turns
 from gateway.manifests import LocalFiles, Manifest, Manifests
 from gateway.open_answers import Answer, OpenAnswers
 from gateway.time_travel import PastTable, TimeTravel
+from gateway.turns import Turns
 from gateway.visibility import Visibility
 from ingest_bus.port import IngestBus
 from object_store import keys
@@ -74,6 +74,7 @@ class ReadLimits:
     query: QueryLimits = field(default_factory=QueryLimits)
     max_concurrent: int = 16
     max_queued: int = 64
+    max_concurrent_per_tenant: int = 16
     fetch_timeout: timedelta = timedelta(minutes=5)
     """How long a query's rows may wait for their reader."""
 
@@ -104,7 +105,10 @@ class Reads:
         self._files = LocalFiles(catalog, store, cache)
         self._travel = TimeTravel(catalog, engine, self._manifests)
         self._turns = Turns(
-            running=limits.max_concurrent, waiting=limits.max_queued, patience=_QUEUE_PATIENCE
+            running=limits.max_concurrent,
+            waiting=limits.max_queued,
+            patience=_QUEUE_PATIENCE,
+            running_per_tenant=limits.max_concurrent_per_tenant,
         )
         self._open = OpenAnswers(limits.fetch_timeout)
 
@@ -117,6 +121,11 @@ class Reads:
     def waiting_for_visibility(self) -> int:
         """How many callers wait at the barrier."""
         return self._visibility.waiting
+
+    @property
+    def queries_queued(self) -> int:
+        """How many queries wait for a turn."""
+        return self._turns.waiting
 
     @property
     def answers_open(self) -> int:
@@ -268,9 +277,10 @@ class Reads:
         """
         identity.require(Role.QUERY_READER)
         stop = interruption or Interruption()
-        self._turns.take(stop)
+        turns = self._turns.of(identity.tenant)
+        queued = turns.take(stop)
         with contextlib.ExitStack() as undo:
-            undo.callback(self._turns.give_back)
+            undo.callback(turns.give_back)
             manifest = self._manifests.at(identity.tenant_id, snapshot_id)
             sql = self._over_tables(sql, manifest)
             travelled = self._travel.resolved(identity.tenant_id, sql)
@@ -288,11 +298,10 @@ class Reads:
                 session_values=_session_values(last_token),
                 interruption=stop,
             )
+            running.stats.queued_seconds = queued.total_seconds()
             undo.pop_all()
         scanned = sum(f.file_size_bytes for m, t in wanted for f in m.files[t.table_id])
-        return Answer(
-            running, pinned, self._turns, stop=stop, among=self._open, scanned_bytes=scanned
-        )
+        return Answer(running, pinned, turns, stop=stop, among=self._open, scanned_bytes=scanned)
 
     def _pin_files(
         self, identity: Identity, wanted: Sequence[tuple[Manifest, TableAt]]

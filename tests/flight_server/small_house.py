@@ -24,10 +24,10 @@ from catalog.table_schema import TableSchema
 from duckmesh.errors import Conflict, ErrorCode, Invalid, NotFound, NotYetVisible
 from duckmesh.identifiers import new_event_id
 from gateway.conform import Conformer
-from gateway.limits import Turns
 from gateway.open_answers import Answer, OpenAnswers
 from gateway.reads import DescribedTable
 from gateway.sql_writes import Executed
+from gateway.turns import TenantTurns, Turns
 from gateway.writes import IngestMode
 from ingest_bus.envelope import Receipt
 from object_store.file_cache import PinnedFiles
@@ -81,8 +81,8 @@ class SmallHouse:
     points: list = field(default_factory=list)
     limits: QueryLimits = field(default_factory=QueryLimits)
     pins: list[str] = field(default_factory=list)
-    turns: Turns = field(
-        default_factory=lambda: Turns(running=4, waiting=8, patience=timedelta(seconds=5))
+    turns: TenantTurns = field(
+        default_factory=lambda: Turns(running=4, waiting=8, patience=timedelta(seconds=5)).of("x")
     )
     open_answers: OpenAnswers = field(default_factory=lambda: OpenAnswers(timedelta(seconds=60)))
     sessions: SmallSessions = field(default_factory=SmallSessions)

@@ -10,8 +10,8 @@ import pytest
 
 from duckmesh.errors import Cancelled, ErrorCode, Exceeded, Overloaded
 from duckmesh.identifiers import SnapshotId
-from gateway.limits import Turns
 from gateway.open_answers import Answer, OpenAnswers
+from gateway.turns import Turns
 from object_store.file_cache import PinnedFiles
 from query_engine.engine import Interruption, QueryEngine
 from query_engine.relations import RelationSet
@@ -25,7 +25,8 @@ class Desk:
 
     def __init__(self, folder: Path, *, running: int, fetch_timeout: timedelta) -> None:
         self.engine = QueryEngine(threads=1, memory_limit_bytes=2**29, temp_directory=None)
-        self.turns = Turns(running=running, waiting=4, patience=timedelta(seconds=0.3))
+        self.all_turns = Turns(running=running, waiting=4, patience=timedelta(seconds=0.3))
+        self.turns = self.all_turns.of("acme")
         self.open = OpenAnswers(fetch_timeout)
         self.pins = 0
         self._relations = RelationSet("acme", SnapshotId(1), (), (folder,))
@@ -41,7 +42,7 @@ class Desk:
         self.pins -= 1
 
     def nothing_is_held(self) -> bool:
-        return (self.turns.taken, self.open.count, self.pins) == (0, 0, 0)
+        return (self.all_turns.taken, self.open.count, self.pins) == (0, 0, 0)
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_an_answer_that_nobody_reads_lets_others_run_and_goes_on_later(desk: Des
     with desk.ask() as slow:
         first = slow.next_batch()
         assert first is not None
-        until(lambda: desk.turns.taken == 0)
+        until(lambda: desk.all_turns.taken == 0)
         with desk.ask("SELECT 42 AS answer") as other:
             assert other.reader.read_all().to_pylist() == [{"answer": 42}]
         rest = slow.reader.read_all()
@@ -72,7 +73,7 @@ def test_an_answer_that_nobody_reads_lets_others_run_and_goes_on_later(desk: Des
 
 def test_a_reader_who_comes_back_waits_for_its_turn(desk: Desk) -> None:
     with desk.ask() as slow, ThreadPoolExecutor() as threads:
-        until(lambda: desk.turns.taken == 0)
+        until(lambda: desk.all_turns.taken == 0)
         desk.turns.take()
         read = threads.submit(slow.next_batch)
         # Longer than a new query would wait: this one is not refused.
@@ -86,7 +87,7 @@ def test_a_reader_who_comes_back_waits_for_its_turn(desk: Desk) -> None:
 def test_a_reader_who_waits_for_its_turn_can_leave(desk: Desk) -> None:
     stop = Interruption()
     with desk.ask(stop=stop) as slow, ThreadPoolExecutor() as threads:
-        until(lambda: desk.turns.taken == 0)
+        until(lambda: desk.all_turns.taken == 0)
         desk.turns.take()
         read = threads.submit(slow.next_batch)
         stop.interrupt()
