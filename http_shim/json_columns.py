@@ -52,7 +52,8 @@ def text_column(texts: pa.Array, kind: pa.DataType) -> pa.Array:
         return texts.cast(kind)
     if pat.is_boolean(kind):
         lower = pc.utf8_lower(texts)
-        _check(pc.is_in(lower, pa.array(["true", "false"], texts.type)), "true or false")
+        known = pc.is_in(lower, pa.array(["true", "false"], texts.type))
+        _check(pc.or_(known, pc.is_null(texts)), "true or false")
         return lower.cast(kind)
     if pat.is_integer(kind):
         return _whole_from_texts(texts, kind)

@@ -210,6 +210,8 @@ def _decimal_digits(column: pa.Array) -> pa.Array:
 
 def _of_float(column: pa.Array, _: Numbers) -> pa.Array:
     text = column.cast(_TEXT)
+    # Readers take -0 for a whole number, which has no such zero.
+    text = pc.if_else(pc.equal(text, pa.scalar("-0", _TEXT)), pa.scalar("-0.0", _TEXT), text)
     finite = pc.is_finite(column)
     if pc.all(finite).as_py() is False:
         for word, matches in (
