@@ -15,6 +15,6 @@ ENV PATH=/opt/duckmesh/bin:$PATH \
     PYTHONUNBUFFERED=1
 USER duckmesh
 WORKDIR /var/lib/duckmesh
-EXPOSE 31337
+EXPOSE 31337 31338
 ENTRYPOINT ["duckmesh"]
 CMD ["serve"]

@@ -28,6 +28,7 @@ _NAME_OF: Final[Mapping[pa.DataType, str]] = {
     pa.float64(): "double",
     pa.string(): "varchar",
     pa.binary(): "blob",
+    pa.uuid(): "uuid",
     pa.date32(): "date",
     pa.time64("us"): "time",
     pa.time64("ns"): "time_ns",

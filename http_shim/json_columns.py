@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -194,6 +195,18 @@ def _binaries(values: Sequence[Any], kind: pa.DataType, _: int) -> pa.Array:
     return pa.array(decoded, kind)
 
 
+def _uuids(values: Sequence[Any], kind: pa.DataType, _: int) -> pa.Array:
+    wanted = "a UUID such as 00000000-0000-0000-0000-000000000001"
+    _check_kinds(values, (str,), wanted)
+    found = []
+    for index, value in enumerate(values):
+        try:
+            found.append(None if value is None else UUID(value).bytes)
+        except ValueError:
+            raise BadValue(index, f"it is not {wanted}") from None
+    return pa.ExtensionArray.from_storage(kind, pa.array(found, pa.binary(16)))
+
+
 def _dates(values: Sequence[Any], kind: pa.DataType, _: int) -> pa.Array:
     wanted = "a date such as 2024-12-31"
     _check_kinds(values, (str,), wanted)
@@ -314,6 +327,7 @@ def _pairs(value: Any, index: int, wanted: str) -> list[tuple[Any, Any]]:
 _Matches = Callable[[pa.DataType], bool]
 _Read = Callable[[Sequence[Any], pa.DataType, int], pa.Array]
 _READERS: Final[Mapping[_Matches, _Read]] = {
+    pa.uuid().equals: _uuids,
     pat.is_boolean: _booleans,
     pat.is_integer: _integers,
     pat.is_floating: _floats,

@@ -33,6 +33,7 @@ KINDS: dict[str, tuple[pa.DataType, st.SearchStrategy[Any]]] = {
     "whole decimal": (pa.decimal128(38, 0), st.integers(-(10**37), 10**37).map(Decimal)),
     "varchar": (pa.string(), TEXT),
     "blob": (pa.binary(), st.binary(max_size=20)),
+    "uuid": (pa.uuid(), st.uuids().map(lambda each: each.bytes)),
     "date": (pa.date32(), st.integers(-700_000, 2_900_000)),
     "time": (pa.time64("us"), st.integers(0, 86_399_999_999)),
     "timestamp": (pa.timestamp("us"), st.integers(-62 * 10**15, 253 * 10**15)),
@@ -152,6 +153,7 @@ def test_what_json_has_no_form_for_is_written_by_its_rule() -> None:
         ([{"key": "k"}], pa.map_(pa.string(), pa.int64())),
         ([{"key": None, "value": 1}], pa.map_(pa.string(), pa.int64())),
         (7, pa.duration("us")),
+        ("0-0", pa.uuid()),
     ],
 )
 def test_a_value_that_would_change_is_refused_by_its_index(value: Any, kind: pa.DataType) -> None:
