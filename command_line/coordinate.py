@@ -10,6 +10,7 @@ from command_line.coordinating import consumer_id, new_coordinator
 from command_line.invocation import Invocation
 from command_line.readiness import await_catalog, say_ready
 from command_line.stopping import end_hard_after, stop_requests
+from duckmesh.imports import do_without_pandas
 from duckmesh.telemetry import get_logger
 from ingest_bus.port import IngestBus
 
@@ -38,6 +39,7 @@ def coordinate(invocation: Invocation, grace_seconds: float) -> None:
         with open_catalog(settings) as catalog:
             if not await_catalog(settings, stop):
                 return
+            do_without_pandas()
             bus = open_bus(catalog)
             coordinator = new_coordinator(settings, catalog, bus)
             threading.Thread(target=_wake_at, args=(stop, bus), daemon=True).start()

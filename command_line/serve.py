@@ -5,7 +5,6 @@ from datetime import timedelta
 from typing import Final
 
 import click
-import pyarrow as pa
 
 from catalog.connection import Catalog
 from command_line.catalog_access import open_catalog
@@ -15,6 +14,7 @@ from command_line.invocation import Invocation
 from command_line.readiness import await_catalog, say_ready
 from command_line.stopping import end_hard_after, end_now, stop_requests
 from command_line.wiring import open_doors
+from duckmesh.imports import do_without_pandas
 from duckmesh.settings import Settings
 from duckmesh.telemetry import get_logger
 
@@ -61,9 +61,7 @@ def serve(
 
 def _serve(settings: Settings, catalog: Catalog, stop: threading.Event, grace: timedelta) -> None:
     """Hold the doors open until `stop`, then drain it. Does not return when a call never ends."""
-    # The first array made of a Python list imports pandas, where it is installed: that second is
-    # not the first client's to wait.
-    pa.array([0])
+    do_without_pandas()
     with open_doors(settings, catalog) as doors:
         port = doors.flight.port
         addresses = [flight_uri(settings.flight, port), *([doors.http.uri] if doors.http else [])]

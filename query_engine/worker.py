@@ -13,6 +13,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Final
 
+from duckmesh.imports import do_without_pandas
 from query_engine import sandbox
 from query_engine.orders import MESSAGE_MAX_BYTES, ORDER, Binding, Order
 
@@ -33,6 +34,7 @@ def main() -> None:
     # Last, for a change of capabilities undoes it.
     sandbox.die_with_parent(parent)
     _log_to_stderr()
+    do_without_pandas()
 
     from query_engine.channels import Channels
 
