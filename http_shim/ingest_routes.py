@@ -85,7 +85,7 @@ async def _ingest_records(
             ErrorCode.INVALID_COMMAND,
             "records carry their own idempotency_key: leave the header out",
         )
-    await call.run(lambda who: door.rooms.writes.target(who, table))
+    await call.run(lambda who: door.rooms.writes.check_may_write(who, table))
     idle_seconds = door.limits.idle.total_seconds()
     body = await read_json(request, limit=door.limits.json_max_bytes, idle_seconds=idle_seconds)
     return await call.run(
