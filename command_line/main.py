@@ -18,6 +18,8 @@ COMMANDS: Final = (
     "coordinate",
     "migrate",
     "doctor",
+    "sql",
+    "ingest",
     "tenants",
     "keys",
     "tables",

@@ -59,6 +59,8 @@ CONFIG_FILE_VARIABLE: Final = "DUCKMESH_CONFIG"
 CONFIG_FILE_NAME: Final = "duckmesh.toml"
 OTHERS_PREFIXES: Final = ("DUCKMESH_TEST_",)
 """Variables of the test suite's, which are no settings."""
+CLIENT_VARIABLES: Final = ("DUCKMESH_URI", "DUCKMESH_API_KEY", "DUCKMESH_TO")
+"""Variables that say which server the client commands talk to; no setting of a process."""
 
 PROFILE_DEFAULTS: Final[Mapping[Profile, Mapping[str, Any]]] = {
     Profile.DEV: {"auth.open_mode": True, "logging.format": "console"},
@@ -240,7 +242,7 @@ def _from_environment(environment: Mapping[str, str], problems: _Problems) -> di
         if name in _KEY_OF_VARIABLE:
             if value:
                 flat[_KEY_OF_VARIABLE[name]] = _Given(value, f"environment {name}")
-        elif name != CONFIG_FILE_VARIABLE:
+        elif name not in (CONFIG_FILE_VARIABLE, *CLIENT_VARIABLES):
             problems.add_unknown(name, "environment", _KEY_OF_VARIABLE)
     return flat
 

@@ -14,7 +14,7 @@ from command_line.errors_reference import REFERENCE, errors_page
 from command_line.main import program
 from duckmesh import errors
 from duckmesh.errors import DuckMeshError, ErrorCode
-from duckmesh.settings import CONFIG_FILE_VARIABLE, FIELDS, variable_of
+from duckmesh.settings import CLIENT_VARIABLES, CONFIG_FILE_VARIABLE, FIELDS, variable_of
 from flight_server import boundary, commands, headers, messages
 from flight_server.ticket_actions import CancelStatus
 
@@ -109,7 +109,7 @@ def test_every_guarantee_names_a_test_or_is_planned() -> None:
 
 @each_page
 def test_every_setting_exists(page: Path) -> None:
-    known = {variable_of(key) for key in FIELDS} | {CONFIG_FILE_VARIABLE}
+    known = {variable_of(key) for key in FIELDS} | {CONFIG_FILE_VARIABLE, *CLIENT_VARIABLES}
     named = set(re.findall(r"\bDUCKMESH_[A-Z0-9_]*[A-Z0-9]\b", text_of(page)))
     assert {name for name in named - known if not name.startswith("DUCKMESH_TEST")} == set()
 
