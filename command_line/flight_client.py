@@ -279,7 +279,7 @@ def failure_of_driver(error: Exception) -> DuckMeshError:
     if code is None:
         return _unanswered(error, message)
     # Imported when something fails: it brings the whole door with it.
-    from flight_server.errors_reference import REFERENCE
+    from command_line.errors_reference import REFERENCE
 
     return REFERENCE[code].kinds[0](code, message)
 
