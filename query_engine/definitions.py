@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from duckmesh.errors import ErrorCode, NotSupported
 from duckmesh.statements import Statements
-from query_engine.lexemes import LexemeReader, TableName
+from query_engine.lexemes import LexemeReader, TableName, cut
 from query_engine.quoting import FIELD_ID, identifier, literal, sql_type
 from query_engine.scratch import Scratch
 from query_engine.trees import Trees
@@ -139,6 +139,7 @@ class DefinitionReader:
         Raises Invalid for what DuckDB refuses, NotSupported for a type, default or constraint
         that a table cannot keep.
         """
+        _check_nothing_is_computed(sql)
         with self._scratch.transaction() as cursor:
             cursor.execute(sql)
             ((_, _, name),) = cursor.execute(_SQL["tables_made"]).fetchall()
@@ -159,6 +160,7 @@ class DefinitionReader:
         `schema` carries field ids. Raises Invalid for what DuckDB refuses, NotSupported for a
         type, default or constraint that a table cannot keep.
         """
+        _check_nothing_is_computed(sql)
         with self._scratch.transaction() as cursor:
             _sketch(cursor, name, schema)
             before = {
@@ -232,6 +234,36 @@ def _arrow_schema(cursor: duckdb.DuckDBPyConnection, name: str) -> pa.Schema:
     query = cursor.sql(_SQL["all_of"].format(table=identifier(name)))
     with query.limit(0).to_arrow_reader(1) as reader:
         return reader.schema
+
+
+def _check_nothing_is_computed(sql: str) -> None:
+    """Refuse expressions before DuckDB reads the definition, for it computes the constant ones.
+
+    It does so here, in the serving process, where no time limit stops a large one. CHECK, AS and
+    DEFAULT are reserved: unquoted, they are never names.
+    """
+    lexemes = cut(sql)
+    words = [each.word for each in lexemes]
+    for at, word in enumerate(words):
+        if word == "CHECK":
+            raise NotSupported(
+                ErrorCode.NOT_SUPPORTED,
+                "CHECK constraints are not kept: leave it out, and check the rows before they "
+                "are written",
+            )
+        behind = [each.word or each.text for each in lexemes[at + 1 : at + 3]]
+        dropped = at > 0 and words[at - 1] == "DROP"
+        if word == "AS" or (word == "DEFAULT" and not dropped and not _is_null(behind)):
+            raise NotSupported(
+                ErrorCode.NOT_SUPPORTED,
+                "a column has a DEFAULT or is GENERATED, which a table does not keep: "
+                "leave it out, and write the value with each row",
+            )
+
+
+def _is_null(lexemes: Sequence[str]) -> bool:
+    ends = {",", ")", "NOT", "NULL", "PRIMARY", "UNIQUE"}
+    return lexemes[:1] == ["NULL"] and (len(lexemes) == 1 or lexemes[1] in ends)
 
 
 def _check_defaults(columns: Sequence[tuple[Any, ...]]) -> None:

@@ -16,10 +16,12 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from duckmesh.errors import DuckMeshError, Internal
+from duckmesh.errors import DuckMeshError, ErrorCode, Internal
+from query_engine.definitions import DefinitionReader
 from query_engine.engine import Interruption, QueryEngine, WorkerSettings
 from query_engine.question import Needs, Question
 from query_engine.relations import Relation
+from query_engine.scratch import Scratch
 from query_engine.stream import QueryLimits
 from tests.query_engine.conftest import NUMBERS, Lake
 
@@ -440,3 +442,29 @@ def test_what_explodes_costs_itself_alone(house: House) -> None:
     assert house.files() == house.before
     with house.engine.run("SELECT count(*) FROM t", house.relations) as running:
         assert running.reader.read_all()[0][0].as_py() == 2
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "CREATE TABLE x (a VARCHAR DEFAULT repeat('x', 1000000000))",
+        "CREATE TABLE x (a VARCHAR, b AS (repeat('x', 1000000000)))",
+        "CREATE TABLE x (a VARCHAR, b VARCHAR GENERATED ALWAYS AS (repeat('x', 1000000000)))",
+        "CREATE TABLE x (a VARCHAR CHECK (len(repeat('x', 1000000000)) > 1))",
+        "CREATE TABLE x (a VARCHAR, CHECK/**/(len(repeat('x', 1000000000)) > 1))",
+        "ALTER TABLE x ADD COLUMN z VARCHAR DEFAULT repeat('x', 1000000000)",
+        "ALTER TABLE x ADD COLUMN z VARCHAR DEFAULT NULL || repeat('x', 1000000000)",
+        "ALTER TABLE x ALTER a SET DEFAULT repeat('x', 1000000000)",
+    ],
+)
+def test_a_definition_computes_nothing_in_the_serving_process(sql: str) -> None:
+    """DuckDB folds constants when it reads a definition; no limit of a query holds there."""
+    scratch = Scratch()
+    reader = DefinitionReader(scratch)
+    before = psutil.Process().memory_info().rss
+    created = sql.startswith("CREATE")
+    with pytest.raises(DuckMeshError) as refused:
+        reader.columns(sql) if created else reader.altered(sql, "x", NUMBERS)
+    assert refused.value.code is ErrorCode.NOT_SUPPORTED
+    assert psutil.Process().memory_info().rss - before < MARGIN_BYTES
+    scratch.close()
