@@ -127,6 +127,11 @@ class FlightClient:
         try:
             self._call(lambda: _execute(cursor, sql, parameters), cursor.adbc_cancel)
             yield self._answer(cursor)
+        except KeyboardInterrupt:
+            # It came while the caller held rows, and not while a call ran.
+            with suppress(DriverError):
+                cursor.adbc_cancel()
+            raise _cancelled() from None
         finally:
             with suppress(DriverError):
                 cursor.close()
@@ -215,7 +220,7 @@ class FlightClient:
             with suppress(DriverError):
                 cancel()
             wait([running])
-            raise Cancelled(ErrorCode.QUERY_CANCELLED, "cancelled") from None
+            raise _cancelled() from None
         try:
             return running.result()
         except (DriverError, pa.ArrowException, OSError) as error:
@@ -301,6 +306,10 @@ def _known_code(text: str) -> ErrorCode | None:
     return ErrorCode(text) if text in ErrorCode.__members__ else None
 
 
+def _cancelled() -> Cancelled:
+    return Cancelled(ErrorCode.QUERY_CANCELLED, "cancelled")
+
+
 def _unanswered(error: Exception, text: str) -> DuckMeshError:
     status = getattr(getattr(error, "status_code", None), "name", "")
     if "(Unavailable" in text or "connection error" in text or status == "IO":
@@ -313,7 +322,7 @@ def _unanswered(error: Exception, text: str) -> DuckMeshError:
             else "the server does not answer: check that it runs, and its URI",
         )
     if status == "CANCELLED" or "(Canceled" in text:
-        return Cancelled(ErrorCode.QUERY_CANCELLED, "cancelled")
+        return _cancelled()
     if status == "NOT_IMPLEMENTED":
         return NotSupported(ErrorCode.NOT_SUPPORTED, _DRIVERS_WORDS.sub("", text))
     return Internal(f"the driver says: {_DRIVERS_WORDS.sub('', text)[:500]}")
