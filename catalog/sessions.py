@@ -65,9 +65,9 @@ def touch(connection: Connection, session_id: SessionId) -> None:
     connection.execute(_SQL["touch"], (session_id,))
 
 
-def forget(connection: Connection, tenant_id: TenantId, session_id: SessionId) -> None:
-    """End the record. Repeatable."""
-    connection.execute(_SQL["forget"], (session_id, tenant_id))
+def close(connection: Connection, tenant_id: TenantId, session_id: SessionId) -> None:
+    """Forget the session's options and transaction. Repeatable."""
+    connection.execute(_SQL["close"], (session_id, tenant_id))
 
 
 def list_sessions(

@@ -1,6 +1,11 @@
 -- name: find
-SELECT session_id, tenant_id, principal, last_token, options, transaction_id, opened_at, last_seen
-FROM client_session WHERE session_id = %s
+-- The transaction only while it matters to the session's statements.
+SELECT s.session_id, s.tenant_id, s.principal, s.last_token, s.options, t.transaction_id,
+       s.opened_at, s.last_seen
+FROM client_session s
+LEFT JOIN client_transaction t
+  ON t.transaction_id = s.transaction_id AND t.state IN ('open', 'expired')
+WHERE s.session_id = %s
 
 -- name: change_options
 -- Only the options named change; a null erases one.
@@ -10,13 +15,19 @@ ON CONFLICT (session_id) DO UPDATE
 SET options = jsonb_strip_nulls(s.options || %(options)s), last_seen = duckmesh_now()
 WHERE s.tenant_id = excluded.tenant_id
 
--- name: forget
-DELETE FROM client_session WHERE session_id = %s AND tenant_id = %s
+-- name: close
+-- The last token stays: another connection may go on in the session, and must not read behind it.
+UPDATE client_session SET options = '{}', transaction_id = NULL
+WHERE session_id = %s AND tenant_id = %s
 
 -- name: list_of_tenant
-SELECT session_id, tenant_id, principal, last_token, options, transaction_id, opened_at, last_seen
-FROM client_session WHERE tenant_id = %s
-ORDER BY last_seen DESC LIMIT %s
+SELECT s.session_id, s.tenant_id, s.principal, s.last_token, s.options, t.transaction_id,
+       s.opened_at, s.last_seen
+FROM client_session s
+LEFT JOIN client_transaction t
+  ON t.transaction_id = s.transaction_id AND t.state IN ('open', 'expired')
+WHERE s.tenant_id = %s
+ORDER BY s.last_seen DESC LIMIT %s
 
 -- name: forget_old
 -- A token is good for one lifetime after it was last sent, and a session in use is sent a new one

@@ -33,5 +33,7 @@ def new_coordinator(settings: Settings, catalog: Catalog, bus: IngestBus) -> Coo
             backoff=group.backoff,
             backoff_max=group.backoff_max,
             key_window=settings.ingest.key_window,
+            transaction_idle=settings.transaction.idle,
+            session_kept=2 * settings.auth.session_lifetime,
         ),
     )

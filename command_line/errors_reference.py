@@ -135,6 +135,11 @@ REFERENCE: Final[Mapping[ErrorCode, Entry]] = {
         "`create` finds the table there, and the write is not the one that created it.", Conflict
     ),
     ErrorCode.IDEMPOTENCY_CONFLICT: _met("The key was accepted before, with other rows.", Conflict),
+    ErrorCode.TRANSACTION_ENDED: _met(
+        "The transaction was rolled back because nothing was said in it for "
+        "`transaction.idle_seconds`.",
+        Conflict,
+    ),
     ErrorCode.RATE_LIMITED: _planned("A tenant sends faster than its rate.", Overloaded),
     ErrorCode.QUOTA_EXCEEDED: _met(
         "Too much of the tenant is accepted and not visible yet (Overloaded), or a result is "

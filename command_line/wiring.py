@@ -24,6 +24,7 @@ from gateway.sessions import ClientSessions
 from gateway.sql_writes import SqlWrites
 from gateway.staging import StagingLimits
 from gateway.tenancy import Tenancy
+from gateway.transactions import TransactionLimits, Transactions
 from gateway.visibility import Visibility
 from gateway.writes import Writes
 from object_store.file_cache import FileCache
@@ -72,6 +73,7 @@ def open_doors(settings: Settings, catalog: Catalog) -> Iterator[Doors]:
         )
         sql_writes = rooms.enter_context(SqlWrites(reads, writes, engine=engine))
         tenancy = open_tenancy(settings, catalog)
+        transactions = Transactions(catalog, bus, store, limits=_transaction_limits(settings))
         http = open_http_door(
             settings,
             catalog=catalog,
@@ -85,7 +87,13 @@ def open_doors(settings: Settings, catalog: Catalog) -> Iterator[Doors]:
         )
         try:
             flight = _flight_door(
-                settings, catalog, reads=reads, writes=writes, sql_writes=sql_writes, keys=tenancy
+                settings,
+                catalog,
+                reads=reads,
+                writes=writes,
+                sql_writes=sql_writes,
+                transactions=transactions,
+                keys=tenancy,
             )
         except BaseException:
             if http is not None:
@@ -101,6 +109,7 @@ def _flight_door(
     reads: Reads,
     writes: Writes,
     sql_writes: SqlWrites,
+    transactions: Transactions,
     keys: Tenancy,
 ) -> FlightDoor:
     auth = settings.auth
@@ -121,6 +130,7 @@ def _flight_door(
         writes=writes,
         sessions=ClientSessions(catalog),
         sql_writes=sql_writes,
+        transactions=transactions,
         authenticator=keys,
         seal=seal,
     )
@@ -189,6 +199,11 @@ def _ingest_limits(settings: Settings) -> IngestLimits:
         max_pending_events=group.max_pending_events,
         max_pending_bytes=group.max_pending_bytes,
     )
+
+
+def _transaction_limits(settings: Settings) -> TransactionLimits:
+    group = settings.transaction
+    return TransactionLimits(writes_max=group.max_writes, inline_max_bytes=group.inline_max_bytes)
 
 
 def _read_limits(settings: Settings) -> ReadLimits:

@@ -7,13 +7,16 @@ from datetime import timedelta
 
 import structlog
 
-from catalog import leases
+from catalog import leases, sessions, transactions
 from catalog.connection import Catalog
 from duckmesh.errors import DuckMeshError
+from ingest_bus.envelope import StagedPayload
 from ingest_bus.port import IngestBus
+from object_store.port import ObjectStore
 
 _LOG = structlog.get_logger()
 _KEYS_AT_ONCE = 10_000
+_ROWS_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,28 @@ def forget_keys(bus: IngestBus, window: timedelta) -> Duty:
             _LOG.info("keys_forgotten", count=forgotten)
 
     return Duty("forget-keys", timedelta(seconds=30), act)
+
+
+def end_transactions(
+    catalog: Catalog, store: ObjectStore, *, idle: timedelta, kept: timedelta
+) -> Duty:
+    """Roll back the transactions that nobody speaks in; forget what ended long ago.
+
+    Died after the roll-back, before the objects are gone: orphans, collected later.
+    """
+
+    def act() -> None:
+        with catalog.connect() as connection:
+            expired, staged = transactions.expire_idle(connection, idle=idle, limit=_ROWS_AT_ONCE)
+            transactions.forget_ended(connection, older_than=kept, limit=_ROWS_AT_ONCE)
+            sessions.forget_old(connection, older_than=kept, limit=_ROWS_AT_ONCE)
+        for payload in staged:
+            for file in StagedPayload.from_bytes(payload).files:
+                store.delete(file.key)
+        if expired:
+            _LOG.info("transactions_expired", count=expired)
+
+    return Duty("end-transactions", min(idle / 4, timedelta(seconds=10)), act)
 
 
 def keep(duties: Sequence[Duty], catalog: Catalog, *, holder: str, stop: threading.Event) -> None:

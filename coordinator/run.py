@@ -35,6 +35,9 @@ class CoordinatorOptions:
     backoff: timedelta = timedelta(milliseconds=100)
     backoff_max: timedelta = timedelta(seconds=30)
     key_window: timedelta = timedelta(days=7)
+    transaction_idle: timedelta = timedelta(minutes=15)
+    session_kept: timedelta = timedelta(days=2)
+    """How long a session's record outlives its last use: twice the lifetime of its token."""
 
 
 class Coordinator:
@@ -45,6 +48,7 @@ class Coordinator:
     ) -> None:
         self._catalog = catalog
         self._bus = bus
+        self._store = store
         self._options = options
         self._cadence = Cadence(options.flush_interval)
         self._materializer = Materializer(
@@ -111,5 +115,15 @@ class Coordinator:
             return None
 
     def _keep_duties(self, stop: threading.Event) -> None:
-        kept = [duties.sweep(self._bus), duties.forget_keys(self._bus, self._options.key_window)]
+        options = self._options
+        kept = [
+            duties.sweep(self._bus),
+            duties.forget_keys(self._bus, options.key_window),
+            duties.end_transactions(
+                self._catalog,
+                self._store,
+                idle=options.transaction_idle,
+                kept=max(options.session_kept, options.key_window),
+            ),
+        ]
         duties.keep(kept, self._catalog, holder=self._options.consumer_id, stop=stop)

@@ -33,6 +33,7 @@ from duckmesh.settings_groups import (
     Profile,
     QuerySettings,
     StoreSettings,
+    TransactionSettings,
     UserPath,
 )
 
@@ -51,6 +52,7 @@ __all__ = [
     "QuerySettings",
     "Settings",
     "StoreSettings",
+    "TransactionSettings",
     "load_settings",
 ]
 
@@ -102,6 +104,7 @@ class Settings(BaseSettings):
     http: HttpSettings = HttpSettings()
     auth: AuthSettings = AuthSettings()
     ingest: IngestSettings = IngestSettings()
+    transaction: TransactionSettings = TransactionSettings()
     coordinator: CoordinatorSettings = CoordinatorSettings()
     query: QuerySettings = QuerySettings()
     logging: LoggingSettings = LoggingSettings()

@@ -447,6 +447,27 @@ class IngestSettings(Group):
     key_window = Span("key_window_days")
 
 
+class TransactionSettings(Group):
+    """Transactions of clients."""
+
+    idle_seconds: float = Field(
+        default=900,
+        ge=1,
+        le=86_400,
+        description="A transaction in which nothing is said for this long is rolled back.",
+    )
+    max_writes: int = Field(
+        default=10_000, ge=1, le=100_000, description="Writes that one transaction may hold."
+    )
+    inline_max_bytes: int = Field(
+        default=16 * MIB,
+        ge=0,
+        le=256 * MIB,
+        description="Bytes of its writes that lie in the catalog; beyond, they are staged.",
+    )
+    idle = Span("idle_seconds")
+
+
 class CoordinatorSettings(Group):
     """How accepted writes become visible."""
 

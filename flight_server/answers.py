@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 import pyarrow as pa
 
 from duckmesh.errors import ErrorCode, Invalid
+from duckmesh.tokens import VisibilityToken
 from flight_server import messages
 
 UNKNOWN_COUNT: Final = -1
@@ -93,6 +94,12 @@ def transaction_result(transaction_id: bytes) -> bytes:
     return messages.wrap(
         messages.sql("ActionBeginTransactionResult")(transaction_id=transaction_id)
     )
+
+
+def committed_result(token: VisibilityToken | None, *, write_count: int, row_count: int) -> bytes:
+    """What a COMMIT accepted, as JSON: for clients of ours, the specification has no result."""
+    receipt = {"visibility_token": token, "write_count": write_count, "row_count": row_count}
+    return json.dumps(receipt, separators=(",", ":")).encode()
 
 
 def statement_ticket(handle: bytes) -> bytes:

@@ -158,6 +158,7 @@ _SQLSTATE_OF_ERROR: Final[Mapping[ErrorCode, str]] = {
     ErrorCode.TENANT_NOT_FOUND: "3D000",
     ErrorCode.TABLE_EXISTS: "42P07",
     ErrorCode.RATE_LIMITED: "53400",
+    ErrorCode.TRANSACTION_ENDED: "25P03",
     ErrorCode.QUERY_TIMEOUT: "57014",
     ErrorCode.QUERY_MEMORY: "53200",
     ErrorCode.STORE_UNAVAILABLE: "58030",

@@ -31,6 +31,7 @@ from flight_server.authenticate import Call
 from flight_server.calls import Cancellable
 from flight_server.commands import IfTableExists, IfTableMissing, StatementIngest
 from flight_server.receipts import MetadataWriter, ReceiptWriter
+from flight_server.transactions import TransactionDesk
 from gateway.identity import Identity
 from gateway.reads import Reads
 from gateway.writes import IngestMode, PendingWrite, Writes
@@ -55,11 +56,13 @@ class IngestDesk:
         self,
         writes: Writes,
         reads: Reads,
+        transactions: TransactionDesk,
         *,
         stream_window: int,
         check_live: Callable[[Identity], None],
     ) -> None:
         self._check_live = check_live
+        self._transactions = transactions
         self._writes = writes
         self._reads = reads
         self._window = stream_window
@@ -69,6 +72,7 @@ class IngestDesk:
     ) -> Receipt:
         """Write a whole stream as one write: all its rows are accepted, or none.
 
+        In a transaction, its own or the session's current one, the write is held until COMMIT.
         Raises Cancelled, with nothing accepted, when the sender left before its end. Died before
         the answer: the write stands, and its key finds the receipt.
         """
@@ -83,6 +87,7 @@ class IngestDesk:
             idempotency_key=options.idempotency_key or key_of_schema(schema),
             trace_id=call.trace_id,
             session=call.writing,
+            transaction=self._transactions.of(call, command.transaction_id),
         )
         try:
             _take_all(write, context, reader)
@@ -101,6 +106,7 @@ class IngestDesk:
         fails is answered by its error, and ends the stream with it; those before it stand.
         """
         options = call.options()
+        self._refuse_in_transaction(call)
         table = _table_of_path(path)
         target = self._writes.open_stream(call.identity, table, _schema_of(reader))
         numbers = _Numbers()
@@ -135,6 +141,14 @@ class IngestDesk:
                 give(partial(answer, number, accepted))
             receipts.finish()
 
+    def _refuse_in_transaction(self, call: Call) -> None:
+        if call.in_session and self._transactions.of(call, None) is not None:
+            raise NotSupported(
+                ErrorCode.NOT_SUPPORTED,
+                "a stream is accepted batch by batch, and a transaction is open in this session: "
+                "end it first, or send the rows as one ingest",
+            )
+
     def awaited(self, call: Call, receipt: Receipt) -> "AcceptedWrite":
         """The accepted write, when the call asked for it after it is visible.
 
@@ -142,7 +156,7 @@ class IngestDesk:
         accepted all the same.
         """
         options = call.options()
-        if not options.wait:
+        if not options.wait or receipt.is_held:
             return AcceptedWrite(receipt, None)
         snapshot = self._reads.wait_until_visible(
             call.identity,
@@ -163,7 +177,8 @@ class AcceptedWrite:
     def fields(self) -> dict[str, Any]:
         """The receipt as clients read it, in both kinds of stream."""
         return {
-            "visibility_token": int(self.receipt.visibility_token),
+            # None while a transaction holds the write: COMMIT tells it.
+            "visibility_token": None if self.receipt.is_held else self.receipt.visibility_token,
             "row_count": self.receipt.row_count,
             "duplicate": not self.receipt.inserted,
             "visible_snapshot_id": self.visible_snapshot_id,
@@ -303,10 +318,6 @@ def _check_target(command: StatementIngest) -> None:
     if command.temporary:
         raise NotSupported(
             ErrorCode.NOT_SUPPORTED, "temporary tables are not supported: name a table"
-        )
-    if command.transaction_id:
-        raise NotSupported(
-            ErrorCode.NOT_SUPPORTED, "an ingest is its own transaction: send none with it"
         )
 
 

@@ -26,9 +26,11 @@ from flight_server.authenticate import (
 from flight_server.boundary import boundary, install_traceback_filter
 from flight_server.calls import CallsInFlight
 from flight_server.commands import (
+    BeginTransaction,
     ClosePreparedStatement,
     Command,
     CreatePreparedStatement,
+    EndTransaction,
     PreparedStatementQuery,
     PreparedStatementUpdate,
     StatementIngest,
@@ -45,11 +47,13 @@ from flight_server.sessions import Sessions
 from flight_server.statements import StatementDesk, outcome_rows, with_snapshot
 from flight_server.ticket_actions import TicketDesk
 from flight_server.tickets import Seal, SealedStatement
+from flight_server.transactions import TransactionDesk
 from gateway.credentials import Authenticator
 from gateway.open_answers import Answer
 from gateway.reads import Reads
 from gateway.sessions import ClientSessions
 from gateway.sql_writes import SqlWrites
+from gateway.transactions import Transactions
 from gateway.writes import Writes
 from query_engine.stream import split
 
@@ -58,11 +62,13 @@ _ACTIONS: Final = {
     "ClosePreparedStatement": "Forget a prepared statement's handle. Nothing is held for it.",
     "SetSessionOptions": "Set options of the session; each one that is refused is named.",
     "GetSessionOptions": "The session's options, last_visibility_token among them.",
-    "CloseSession": "End the session. Nothing is held for it.",
+    "CloseSession": "End the session: its open transaction is rolled back.",
+    "BeginTransaction": "Begin a transaction; in a session it becomes the current one.",
+    "EndTransaction": "Commit a transaction, or roll it back. Repeatable.",
     ticket_actions.CANCEL: "Stop the running fetches of a FlightInfo's tickets in this process.",
     ticket_actions.RENEW: "A fresh ticket for the same question and snapshot.",
 }
-"""What ListActions lists. Transactions are refused, and so not listed."""
+"""What ListActions lists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +109,7 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         writes: Writes,
         sessions: ClientSessions,
         sql_writes: SqlWrites,
+        transactions: Transactions,
         authenticator: Authenticator,
         seal: Seal,
     ) -> None:
@@ -112,10 +119,14 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         self._calls = CallsInFlight(options.calls_max)
         self._fetches = Fetches()
         self._tickets = TicketDesk(seal, self._fetches, lifetime=options.ticket_lifetime)
-        self._statements = StatementDesk(reads, sql_writes, seal, self._tickets)
+        self._transactions = TransactionDesk(transactions)
+        self._statements = StatementDesk(
+            reads, sql_writes, seal, tickets=self._tickets, transactions=self._transactions
+        )
         self._ingest = IngestDesk(
             writes,
             reads,
+            self._transactions,
             stream_window=options.stream_window,
             check_live=authenticator.check_live,
         )
@@ -231,6 +242,8 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
             body = action.body.to_pybytes()
             session_answer = answer_session_action(action.type, body, call)
             if session_answer is not None:
+                if action.type == "CloseSession":
+                    self._transactions.leave(call)
                 return [flight.Result(pa.py_buffer(session_answer))]
             if action.type == ticket_actions.CANCEL:
                 return [flight.Result(pa.py_buffer(self._tickets.cancel(call, body)))]
@@ -243,10 +256,11 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
                     return [flight.Result(pa.py_buffer(prepared))]
                 case ClosePreparedStatement():
                     return []
-            raise NotSupported(
-                ErrorCode.NOT_SUPPORTED,
-                "transactions are not supported: connect with autocommit on",
-            )
+                case BeginTransaction():
+                    return [flight.Result(pa.py_buffer(self._transactions.begin(call)))]
+                case EndTransaction() as command:
+                    return self._end_transaction(context, call, command)
+            raise AssertionError("parse_action knows no other")
 
     def list_actions(self, context: flight.ServerCallContext) -> list[tuple[str, str]]:
         with _guarded("list_actions", context, call_of(context)):
@@ -301,6 +315,18 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
             uncounted if done.row_count is None else done.row_count,
             None if token is None else {"visibility_token": int(token)},
         )
+
+    def _end_transaction(
+        self, context: flight.ServerCallContext, call: Call, command: EndTransaction
+    ) -> list[flight.Result]:
+        done = self._transactions.end(call, command)
+        if done is None:
+            return []
+        self._send_session(context, call, done.visibility_token)
+        answer = answers.committed_result(
+            done.visibility_token, write_count=done.write_count, row_count=done.row_count
+        )
+        return [flight.Result(pa.py_buffer(answer))]
 
     def _send_session(
         self, context: flight.ServerCallContext, call: Call, token: VisibilityToken | None = None

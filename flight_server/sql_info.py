@@ -132,7 +132,7 @@ def _server(transactions: TransactionSupport) -> dict[int, Fact]:
         8: Fact(Child.BITMASK, int(transactions)),
         9: _NO,
         10: _YES,  # CommandStatementIngest
-        11: _NO,  # ingest inside a transaction
+        11: _YES if transactions is not TransactionSupport.NONE else _NO,  # of ingest
         100: Fact(Child.BITMASK, 0),
         101: Fact(Child.BITMASK, 0),
     }
@@ -194,7 +194,7 @@ def _limits() -> dict[int, Fact]:
 
 def _behaviour(transactions: TransactionSupport) -> dict[int, Fact]:
     supported = transactions is not TransactionSupport.NONE
-    isolation = 4 if supported else 0  # serializable, or none
+    isolation = 3 if supported else 0  # repeatable read: one snapshot a transaction
     return {
         562: _number(isolation),
         563: _YES if supported else _NO,
@@ -216,7 +216,7 @@ def _behaviour(transactions: TransactionSupport) -> dict[int, Fact]:
 
 @cache
 def sql_facts(
-    transactions: TransactionSupport = TransactionSupport.NONE,
+    transactions: TransactionSupport = TransactionSupport.TRANSACTION,
 ) -> Mapping[int, Fact]:
     """All facts by number, in the order of their numbers."""
     groups = (_server(transactions), _syntax(), _limits(), _behaviour(transactions))
@@ -225,7 +225,9 @@ def sql_facts(
 
 
 def sql_info(
-    numbers: Iterable[int] = (), *, transactions: TransactionSupport = TransactionSupport.NONE
+    numbers: Iterable[int] = (),
+    *,
+    transactions: TransactionSupport = TransactionSupport.TRANSACTION,
 ) -> pa.Table:
     """The facts with these numbers, or all. A number nobody knows is left out, not an error."""
     facts = sql_facts(transactions)

@@ -5,6 +5,7 @@ serving process answers the next one, and closing a statement has nothing to do.
 is no query runs in the call that carries it, GetFlightInfo or DoPut, and never in DoGet.
 """
 
+import re
 import secrets
 from dataclasses import replace
 from datetime import timedelta
@@ -14,7 +15,7 @@ import pyarrow as pa
 from pyarrow import flight
 
 from catalog.snapshots import Snapshot
-from duckmesh.errors import ErrorCode, Invalid, NotSupported
+from duckmesh.errors import ErrorCode, Invalid
 from duckmesh.identifiers import SnapshotId
 from duckmesh.tokens import VisibilityToken
 from flight_server import answers
@@ -25,11 +26,14 @@ from flight_server.ingest import key_of_schema
 from flight_server.sessions import Session
 from flight_server.ticket_actions import TicketDesk
 from flight_server.tickets import Outcome, Purpose, Seal, SealedStatement
+from flight_server.transactions import TransactionDesk
 from gateway.open_answers import Answer
 from gateway.reads import ReadPoint, Reads
 from gateway.sql_writes import Executed, SqlWrites
+from gateway.transactions import ClientTransaction
 from query_engine.describe import Description
 from query_engine.permitted import SESSION_FUNCTIONS
+from query_engine.session_statements import TransactionVerb, read_session_statement
 
 _ECHOED_MAX_BYTES: Final = 64 * 1024
 """A larger command is not sent back in its FlightInfo."""
@@ -66,6 +70,9 @@ def with_snapshot(
     )
 
 
+_MAY_READ: Final = re.compile(r"\b(?:select|from|table|pivot|summarize|describe)\b", re.IGNORECASE)
+"""What every statement that reads has somewhere: in a transaction it pins the snapshot."""
+
 OUTCOME_SCHEMA: Final = pa.schema([("Count", pa.int64()), ("visibility_token", pa.int64())])
 """The one row that a statement gives which is no query."""
 
@@ -74,8 +81,15 @@ class StatementDesk:
     """Everything a client does with SQL text. Stateless and safe for threads."""
 
     def __init__(
-        self, reads: Reads, sql_writes: SqlWrites, seal: Seal, tickets: TicketDesk
+        self,
+        reads: Reads,
+        sql_writes: SqlWrites,
+        seal: Seal,
+        *,
+        tickets: TicketDesk,
+        transactions: TransactionDesk,
     ) -> None:
+        self._transactions = transactions
         self._reads = reads
         self._sql_writes = sql_writes
         self._seal = seal
@@ -89,8 +103,12 @@ class StatementDesk:
         `is_update` stays unset: then ADBC runs a write through GetFlightInfo and receives its
         token as a row, and JDBC tells a write from a query by the missing dataset schema.
         """
-        _refuse_transaction(command.transaction_id)
-        handle = self._handle(call, command.query, None)
+        handle = self._handle(call, command.query, None, command.transaction_id)
+        if read_session_statement(command.query) is not None:
+            return answers.prepared_statement_result(
+                handle, dataset_schema=None, parameter_schema=pa.schema([])
+            )
+        transaction = self._transactions.of(call, command.transaction_id)
         if not self._reads.is_query(command.query):
             taken = self._sql_writes.parameters(
                 call.identity,
@@ -101,7 +119,7 @@ class StatementDesk:
             return answers.prepared_statement_result(
                 handle, dataset_schema=None, parameter_schema=taken
             )
-        pinned = self._pin(call, command.query)
+        pinned = self._pin(call, command.query, transaction)
         described = self._describe(call, command.query, pinned)
         return answers.prepared_statement_result(
             handle,
@@ -113,7 +131,7 @@ class StatementDesk:
         """The handle of the same statement with these rows bound."""
         statement = self.open_prepared(call, handle)
         content = _to_ipc(rows) if rows.num_columns else None
-        return self._handle(call, statement.sql, content)
+        return self._handle(call, statement.sql, content, statement.transaction_id)
 
     def open_prepared(self, call: Call, handle: bytes) -> SealedStatement:
         """The statement behind a handle. Raises Invalid (TICKET_INVALID)."""
@@ -129,7 +147,7 @@ class StatementDesk:
         """Pin a query and seal it, or run a statement that is none. The token is of its write."""
         if not self._reads.is_query(statement.sql):
             return self._executed_info(call, descriptor, statement)
-        pinned = self._pin(call, statement.sql)
+        pinned = self._pin(call, statement.sql, self._transaction_of(call, statement))
         described = self._describe(call, statement.sql, pinned)
         _check_bound(statement, described.parameter_schema)
         asked = replace(
@@ -150,7 +168,7 @@ class StatementDesk:
         """The schema of a statement's rows; no columns when it yields none."""
         if not self._reads.is_query(statement.sql):
             return pa.schema([])
-        pinned = self._pin(call, statement.sql)
+        pinned = self._pin(call, statement.sql, self._transaction_of(call, statement))
         described = self._describe(call, statement.sql, pinned)
         return described.result_schema
 
@@ -188,24 +206,42 @@ class StatementDesk:
             raise Invalid(
                 ErrorCode.SQL_NOT_ALLOWED, "the statement yields rows: send it as a query"
             )
+        asked = read_session_statement(statement.sql)
+        if isinstance(asked, TransactionVerb):
+            done = self._transactions.carry_out(call, asked)
+            return Executed(None, None if done is None else done.visibility_token)
         options = call.options()
+        transaction = self._transaction_of(call, statement)
         bound = rows is not None and rows.num_columns > 0
         parameters = rows if bound else _table_of(statement.parameters)
         return self._sql_writes.execute(
             call.identity,
             statement.sql,
-            point=read_point(options, call.session),
+            point=self._source_point(call, statement.sql, transaction),
             parameters=parameters,
             idempotency_key=options.idempotency_key or _key_of(parameters),
             session=call.writing,
+            transaction=transaction,
             trace_id=call.trace_id,
             interruption=call.stop,
         )
 
+    def _source_point(
+        self, call: Call, sql: str, transaction: ClientTransaction | None
+    ) -> ReadPoint:
+        """Where the queries of a statement read that writes."""
+        if transaction is not None and _MAY_READ.search(sql):
+            return ReadPoint(snapshot_id=self._pin(call, None, transaction).snapshot_id)
+        return read_point(call.options(), call.recalled())
+
+    def _transaction_of(self, call: Call, statement: SealedStatement) -> ClientTransaction | None:
+        # The id of a handle may be of a transaction that is over: drivers keep their handles.
+        return self._transactions.of(call, statement.transaction_id, may_be_over=True)
+
     def unprepared(self, call: Call, command: StatementQuery | StatementUpdate) -> SealedStatement:
         """The statement of a command that carries its text."""
-        _refuse_transaction(command.transaction_id)
-        return self._statement(call, command.query, None)
+        self._transactions.check(call, command.transaction_id)
+        return self._statement(call, command.query, None, command.transaction_id)
 
     def _executed_info(
         self, call: Call, descriptor: flight.FlightDescriptor, statement: SealedStatement
@@ -217,28 +253,58 @@ class StatementDesk:
         info = _flight_info(descriptor, OUTCOME_SCHEMA, endpoint, records=records)
         return info, done.visibility_token
 
-    def _pin(self, call: Call, sql: str) -> Snapshot:
+    def _pin(self, call: Call, sql: str | None, transaction: ClientTransaction | None) -> Snapshot:
+        """The snapshot that answers. In a transaction, the one that its first query chose."""
         point = read_point(call.options(), call.recalled())
-        return self._reads.pin(call.identity, sql, point, stop=call.stop)
+        past = point.snapshot_id is not None or point.snapshot_time is not None
+        if transaction is None or past:
+            return self._reads.pin(call.identity, sql, point, stop=call.stop)
+        chosen = transaction.record.snapshot_id
+        if chosen is None:
+            # Every table, not those of this statement: later ones read the same snapshot.
+            first = self._reads.pin(call.identity, None, point, stop=call.stop)
+            chosen = transaction.pin(first.snapshot_id)
+            if chosen == first.snapshot_id:
+                return first
+        pinned = self._reads.pin(call.identity, sql, ReadPoint(snapshot_id=chosen))
+        _check_reached(pinned, call.options())
+        return pinned
 
     def _describe(self, call: Call, sql: str, pinned: Snapshot) -> Description:
         return self._reads.describe(call.identity, sql, pinned.snapshot_id, stop=call.stop)
 
-    def _statement(self, call: Call, sql: str, parameters: bytes | None) -> SealedStatement:
+    def _statement(
+        self, call: Call, sql: str, parameters: bytes | None, transaction_id: bytes | None
+    ) -> SealedStatement:
         return SealedStatement(
             tenant_id=call.identity.tenant_id,
             tenant=call.identity.tenant,
             sql=sql,
             parameters=parameters,
+            transaction_id=transaction_id or b"",
             issued_at=self._seal.now,
         )
 
-    def _handle(self, call: Call, sql: str, parameters: bytes | None) -> bytes:
-        statement = self._statement(call, sql, parameters)
+    def _handle(
+        self, call: Call, sql: str, parameters: bytes | None, transaction_id: bytes | None
+    ) -> bytes:
+        statement = self._statement(call, sql, parameters, transaction_id)
         return statement.sealed_by(self._seal, Purpose.PREPARED, lifetime=HANDLE_LIFETIME)
 
     def _endpoint(self, statement: SealedStatement) -> flight.FlightEndpoint:
         return self._tickets.endpoint(replace(statement, ticket_id=secrets.token_bytes(12)))
+
+
+def _check_reached(pinned: Snapshot, options: CallOptions) -> None:
+    """A transaction goes on reading its snapshot: a token that came later is not in it."""
+    if options.min_token is not None and options.min_token > pinned.max_visibility_token:
+        raise Invalid(
+            ErrorCode.SNAPSHOT_SELECTOR_CONFLICT,
+            f"the transaction reads snapshot {pinned.snapshot_id}, which is older than the token: "
+            "end the transaction first",
+            requested_token=options.min_token,
+            snapshot_id=pinned.snapshot_id,
+        )
 
 
 def _last_token(call: Call, sql: str) -> VisibilityToken:
@@ -300,11 +366,3 @@ def _table_of(content: bytes | None) -> pa.Table | None:
 def _key_of(rows: pa.Table | None) -> str | None:
     """The idempotency key in the metadata of the bound rows, as an ingest's rows carry it."""
     return None if rows is None else key_of_schema(rows.schema)
-
-
-def _refuse_transaction(transaction_id: bytes | None) -> None:
-    if transaction_id:
-        raise NotSupported(
-            ErrorCode.NOT_SUPPORTED,
-            "transactions are not supported: connect with autocommit on",
-        )

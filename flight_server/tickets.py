@@ -111,6 +111,8 @@ class SealedStatement:
     issued_at: datetime
     outcome: Outcome | None = None
     """Set when the statement has run: the ticket fetches this, and runs nothing."""
+    transaction_id: bytes = b""
+    """Of a prepared statement: the transaction that it was prepared in, which may be over."""
     ticket_id: bytes = b""
     """Names a ticket, and those that renew it. Empty in a prepared statement."""
 
@@ -126,6 +128,7 @@ class SealedStatement:
             row_limit=self.row_limit,
             timeout_ms=None if self.timeout is None else milliseconds(self.timeout),
             issued_at_ms=int(self.issued_at.timestamp() * 1000),
+            transaction_id=self.transaction_id,
             ticket_id=self.ticket_id,
         )
         if self.outcome is not None:
@@ -159,6 +162,7 @@ class SealedStatement:
             timeout=None if timeout_ms is None else timedelta(milliseconds=timeout_ms),
             issued_at=datetime.fromtimestamp(message.issued_at_ms / 1000, UTC),
             outcome=_outcome(message.outcome) if message.HasField("outcome") else None,
+            transaction_id=message.transaction_id,
             ticket_id=message.ticket_id,
         )
 

@@ -31,6 +31,7 @@ from object_store.port import ObjectStore
 from query_engine.engine import Interruption, QueryEngine
 from query_engine.question import Description
 from query_engine.relations import Relation, RelationSet, TableRelation
+from query_engine.session_statements import read_session_statement
 from query_engine.statements import StatementKind
 from query_engine.stream import QueryLimits
 
@@ -134,6 +135,8 @@ class Reads:
 
     def is_query(self, sql: str) -> bool:
         """Whether the statement yields rows. Raises Invalid for what is not one statement."""
+        if read_session_statement(sql) is not None:
+            return False
         return self._engine.classify(sql).kind in (StatementKind.QUERY, StatementKind.EXPLAIN)
 
     # -- the snapshot

@@ -46,9 +46,9 @@ class ClientSessions:
             sessions.touch(connection, session_id)
 
     def close(self, identity: Identity, session_id: SessionId) -> None:
-        """Forget the session. Repeatable."""
+        """Forget the session's options. Repeatable."""
         with self._catalog.connect() as connection:
-            sessions.forget(connection, identity.tenant_id, session_id)
+            sessions.close(connection, identity.tenant_id, session_id)
 
     def visible_to(self, identity: Identity) -> list[SessionRecord]:
         """The caller's own sessions; all of the tenant's for an ops_admin. The last seen first."""

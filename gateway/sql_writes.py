@@ -22,6 +22,7 @@ from duckmesh.tokens import VisibilityToken
 from gateway.alterations import check_alteration
 from gateway.identity import Identity, Role
 from gateway.reads import ReadPoint, Reads
+from gateway.transactions import ClientTransaction
 from gateway.writes import IngestMode, PendingWrite, Writes
 from ingest_bus.envelope import Receipt, WritingSession
 from query_engine.definitions import (
@@ -80,6 +81,7 @@ class _Request:
     parameters: pa.Table | None
     idempotency_key: str | None
     session: WritingSession | None
+    transaction: ClientTransaction | None = None
     trace_id: str | None
     stop: Interruption
 
@@ -127,15 +129,17 @@ class SqlWrites:
         parameters: pa.Table | None = None,
         idempotency_key: str | None = None,
         session: WritingSession | None = None,
+        transaction: ClientTransaction | None = None,
         trace_id: str | None = None,
         interruption: Interruption | None = None,
     ) -> Executed:
         """Run a statement that is no query, once. What it wrote is durable on return.
 
         `point` is where its own queries read; `parameters` are the bound rows, one write for all
-        of them. A repeated idempotency key with the same text and rows writes nothing and returns
-        the first receipt. Raises what reading and writing raise, and NotSupported naming another
-        way for what DuckMesh does not do.
+        of them. In a transaction what it writes is held until COMMIT, and has no token before;
+        tables are made and dropped at once all the same. A repeated idempotency key with the same
+        text and rows writes nothing and returns the first receipt. Raises what reading and writing
+        raise, and NotSupported naming another way for what DuckMesh does not do.
         """
         request = _Request(
             identity=identity,
@@ -144,6 +148,7 @@ class SqlWrites:
             parameters=parameters if parameters is not None and parameters.num_columns else None,
             idempotency_key=idempotency_key,
             session=session,
+            transaction=transaction,
             trace_id=trace_id,
             stop=interruption or Interruption(),
         )
@@ -302,6 +307,7 @@ class SqlWrites:
             idempotency_key=request.idempotency_key,
             payload_hash=request.digest,
             session=request.session,
+            transaction=request.transaction,
             trace_id=request.trace_id,
         )
         return _sent(pending, rows, request.stop)
@@ -392,7 +398,7 @@ class SqlWrites:
             raise Invalid(
                 ErrorCode.SQL_NOT_ALLOWED, f"{name!r} is a view: write to the tables it reads"
             )
-        return self._writes.table(request.identity, known or name)
+        return self._writes.table(request.identity, known or name, request.transaction)
 
     def _create_view(self, request: _Request) -> Executed:
         """Name a query. It is bound now, so that a view that never worked is not there."""
@@ -427,7 +433,7 @@ class SqlWrites:
         table = self._table(request, TableName.of(reader.path()).name)
         nothing = table.schema.arrow.empty_table().to_reader()
         receipt = self._write(request, table.name, nothing, mode=IngestMode.REPLACE)
-        return Executed(None, receipt.visibility_token)
+        return Executed(None, None if receipt.is_held else receipt.visibility_token)
 
     def _drop_table(self, request: _Request) -> Executed:
         dropped = parse_drop_table(request.sql)
@@ -439,7 +445,7 @@ class SqlWrites:
 
 
 def _executed(receipt: Receipt) -> Executed:
-    return Executed(receipt.row_count, receipt.visibility_token)
+    return Executed(receipt.row_count, None if receipt.is_held else receipt.visibility_token)
 
 
 def _sent(

@@ -38,6 +38,7 @@ from gateway.known_tables import KnownTables
 from gateway.limits import Backpressure, IngestLimits
 from gateway.pump import Pump
 from gateway.staging import Gathered, Staging, StagingLimits
+from gateway.transactions import ClientTransaction
 from ingest_bus.envelope import (
     Envelope,
     InlinePayload,
@@ -108,8 +109,9 @@ class Writes:
         payload_hash: bytes | None = None,
         trace_id: str | None = None,
         session: WritingSession | None = None,
+        transaction: ClientTransaction | None = None,
     ) -> "PendingWrite":
-        """Begin a write whose rows follow.
+        """Begin a write whose rows follow. In a transaction it is held until that is committed.
 
         A `payload_hash` stands for the rows where their sender knows better what makes a repeat of
         the write: a statement's rows come from what it reads, and that may have changed.
@@ -121,7 +123,7 @@ class Writes:
         if idempotency_key is not None:
             check_idempotency_key(idempotency_key)
         self._backpressure.check(identity.tenant_id)
-        table, conformer = self._target(identity, table_name, offered, mode)
+        table, conformer = self._target(identity, table_name, offered, mode, transaction)
         if table is None and mode is IngestMode.APPEND:
             raise table_not_found(table_name)
         if table is not None and mode is IngestMode.CREATE:
@@ -132,7 +134,7 @@ class Writes:
             schema.arrow,
             self._store,
             partial(keys.data_file_key, identity.tenant, table_name, table_id),
-            limits=self._staging,
+            limits=_staging_limits(self._staging, transaction),
             hashed=idempotency_key is not None and payload_hash is None,
         )
         return PendingWrite(
@@ -146,6 +148,7 @@ class Writes:
             payload_hash=payload_hash,
             trace_id=trace_id,
             session=session,
+            transaction=transaction,
             conformer=conformer or Conformer.between(offered, schema.arrow),
             staging=staging,
         )
@@ -170,8 +173,12 @@ class Writes:
         idempotency_key: str | None,
         trace_id: str | None,
         session: WritingSession | None = None,
+        transaction: ClientTransaction | None = None,
     ) -> Receipt:
-        """Make a gathered write durable: its commit point. Raises Conflict, Unavailable."""
+        """Make a gathered write durable: its commit point. Raises Conflict, Unavailable.
+
+        A transaction holds it, and then Invalid says that it holds too much.
+        """
         envelope = Envelope(
             event_id=new_event_id(),
             tenant_id=identity.tenant_id,
@@ -189,6 +196,8 @@ class Writes:
             trace_id=trace_id,
             session=session,
         )
+        if transaction is not None:
+            return transaction.hold(envelope)
         return self._bus.publish([envelope])[0]
 
     # -- a long-lived stream of small writes
@@ -506,9 +515,13 @@ class Writes:
         with self._catalog.connect() as connection:
             return tables.live_name(connection, identity.tenant_id, check_table_name(name))
 
-    def table(self, identity: Identity, name: str) -> Table:
+    def table(
+        self, identity: Identity, name: str, transaction: ClientTransaction | None = None
+    ) -> Table:
         """The table with the columns that writes are checked against. Raises TABLE_NOT_FOUND."""
         table = self._find(identity, check_table_name(name))
+        if transaction is not None:
+            table = transaction.table(table)
         if table is None:
             raise table_not_found(name)
         return table
@@ -518,9 +531,17 @@ class Writes:
         return self._tables.look(identity.tenant_id, name)
 
     def _target(
-        self, identity: Identity, name: str, offered: pa.Schema, mode: IngestMode
+        self,
+        identity: Identity,
+        name: str,
+        offered: pa.Schema,
+        mode: IngestMode,
+        transaction: ClientTransaction | None,
     ) -> tuple[Table | None, Conformer | None]:
         """The table as a write begins, and how the rows fit in if they are only added to it."""
+        if transaction is not None:
+            # What is held is not tried again at COMMIT: it is checked against the newest columns.
+            return transaction.table(self._tables.look(identity.tenant_id, name)), None
         if mode not in _ADDING:
             return self._tables.look(identity.tenant_id, name), None
         return self._tables.fitted(identity.tenant_id, name, offered) or (None, None)
@@ -530,8 +551,11 @@ class Writes:
 
         With `now` it is as the catalog has it; without, as it was within the last second.
         """
-        find = self._tables.look if now or write.mode not in _ADDING else self._tables.recall
+        now = now or write.mode not in _ADDING or write.transaction is not None
+        find = self._tables.look if now else self._tables.recall
         table = find(write.identity.tenant_id, write.table_name)
+        if write.transaction is not None:
+            table = write.transaction.table(table)
         if table is None:
             if write.mode is IngestMode.APPEND:
                 raise table_not_found(write.table_name)
@@ -593,6 +617,7 @@ class PendingWrite:
         payload_hash: bytes | None,
         trace_id: str | None,
         session: WritingSession | None,
+        transaction: ClientTransaction | None,
         conformer: Conformer,
         staging: Staging,
     ) -> None:
@@ -601,6 +626,7 @@ class PendingWrite:
         self.schema = schema
         self.mode = mode
         self.idempotency_key = idempotency_key
+        self.transaction = transaction
         self._writes = writes
         self._table = table
         self._payload_hash = payload_hash
@@ -621,6 +647,8 @@ class PendingWrite:
     def commit(self) -> Receipt:
         """Accept the write: when this returns it is durable, and its receipt is final.
 
+        In a transaction the receipt has no token yet: COMMIT accepts the write, and gives it one.
+
         Raises Conflict (TABLE_EXISTS, IDEMPOTENCY_CONFLICT, SCHEMA_INCOMPATIBLE), NotFound,
         Unavailable. After Unavailable the write may have been accepted: repeat it with its key.
         `abort` is safe after any of them: it removes only what no accepted write can name.
@@ -639,13 +667,15 @@ class PendingWrite:
             receipt = self._publish(table, gathered, operation)
         except Conflict:
             raise
+        except Invalid:
+            raise
         except BaseException:
             # The commit may have happened: the staged objects must stay for it.
             self._staging.keep()
             raise
         if not receipt.inserted:
             self.abort()
-        elif overwrite:
+        elif overwrite and not receipt.is_held:
             self._writes.adopt(table, table.schema.version)
         return receipt
 
@@ -658,6 +688,7 @@ class PendingWrite:
             idempotency_key=self.idempotency_key,
             trace_id=self._trace_id,
             session=self._session,
+            transaction=self.transaction,
         )
         try:
             return publish(table)
@@ -699,6 +730,14 @@ def _same_version(one: Table, other: Table) -> bool:
 def _same_columns(one: TableSchema, other: TableSchema) -> bool:
     """Field ids count too."""
     return one is other or bool(one.arrow.equals(other.arrow, check_metadata=True))
+
+
+def _staging_limits(usual: StagingLimits, transaction: ClientTransaction | None) -> StagingLimits:
+    """What a transaction holds in the catalog is bounded: beyond that its writes are staged."""
+    if transaction is None:
+        return usual
+    left = min(usual.inline_max_bytes, transaction.inline_bytes_left)
+    return replace(usual, inline_max_bytes=left)
 
 
 def _target_schema(table: Table | None, offered: pa.Schema, mode: IngestMode) -> TableSchema:

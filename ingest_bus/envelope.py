@@ -18,7 +18,7 @@ from duckmesh.identifiers import (
     TableId,
     TenantId,
 )
-from duckmesh.tokens import VisibilityToken
+from duckmesh.tokens import BEFORE_ALL, VisibilityToken
 
 
 class Operation(StrEnum):
@@ -115,8 +115,14 @@ class Receipt:
 
     event_id: EventId
     visibility_token: VisibilityToken
+    """Zero for a write that a transaction holds: COMMIT gives it one."""
     row_count: int
     inserted: bool = True
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the write waits for its transaction's COMMIT."""
+        return self.visibility_token == BEFORE_ALL
 
 
 @dataclass(frozen=True, slots=True)

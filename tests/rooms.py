@@ -12,12 +12,13 @@ import pyarrow as pa
 from catalog import tenants
 from catalog.connection import Catalog, Connection
 from coordinator.materialize import MaterializeOptions, Materializer, Step
-from duckmesh.identifiers import ConsumerId, SnapshotId
+from duckmesh.identifiers import ConsumerId, SnapshotId, TransactionId
 from gateway.identity import EVERY_ROLE, Identity
 from gateway.limits import IngestLimits
 from gateway.reads import ReadLimits, ReadPoint, Reads
 from gateway.sql_writes import Executed, SqlWrites
 from gateway.staging import StagingLimits
+from gateway.transactions import TransactionLimits, Transactions
 from gateway.visibility import Visibility
 from gateway.writes import IngestMode, Writes
 from ingest_bus.envelope import Receipt
@@ -48,6 +49,7 @@ class Rooms:
 
     def __init__(self, dsn: str, folder: Path, **limits: int) -> None:
         self.dsn = dsn
+        self.folder = folder
         self.catalog = ShiftedCatalog(dsn, pool_max=12)
         self.bus = PostgresIngestBus(self.catalog)
         self.store = DirectoryStore(folder / "objects")
@@ -75,6 +77,15 @@ class Rooms:
             limits=ReadLimits(),
         )
         self.sql_writes = SqlWrites(self.reads, self.writes, engine=self.engine)
+        self.transactions = Transactions(
+            self.catalog,
+            self.bus,
+            self.store,
+            limits=TransactionLimits(
+                writes_max=limits.get("writes_max", 10_000),
+                inline_max_bytes=limits.get("transaction_inline_max_bytes", 16 * 2**20),
+            ),
+        )
         self.acme = self.identity("acme")
 
     def identity(self, tenant: str) -> Identity:
@@ -89,9 +100,11 @@ class Rooms:
         step: Step = lambda _: None,
         lease: timedelta = timedelta(seconds=30),
         inline_file_max_bytes: int = 2**20,
+        claim_limit: int = 5_000,
     ) -> Materializer:
         options = MaterializeOptions(
             ConsumerId(name),
+            claim_limit=claim_limit,
             lease=lease,
             inline_file_max_bytes=inline_file_max_bytes,
             retry_delay=timedelta(0),
@@ -112,9 +125,16 @@ class Rooms:
         mode: IngestMode = IngestMode.CREATE_APPEND,
         key: str | None = None,
         identity: Identity | None = None,
+        transaction: TransactionId | None = None,
     ) -> Receipt:
+        who = identity or self.acme
         pending = self.writes.begin(
-            identity or self.acme, table, rows.schema, mode=mode, idempotency_key=key
+            who,
+            table,
+            rows.schema,
+            mode=mode,
+            idempotency_key=key,
+            transaction=transaction and self.transactions.find(who, transaction),
         )
         try:
             for batch in rows.to_batches():

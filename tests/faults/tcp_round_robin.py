@@ -28,6 +28,8 @@ class TcpRoundRobin:
         self.given = [0] * len(backends)
         """How many connections each backend was given."""
         self.port = 0
+        self.carries_answers = True
+        """Whether what the backends say still reaches the clients."""
 
     def __enter__(self) -> Self:
         self._listener.bind(("127.0.0.1", 0))
@@ -74,14 +76,15 @@ class TcpRoundRobin:
                 continue
             with self._lock:
                 self._open |= {client, server}
-            self._spawn(self._pump, client, server)
-            self._spawn(self._pump, server, client)
+            self._spawn(self._pump, client, server, False)
+            self._spawn(self._pump, server, client, True)
 
-    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
         """Carry bytes one way until they end; then both sides end."""
         with contextlib.suppress(OSError):
             while chunk := source.recv(CHUNK_BYTES):
-                target.sendall(chunk)
+                if self.carries_answers or not answers:
+                    target.sendall(chunk)
         self._end(source)
         self._end(target)
 

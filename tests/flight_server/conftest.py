@@ -94,6 +94,7 @@ def open_door(house):
             writes=house,
             sessions=house.sessions,
             sql_writes=house,
+            transactions=house.transactions,
             authenticator=KnownKeys(keys or {}, anonymous),
             seal=Seal(b"s" * 32, now=now),
         )

@@ -21,12 +21,14 @@ import pyarrow.parquet as pq
 from catalog.sessions import SessionRecord
 from catalog.snapshots import Snapshot
 from catalog.table_schema import TableSchema
+from catalog.transactions import TransactionRecord, TransactionState
 from duckmesh.errors import Conflict, ErrorCode, Invalid, NotFound, NotYetVisible
-from duckmesh.identifiers import new_event_id
+from duckmesh.identifiers import new_event_id, new_transaction_id
 from gateway.conform import Conformer
 from gateway.open_answers import Answer, OpenAnswers
 from gateway.reads import DescribedTable
 from gateway.sql_writes import Executed
+from gateway.transactions import ClientTransaction, Committed
 from gateway.turns import TenantTurns, Turns
 from gateway.writes import IngestMode
 from ingest_bus.envelope import Receipt
@@ -67,6 +69,33 @@ class SmallSessions:
             )
 
 
+class SmallTransactions:
+    """Transactions that hold nothing: what they are is proved over the gateway."""
+
+    def begin(self, identity, session_id):
+        return new_transaction_id()
+
+    def find(self, identity, transaction_id):
+        record = TransactionRecord(
+            transaction_id,
+            identity.tenant_id,
+            identity.principal,
+            None,
+            TransactionState.OPEN,
+            *(None, 0, 0, 0, None),
+        )
+        return ClientTransaction(self, identity, record)
+
+    def pin(self, record, snapshot_id):
+        return snapshot_id
+
+    def commit(self, identity, transaction_id):
+        return Committed(None, 0, 0)
+
+    def roll_back(self, identity, transaction_id):
+        pass
+
+
 @dataclass
 class SmallHouse:
     """Writes, Reads, and the state of every tenant's tables at each snapshot."""
@@ -86,6 +115,7 @@ class SmallHouse:
     )
     open_answers: OpenAnswers = field(default_factory=lambda: OpenAnswers(timedelta(seconds=60)))
     sessions: SmallSessions = field(default_factory=SmallSessions)
+    transactions: SmallTransactions = field(default_factory=SmallTransactions)
     gate: threading.Event | None = None
     """When set, a batch of a stream is accepted only after it."""
 
@@ -101,6 +131,7 @@ class SmallHouse:
         idempotency_key=None,
         trace_id=None,
         session=None,
+        transaction=None,
     ):
         with self.lock:
             known = self.snapshots[-1].get((identity.tenant_id, table))
@@ -232,6 +263,9 @@ class SmallHouse:
         self.pins.append(sql)
         pinned = PinnedFiles((), self.pins.pop)
         return Answer(running, pinned, self.turns, stop=interruption, among=self.open_answers)
+
+    def parameters(self, identity, sql, **options):
+        return pa.schema([])
 
     def execute(self, identity, sql, **options):
         name = sql.split()[2]

@@ -33,10 +33,11 @@ def session_option(connection, name):
     return connection.adbc_connection.get_option_int(f"adbc.flight.sql.session.option.{name}")
 
 
-def test_connecting_warns_only_about_transactions(uri):
-    with pytest.warns(Warning, match="autocommit"):
-        connection = adbc_driver_flightsql.dbapi.connect(uri)
-    with connection, connection.cursor() as cursor:
+def test_connecting_begins_a_transaction_without_a_warning(uri):
+    with (
+        adbc_driver_flightsql.dbapi.connect(uri) as connection,
+        connection.cursor() as cursor,
+    ):
         cursor.execute("SELECT 1 AS one")
         assert cursor.fetchall() == [(1,)]
 

@@ -57,7 +57,7 @@ def test_a_ticket_with_a_flipped_byte_is_refused(client):
         (wire("CommandStatementQuery", query="SELECT 1; SELECT 2"), "SQL_NOT_ALLOWED"),
         (wire("CommandStatementQuery", query="SELEC 1"), "QUERY_EXECUTION_FAILED"),
         (wire("CommandStatementQuery", query="FROM 'secret.csv'"), None),
-        (wire("CommandStatementQuery", query="SELECT 1", transaction_id=b"t"), "NOT_SUPPORTED"),
+        (wire("CommandStatementQuery", query="SELECT 1", transaction_id=b"t"), "NOT_FOUND"),
         (wire("CommandStatementSubstraitPlan"), "NOT_SUPPORTED"),
         (wire("CommandStatementIngest", table="t"), "INVALID_COMMAND"),
         (wire("CommandPreparedStatementQuery", prepared_statement_handle=b"x"), "TICKET_INVALID"),
@@ -81,7 +81,12 @@ def test_a_path_is_no_question(client):
     [
         ("Nonsense", b"", "INVALID_COMMAND"),
         ("CreatePreparedStatement", b"\xff", "INVALID_COMMAND"),
-        ("BeginTransaction", wire("ActionBeginTransactionRequest"), "NOT_SUPPORTED"),
+        ("BeginTransaction", b"\xff", "INVALID_COMMAND"),
+        (
+            "EndTransaction",
+            wire("ActionEndTransactionRequest", transaction_id=b"t", action=1),
+            "NOT_FOUND",
+        ),
         ("BeginSavepoint", b"", "NOT_SUPPORTED"),
         ("SetSessionOptions", b"\xff", "INVALID_COMMAND"),
     ],

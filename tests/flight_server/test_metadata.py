@@ -269,7 +269,7 @@ def test_every_number_of_the_syntax_range_is_answered():
 
 def test_unknown_numbers_are_left_out_and_the_order_is_the_callers():
     assert sql_info.sql_info([8, 424242, 0]).to_pylist() == [
-        {"info_name": 8, "value": 0},
+        {"info_name": 8, "value": 1},
         {"info_name": 0, "value": "duckmesh"},
     ]
     assert sql_info.sql_info([424242]).num_rows == 0
@@ -282,10 +282,9 @@ def test_the_version_begins_as_duckdb_dialects_ask():
 
 def test_transactions_are_told_in_every_number_that_speaks_of_them():
     numbers = [8, 562, 563, 564]
-    assert [r["value"] for r in sql_info.sql_info(numbers).to_pylist()] == [0, 0, False, 1]
-    supported = sql_info.TransactionSupport.TRANSACTION
-    table = sql_info.sql_info(numbers, transactions=supported)
-    assert [r["value"] for r in table.to_pylist()] == [1, 4, True, 16]
+    assert [r["value"] for r in sql_info.sql_info(numbers).to_pylist()] == [1, 3, True, 8]
+    without = sql_info.sql_info(numbers, transactions=sql_info.TransactionSupport.NONE)
+    assert [r["value"] for r in without.to_pylist()] == [0, 0, False, 1]
 
 
 def test_the_listed_functions_and_keywords_are_duckdbs():

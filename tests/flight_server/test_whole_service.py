@@ -29,6 +29,7 @@ from gateway.sessions import ClientSessions
 from gateway.sql_writes import SqlWrites
 from gateway.staging import StagingLimits
 from gateway.tenancy import Tenancy
+from gateway.transactions import Transactions
 from gateway.visibility import Visibility
 from gateway.writes import Writes
 from ingest_bus.postgres import PostgresIngestBus
@@ -87,6 +88,7 @@ class Service:
             writes=writes,
             sessions=ClientSessions(self.catalog),
             sql_writes=sql_writes,
+            transactions=Transactions(self.catalog, self.bus, self.store),
             authenticator=Tenancy(self.catalog, open_tenant=open_tenant),
             seal=Seal(b"s" * 32),
         )

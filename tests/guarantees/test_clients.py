@@ -145,7 +145,6 @@ POLARS = pl.DataFrame(
 )
 
 
-@pytest.mark.filterwarnings("ignore:Cannot disable autocommit")
 def test_a_frame_comes_back_from_polars_as_it_went(
     uri: str, connection: dbapi.Connection, table: str
 ) -> None:

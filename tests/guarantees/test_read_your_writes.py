@@ -17,7 +17,7 @@ from pyarrow import flight
 from flight_server import messages
 from flight_server.sessions import COOKIE, TOKEN_PREFIX
 from tests.faults.tcp_round_robin import TcpRoundRobin
-from tests.processes import service
+from tests.processes import service, until
 
 PAIRS = int(os.environ.get("DUCKMESH_TEST_SESSION_PAIRS", "150"))
 AUTHORIZATION = DatabaseOptions.AUTHORIZATION_HEADER.value
@@ -56,10 +56,18 @@ def pair(module_database_dsn: str, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def wait_until_published(uri: str) -> None:
     """Until the coordinator is at work: the pairs measure no process's start."""
-    with dbapi.connect(uri, autocommit=True) as connection, connection.cursor() as cursor:
+    latest = {"adbc.flight.sql.rpc.call_header.x-duckmesh-consistency": "latest"}
+    with (
+        dbapi.connect(uri, db_kwargs=latest, autocommit=True) as connection,
+        connection.cursor() as cursor,
+    ):
         cursor.adbc_ingest("warm", ROW, mode="create")
-        cursor.execute("SELECT * FROM warm")
-        assert cursor.fetchall() == [(1,)]
+
+        def shown() -> bool:
+            cursor.execute("SELECT * FROM warm")
+            return bool(cursor.fetchall())
+
+        until(shown)
 
 
 @dataclass

@@ -1,0 +1,2 @@
+DROP TABLE transaction_write;
+DROP TABLE client_transaction;
