@@ -1,10 +1,6 @@
 """What the driver of 2025 does: no bulk ingest, and SQL writes through GetFlightInfo."""
 
-from typing import Any
-
 from adbc_cases import (
-    LAST_TOKEN,
-    ask,
     case_bearer_token,
     case_cancel_ends_a_query,
     case_description_and_rowcount,
@@ -15,7 +11,6 @@ from adbc_cases import (
     case_tls,
     case_user_and_password,
     case_wrong_key_is_refused,
-    connected,
     version,
 )
 from adbc_sql_cases import (
@@ -25,9 +20,8 @@ from adbc_sql_cases import (
     case_insert_runs_once_and_counts,
     case_insert_with_parameters,
     case_metadata_of_a_table_made_by_sql,
+    case_transactions_with_autocommit_off,
     case_writes_that_do_not_fit_are_refused,
-    run,
-    table_of,
 )
 
 __all__ = [
@@ -45,25 +39,9 @@ __all__ = [
     "case_partitions",
     "case_stream_of_a_large_result",
     "case_tls",
+    "case_transactions_with_autocommit_off",
     "case_user_and_password",
     "case_writes_that_do_not_fit_are_refused",
     "case_wrong_key_is_refused",
     "version",
 ]
-
-
-def case_transactions_with_autocommit_off(place: Any) -> None:
-    """The DB-API's own way: nothing is seen before commit, all of it after, none after rollback."""
-    with connected(place) as outside, table_of(outside) as table:
-        count = f"SELECT count(*) FROM {table}"
-        with connected(place, autocommit=False) as inside:
-            run(inside, f"INSERT INTO {table} VALUES (1, 'a')")
-            run(inside, f"INSERT INTO {table} VALUES (2, 'b')")
-            assert ask(outside, count) == [(0,)]
-            inside.commit()
-            assert ask(inside, count) == [(2,)]
-            inside.commit()
-            run(inside, f"INSERT INTO {table} VALUES (3, 'c')")
-            inside.rollback()
-            assert ask(inside, count) == [(2,)]
-            assert inside.adbc_connection.get_option_int(LAST_TOKEN) > 0

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from adbc_cases import ask, connected, new_table, refused, version
+from adbc_cases import LAST_TOKEN, ask, connected, new_table, refused, version
 
 __all__ = ["version"]
 
@@ -78,3 +78,20 @@ def case_metadata_of_a_table_made_by_sql(place: Any) -> None:
         assert [field.nullable for field in schema] == [False, True]
         found = connection.adbc_get_objects(depth="all", table_name_filter=table)
         assert table in str(found.read_all().to_pylist())
+
+
+def case_transactions_with_autocommit_off(place: Any) -> None:
+    """The DB-API's own way: nothing is seen before commit, all of it after, none after rollback."""
+    with connected(place) as outside, table_of(outside) as table:
+        count = f"SELECT count(*) FROM {table}"
+        with connected(place, autocommit=False) as inside:
+            run(inside, f"INSERT INTO {table} VALUES (1, 'a')")
+            run(inside, f"INSERT INTO {table} VALUES (2, 'b')")
+            assert ask(outside, count) == [(0,)]
+            inside.commit()
+            assert ask(inside, count) == [(2,)]
+            inside.commit()
+            run(inside, f"INSERT INTO {table} VALUES (3, 'c')")
+            inside.rollback()
+            assert ask(inside, count) == [(2,)]
+            assert inside.adbc_connection.get_option_int(LAST_TOKEN) > 0
