@@ -39,7 +39,9 @@ _FS_RIGHTS_BY_ABI: Final = ((1, 13), (2, 14), (3, 15), (5, 16))
 _NET_RIGHTS: Final = 0b11  # TCP bind and connect; from version 4
 _SCOPES: Final = 0b11  # abstract Unix sockets and signals; from version 6
 
-_NICENESS: Final = 5
+_NICENESS: Final = 1
+"""Enough to let the door go first; more starves big streams on a machine that is full."""
+
 _OOM_SCORE: Final = "500"
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
