@@ -28,6 +28,8 @@ PUBLISHED_CHANNEL: Final = "duckmesh_published"
 """A tenant has a new snapshot: {"tenant_id", "snapshot_id", "watermark"}."""
 WANTED_CHANNEL: Final = "duckmesh_wanted"
 """Somebody waits for what is accepted: publish now, do not gather."""
+CREDENTIALS_CHANNEL: Final = "duckmesh_credentials"
+"""Keys or tenants were shut out: ask the catalog again who is let in."""
 
 Subscriber = Callable[[str], None]
 

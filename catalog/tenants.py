@@ -1,6 +1,7 @@
 """Tenants, their API keys, and the sealing secret that serving processes share."""
 
 import hashlib
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,12 +9,14 @@ from datetime import datetime
 from typing import Final
 
 from catalog.connection import Connection
+from catalog.notifications import CREDENTIALS_CHANNEL
 from duckmesh.errors import ErrorCode, NotFound
 from duckmesh.identifiers import KeyId, TenantId, check_tenant_name
 from duckmesh.statements import Statements
 
 _SQL = Statements("catalog", "tenants.sql")
 _KEY_PREFIX: Final = "dm_"
+_SECRET: Final = re.compile(r"dm_([0-9a-f]{12})_[A-Za-z0-9_-]{20,100}")
 _LIST_LIMIT: Final = 10_000
 
 
@@ -35,6 +38,8 @@ class ApiKey:
     roles: tuple[str, ...]
     created_at: datetime
     revoked_at: datetime | None
+    last_used_at: datetime | None = None
+    """To within minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,7 @@ class KeyHolder:
     key_id: KeyId
     key_name: str
     roles: frozenset[str]
+    secret_hash: bytes
     tenant: Tenant
 
 
@@ -91,19 +97,28 @@ def create_key(
     return key_id, secret
 
 
-def find_key(connection: Connection, secret: str) -> KeyHolder | None:
-    """Whom a live secret speaks for, or None. The look-up is by hash: its timing tells nothing."""
-    row = connection.execute(_SQL["find_key"], (hash_secret(secret),)).fetchone()
+def key_id_of(secret: str) -> KeyId | None:
+    """The key that a secret says it is of; None when it has not the form of a secret."""
+    found = _SECRET.fullmatch(secret)
+    return None if found is None else KeyId(found[1])
+
+
+def find_holder(connection: Connection, key_id: KeyId) -> KeyHolder | None:
+    """Who holds a key; None unless it, and its tenant, are allowed in.
+
+    It proves nothing of a caller: compare the hash of what he shows, in constant time.
+    """
+    row = connection.execute(_SQL["find_holder"], (key_id,)).fetchone()
     if row is None:
         return None
-    key_id, key_name, roles, tenant_id, tenant_name = row
-    return KeyHolder(key_id, key_name, frozenset(roles), Tenant(tenant_id, tenant_name))
+    key_id, key_name, roles, digest, tenant_id, tenant_name = row
+    tenant = Tenant(tenant_id, tenant_name)
+    return KeyHolder(key_id, key_name, frozenset(roles), bytes(digest), tenant)
 
 
-def key_is_live(connection: Connection, key_id: KeyId) -> bool:
-    """Whether the key, and its tenant, are still allowed in."""
-    row = connection.execute(_SQL["key_is_live"], (key_id,)).fetchone()
-    return bool(row and row[0])
+def note_use(connection: Connection, key_id: KeyId) -> None:
+    """Write down that a key is in use now."""
+    connection.execute(_SQL["note_use"], (key_id,))
 
 
 def list_keys(connection: Connection, tenant_id: TenantId) -> list[ApiKey]:
@@ -112,9 +127,28 @@ def list_keys(connection: Connection, tenant_id: TenantId) -> list[ApiKey]:
 
 
 def revoke_key(connection: Connection, tenant_id: TenantId, key_id: KeyId) -> None:
-    """End a key. Raises NotFound when the tenant has no live key of that id."""
-    if connection.execute(_SQL["revoke_key"], (tenant_id, key_id)).rowcount == 0:
-        raise NotFound(ErrorCode.NOT_FOUND, "no live key has this id", key_id=key_id)
+    """End a key, and tell the serving processes with the same commit.
+
+    Raises NotFound when the tenant has no live key of that id.
+    """
+    with connection.transaction():
+        if connection.execute(_SQL["revoke_key"], (tenant_id, key_id)).rowcount == 0:
+            raise NotFound(ErrorCode.NOT_FOUND, "no live key has this id", key_id=key_id)
+        connection.execute(_SQL["announce_credentials"], (CREDENTIALS_CHANNEL,))
+
+
+def rotate_key(connection: Connection, tenant_id: TenantId, key_id: KeyId) -> tuple[KeyId, str]:
+    """A new key of the same name and roles in the place of a live one, which ends. Atomic.
+
+    Raises NotFound when the tenant has no live key of that id.
+    """
+    with connection.transaction():
+        holder = find_holder(connection, key_id)
+        # Only one of two concurrent callers ends the key; the other finds none.
+        revoke_key(connection, tenant_id, key_id)
+        if holder is None:
+            raise NotFound(ErrorCode.NOT_FOUND, "the key's tenant is disabled: enable it first")
+        return create_key(connection, tenant_id, name=holder.key_name, roles=sorted(holder.roles))
 
 
 def sealing_secret(connection: Connection, purpose: str) -> bytes:

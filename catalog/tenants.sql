@@ -24,24 +24,25 @@ SELECT tenant_id, name, disabled_at IS NOT NULL FROM tenant ORDER BY tenant_id L
 INSERT INTO api_key (key_id, tenant_id, name, secret_hash, roles)
 VALUES (%s, %s, %s, %s, %s)
 
--- name: find_key
-SELECT k.key_id, k.name, k.roles, t.tenant_id, t.name
+-- name: find_holder
+SELECT k.key_id, k.name, k.roles, k.secret_hash, t.tenant_id, t.name
 FROM api_key k JOIN tenant t USING (tenant_id)
-WHERE k.secret_hash = %s AND k.revoked_at IS NULL AND t.disabled_at IS NULL
+WHERE k.key_id = %s AND k.revoked_at IS NULL AND t.disabled_at IS NULL
 
--- name: key_is_live
-SELECT EXISTS (
-    SELECT 1 FROM api_key k JOIN tenant t USING (tenant_id)
-    WHERE k.key_id = %s AND k.revoked_at IS NULL AND t.disabled_at IS NULL
-)
+-- name: note_use
+UPDATE api_key SET last_used_at = now() WHERE key_id = %s
 
 -- name: list_keys
-SELECT key_id, name, roles, created_at, revoked_at
+SELECT key_id, name, roles, created_at, revoked_at, last_used_at
 FROM api_key WHERE tenant_id = %s ORDER BY created_at LIMIT %s
 
 -- name: revoke_key
 UPDATE api_key SET revoked_at = now()
 WHERE tenant_id = %s AND key_id = %s AND revoked_at IS NULL
+
+-- name: announce_credentials
+-- Sent with the commit of what it is about. Rare enough for the lock that a NOTIFY takes.
+SELECT pg_notify(%s, '')
 
 -- name: propose_secret
 INSERT INTO sealing_secret (purpose, secret) VALUES (%s, %s) ON CONFLICT (purpose) DO NOTHING

@@ -140,7 +140,9 @@ REFERENCE: Final[Mapping[ErrorCode, Entry]] = {
         "`transaction.idle_seconds`.",
         Conflict,
     ),
-    ErrorCode.RATE_LIMITED: _planned("A tenant sends faster than its rate.", Overloaded),
+    ErrorCode.RATE_LIMITED: _met(
+        "Too many wrong secrets of one API key came from one source.", Overloaded
+    ),
     ErrorCode.QUOTA_EXCEEDED: _met(
         "Too much of the tenant is accepted and not visible yet (Overloaded), or a result is "
         "larger than its limit (Exceeded).",

@@ -18,7 +18,7 @@ _tenant = click.option("--tenant", required=True, help="The tenant whose data th
 
 @click.group()
 def keys() -> None:
-    """Create, list and revoke API keys."""
+    """Create, list, rotate and revoke API keys."""
 
 
 @keys.command()
@@ -64,19 +64,37 @@ def list_(invocation: Invocation, tenant: str, as_json: bool) -> None:
                     "roles": key.roles,
                     "created_at": key.created_at,
                     "revoked_at": key.revoked_at,
+                    "last_used_at": key.last_used_at,
                 }
                 for key in found
             ]
         )
         return
     print_rows(
-        ("key id", "name", "roles", "created", "revoked"),
-        [
-            (key.key_id, key.name, ",".join(key.roles), key.created_at, key.revoked_at)
-            for key in found
-        ],
+        ("key id", "name", "roles", "created", "revoked", "last used"),
+        [(*_shown(key), key.created_at, key.revoked_at, key.last_used_at) for key in found],
         empty=f"tenant {tenant} has no key",
     )
+
+
+def _shown(key: ApiKey) -> tuple[str, str, str]:
+    return key.key_id, key.name, ",".join(key.roles)
+
+
+@keys.command()
+@_tenant
+@click.argument("key_id")
+@as_json
+@click.pass_obj
+def rotate(invocation: Invocation, tenant: str, key_id: str, as_json: bool) -> None:
+    """Replace a key by a new one of the same name and roles. The old one ends at once."""
+    with open_catalog(invocation.tool_settings()) as catalog:
+        new_id, secret = tenancy.rotate_key(catalog, tenant, KeyId(key_id))
+    if as_json:
+        print_json({"key_id": new_id, "secret": secret, "replaces": key_id})
+        return
+    click.echo(f"key {new_id} replaces {key_id}; store its secret now:", err=True)
+    click.echo(secret)
 
 
 @keys.command()

@@ -91,6 +91,8 @@ class IngestDesk:
         )
         try:
             _take_all(write, context, reader)
+            # The stream may have come for hours: the key may have been revoked meanwhile.
+            self._check_live(call.identity)
         except BaseException:
             write.abort()
             raise

@@ -4,10 +4,11 @@ pyarrow calls each RPC in a thread of its own. Every one runs inside the boundar
 or raises is for pyarrow. https://arrow.apache.org/docs/format/FlightSql.html
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final
 
 import pyarrow as pa
@@ -118,6 +119,7 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         known = Sessions(seal, sessions, lifetime=options.session_lifetime)
         self._calls = CallsInFlight(options.calls_max)
         self._fetches = Fetches()
+        self._check_live = authenticator.check_live
         self._tickets = TicketDesk(seal, self._fetches, lifetime=options.ticket_lifetime)
         self._transactions = TransactionDesk(transactions)
         self._statements = StatementDesk(
@@ -202,7 +204,8 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
             answer = self._statements.run(call, statement)
             # Also when the caller goes before the first row is pulled, and `_rows` never begins.
             call.place.on_leave(answer.close)
-            return flight.RecordBatchStream(_rows(context, call, statement, answer))
+            live = partial(self._check_live, call.identity)
+            return flight.RecordBatchStream(_rows(context, call, statement, answer, live))
 
     def do_put(
         self,
@@ -354,9 +357,16 @@ def _watched(
 
 
 def _rows(
-    context: flight.ServerCallContext, call: Call, statement: SealedStatement, answer: Answer
+    context: flight.ServerCallContext,
+    call: Call,
+    statement: SealedStatement,
+    answer: Answer,
+    check_live: Callable[[], None],
 ) -> pa.RecordBatchReader:
-    """The rows under way, with the snapshot that they are of in their schema's metadata."""
+    """The rows under way, with the snapshot that they are of in their schema's metadata.
+
+    They end when the caller's key does: `check_live` raises before the next of them.
+    """
     schema = answer.schema
     if statement.snapshot_id is not None:
         token = statement.required_token or BEFORE_ALL
@@ -369,6 +379,7 @@ def _rows(
         with answer:
             while True:
                 with _guarded("do_get", context, call):
+                    check_live()
                     batch = answer.next_batch()
                 if batch is None:
                     return

@@ -47,10 +47,7 @@ class ApiKeys:
         with self._catalog.connect() as connection, connection.transaction():
             old = _live(tenants.list_keys(connection, identity.tenant_id), key_id)
             _check_may_give(identity, [Role(role) for role in old.roles])
-            tenants.revoke_key(connection, identity.tenant_id, key_id)
-            return tenants.create_key(
-                connection, identity.tenant_id, name=old.name, roles=old.roles
-            )
+            return tenants.rotate_key(connection, identity.tenant_id, key_id)
 
     def revoke(self, identity: Identity, key_id: KeyId) -> None:
         """End a key; serving processes refuse it within a second. Raises NotFound, Denied."""

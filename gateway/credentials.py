@@ -17,8 +17,11 @@ from gateway.web_tokens import looks_like_web_token
 class Authenticator(Protocol):
     """What a door asks of the rooms below. Called on every call: answers come from a cache."""
 
-    def authenticate_api_key(self, secret: str) -> Identity:
-        """The identity of an API key. Raises Denied when it is unknown or revoked."""
+    def authenticate_api_key(self, secret: str, source: str = "") -> Identity:
+        """The identity of an API key. Raises Denied when it is unknown or revoked.
+
+        Raises Overloaded (RATE_LIMITED) for a source that goes on showing wrong ones.
+        """
 
     def authenticate_web_token(self, token: str) -> Identity:
         """The identity of a JSON Web Token. Raises Denied unless it is proved, Unavailable."""
@@ -68,13 +71,18 @@ def parse_authorization(values: Sequence[str]) -> Basic | Bearer | None:
     raise _unknown("use 'authorization: Basic' (the password is the API key) or 'Bearer'")
 
 
-def identify(authenticator: Authenticator, credential: Basic | Bearer | None) -> Identity:
-    """Whom a credential speaks for. Raises Denied (UNAUTHORIZED)."""
+def identify(
+    authenticator: Authenticator, credential: Basic | Bearer | None, *, source: str = ""
+) -> Identity:
+    """Whom a credential speaks for. Raises Denied (UNAUTHORIZED), Overloaded, Unavailable.
+
+    `source` is the caller's address, where the door knows it.
+    """
     match credential:
         case Basic(password=secret) | Bearer(token=secret):
             if looks_like_web_token(secret):
                 return authenticator.authenticate_web_token(secret)
-            return authenticator.authenticate_api_key(secret)
+            return authenticator.authenticate_api_key(secret, source)
         case None:
             if (identity := authenticator.open_identity()) is not None:
                 return identity

@@ -1,6 +1,5 @@
 """Tenants and identities: who a credential speaks for, and the open mode of one machine."""
 
-import threading
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -12,10 +11,11 @@ from catalog.tenants import ApiKey, Tenant
 from duckmesh.errors import Denied, ErrorCode, Invalid, NotFound
 from duckmesh.identifiers import KeyId, TenantId
 from gateway.identity import EVERY_ROLE, Identity, Role
+from gateway.known_keys import KnownKeys
 from gateway.web_tokens import WebTokens, refused
 
 _CACHE_SECONDS: Final = 1.0
-"""How long a key's verdict is kept: a revoked key stops working everywhere within this time."""
+"""How long a tenant is known to be let in."""
 _CACHE_LIMIT: Final = 10_000
 _SUBJECT_PREFIX: Final = "jwt:"
 """Keeps the provider's names apart from those of API keys."""
@@ -39,29 +39,25 @@ class Tenancy:
         self._open_tenant = open_tenant
         self._web_tokens = web_tokens
         self._open_identities: dict[str, Identity] = {}
-        self._lock = threading.Lock()
-        self._verdicts: dict[bytes | KeyId, tuple[float, Identity | bool | None]] = {}
+        self._keys = KnownKeys(catalog)
         self._tenants: dict[str, tuple[float, TenantId]] = {}
 
-    def authenticate_api_key(self, secret: str) -> Identity:
-        """The identity of a live API key. Raises Denied (UNAUTHORIZED)."""
-        digest = tenants.hash_secret(secret)
-        known = self._recall(digest)
-        if not isinstance(known, Identity):
-            asked_at = time.monotonic()
-            with self._catalog.connect() as connection:
-                holder = tenants.find_key(connection, secret)
-            if holder is None:
-                raise unauthorized()
-            known = Identity(
-                tenant_id=holder.tenant.tenant_id,
-                tenant=holder.tenant.name,
-                principal=holder.key_name,
-                key_id=holder.key_id,
-                roles=frozenset(Role(role) for role in holder.roles),
-            )
-            self._remember(digest, known, asked_at=asked_at)
-        return known
+    def authenticate_api_key(self, secret: str, source: str = "") -> Identity:
+        """The identity of a live API key.
+
+        Raises Denied (UNAUTHORIZED), and Overloaded (RATE_LIMITED) for one who goes on guessing;
+        `source` tells guessers apart.
+        """
+        holder = self._keys.holder_of(secret, source=source)
+        if holder is None:
+            raise unauthorized()
+        return Identity(
+            tenant_id=holder.tenant.tenant_id,
+            tenant=holder.tenant.name,
+            principal=holder.key_name,
+            key_id=holder.key_id,
+            roles=frozenset(Role(role) for role in holder.roles),
+        )
 
     def authenticate_web_token(self, token: str) -> Identity:
         """The identity that a token of the provider proves. Its tenant must exist already.
@@ -110,14 +106,8 @@ class Tenancy:
             if self._open_tenant is None:
                 raise unauthorized()
             return
-        if self._recall(identity.key_id) is True:
-            return
-        asked_at = time.monotonic()
-        with self._catalog.connect() as connection:
-            live = tenants.key_is_live(connection, identity.key_id)
-        if not live:
+        if self._keys.live(identity.key_id) is None:
             raise unauthorized()
-        self._remember(identity.key_id, verdict=True, asked_at=asked_at)
 
     def open_identity(self, tenant: str | None = None) -> Identity | None:
         """Who a caller without credentials is: None unless open mode is on.
@@ -141,20 +131,6 @@ class Tenancy:
             else:
                 tenant = tenants.find_tenant(connection, name)
         return Identity(tenant.tenant_id, tenant.name, "open", None, EVERY_ROLE)
-
-    def _recall(self, credential: bytes | KeyId) -> Identity | bool | None:
-        with self._lock:
-            until, verdict = self._verdicts.get(credential, (0.0, None))
-        return verdict if time.monotonic() < until else None
-
-    def _remember(
-        self, credential: bytes | KeyId, verdict: Identity | bool, *, asked_at: float
-    ) -> None:
-        with self._lock:
-            if len(self._verdicts) >= _CACHE_LIMIT:
-                self._verdicts.clear()
-            # From the question on, not from the answer: the key may have been revoked in between.
-            self._verdicts[credential] = (asked_at + _CACHE_SECONDS, verdict)
 
 
 def unauthorized() -> Denied:
@@ -184,6 +160,13 @@ def create_key(
     with catalog.connect() as connection:
         tenant = tenants.find_tenant(connection, tenant_name)
         return tenants.create_key(connection, tenant.tenant_id, name=name, roles=roles)
+
+
+def rotate_key(catalog: Catalog, tenant_name: str, key_id: KeyId) -> tuple[KeyId, str]:
+    """A new key of the same name and roles in the place of a live one, which ends. Atomic."""
+    with catalog.connect() as connection, connection.transaction():
+        tenant = tenants.find_tenant(connection, tenant_name)
+        return tenants.rotate_key(connection, tenant.tenant_id, key_id)
 
 
 def list_keys(catalog: Catalog, tenant_name: str) -> list[ApiKey]:

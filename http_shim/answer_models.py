@@ -139,6 +139,7 @@ class ListedKey(AnswerModel):
     roles: list[str]
     created_at: AwareDatetime
     revoked_at: AwareDatetime | None
+    last_used_at: AwareDatetime | None
 
 
 class KeyList(AnswerModel):

@@ -55,7 +55,13 @@ class QueryStream:
     """The bytes of a query's answer, piece by piece. Used by one thread at a time."""
 
     def __init__(
-        self, answer: Answer, form: AnswerForm, *, row_limit: int | None, facts: Mapping[str, Any]
+        self,
+        answer: Answer,
+        form: AnswerForm,
+        *,
+        row_limit: int | None,
+        facts: Mapping[str, Any],
+        check_live: Callable[[], None],
     ) -> None:
         self.form = form
         self.facts = facts
@@ -63,6 +69,7 @@ class QueryStream:
         self.ended = False
         self._answer = answer
         self._left = row_limit
+        self._check_live = check_live
         self._began = time.monotonic()
         self._rows = 0
         self._truncated = False
@@ -93,6 +100,8 @@ class QueryStream:
 
     def _next_batch(self) -> pa.RecordBatch | None:
         """The next rows within the limit; one row more is asked for, to know of a truncation."""
+        # An answer may be read for hours: its caller's key is asked for again, from a cache.
+        self._check_live()
         batch = None if self._truncated else self._answer.next_batch()
         if batch is None:
             return None

@@ -118,19 +118,31 @@ class Call:
     """One request: its trace, its caller once known, and its way to the threads."""
 
     def __init__(
-        self, headers: Headers, trace_id: str, *, calls: RequestsInFlight, keys: Authenticator
+        self,
+        headers: Headers,
+        trace_id: str,
+        *,
+        calls: RequestsInFlight,
+        keys: Authenticator,
+        source: str = "",
     ) -> None:
         self.trace_id = trace_id
         self._headers = headers
         self._calls = calls
         self._keys = keys
+        self._source = source
         self._identity: Identity | None = None
 
     def identity(self) -> Identity:
         """Who calls. Blocks: call it on a thread. Raises Denied (UNAUTHORIZED)."""
         if self._identity is None:
-            self._identity = _identity_of(self._headers, self._keys)
+            self._identity = _identity_of(self._headers, self._keys, self._source)
         return self._identity
+
+    def check_live(self) -> None:
+        """Raise Denied when the caller is not let in any more. Blocks; answers from a cache."""
+        if self._identity is not None:
+            self._keys.check_live(self._identity)
 
     async def run(self, work: Callable[[Identity], _T]) -> _T:
         """`work` for the caller's identity, on a thread; its log records carry the tenant."""
@@ -162,7 +174,7 @@ def call_of(request: Request) -> Call:
     return call
 
 
-def _identity_of(headers: Headers, keys: Authenticator) -> Identity:
+def _identity_of(headers: Headers, keys: Authenticator, source: str) -> Identity:
     """The identity of an API key in X-API-Key or Authorization; that of open mode without."""
     credential = parse_authorization(headers.getlist("authorization"))
     shown = {value.strip() for value in headers.getlist("x-api-key") if value.strip()}
@@ -178,4 +190,4 @@ def _identity_of(headers: Headers, keys: Authenticator) -> Identity:
         chosen = keys.open_identity(tenant)
         if chosen is not None:
             return chosen
-    return identify(keys, credential)
+    return identify(keys, credential, source=source)

@@ -55,6 +55,8 @@ def ingest_file(
                 raise Invalid(
                     ErrorCode.RECORDS_REQUIRED, "the file holds no row: send one at least"
                 )
+            # The body may have come for hours: the key may have been revoked meanwhile.
+            call.check_live()
             receipt = write.commit()
     return answered(door, call, who, wish, [PlacedReceipt(receipt, None)])
 

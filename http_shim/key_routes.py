@@ -75,4 +75,5 @@ def _described(key: ApiKey) -> dict[str, Any]:
         "roles": sorted(key.roles),
         "created_at": key.created_at,
         "revoked_at": key.revoked_at,
+        "last_used_at": key.last_used_at,
     }

@@ -34,7 +34,11 @@ class Passage:
             x_trace_id=headers.get(TRACE_HEADER), traceparent=headers.get("traceparent")
         )
         scope.setdefault("state", {})["call"] = Call(
-            headers, trace_id, calls=self._door.calls, keys=self._door.rooms.authenticator
+            headers,
+            trace_id,
+            calls=self._door.calls,
+            keys=self._door.rooms.authenticator,
+            source=(scope.get("client") or ("",))[0],
         )
         answer = _Answer(send, trace_id)
         began = time.perf_counter()

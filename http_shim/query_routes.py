@@ -136,7 +136,13 @@ def _begin(asking: _Asking, who: Identity) -> QueryStream | Response:
     )
     try:
         form = form_for(asking.media_type, _schema(answer, snapshot), Numbers(asked.numbers))
-        stream = QueryStream(answer, form, row_limit=asked.row_limit, facts=_facts(snapshot))
+        stream = QueryStream(
+            answer,
+            form,
+            row_limit=asked.row_limit,
+            facts=_facts(snapshot),
+            check_live=asking.call.check_live,
+        )
         stream.begin()
     except BaseException:
         answer.close()

@@ -36,7 +36,8 @@ CREATE TABLE api_key (
         AND cardinality(roles) > 0
     ),
     created_at  timestamptz NOT NULL DEFAULT now(),
-    revoked_at  timestamptz
+    revoked_at  timestamptz,
+    last_used_at timestamptz
 );
 
 CREATE INDEX api_key_of_tenant ON api_key (tenant_id, created_at);

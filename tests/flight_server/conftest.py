@@ -28,7 +28,7 @@ class KnownKeys:
         self.keys = dict(keys)
         self.anonymous = open_identity
 
-    def authenticate_api_key(self, secret):
+    def authenticate_api_key(self, secret, source=""):  # noqa: ARG002
         if secret not in self.keys:
             raise Denied(ErrorCode.UNAUTHORIZED, "the API key is not known")
         return self.keys[secret]

@@ -1,7 +1,10 @@
-"""Who is let in, by real processes: tokens of an identity provider, at both doors."""
+"""Who is let in, and for how long, by real processes and at both doors."""
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import adbc_driver_flightsql
@@ -10,8 +13,10 @@ import adbc_driver_manager
 import httpx
 import pyarrow as pa
 import pytest
+from pyarrow import flight
 
 from catalog.connection import Catalog
+from flight_server import messages
 from gateway import tenancy
 from tests.identity_provider import AUDIENCE, ISSUER, Provider, identity_provider
 from tests.processes import Service, service, until
@@ -91,3 +96,114 @@ def test_a_providers_token_opens_both_doors_until_it_ends(
                 asked(connection)
             assert ended.value.status_code is STATUS.UNAUTHENTICATED
         assert ask_http(http, short).status_code == 401
+
+
+# --- keys that are revoked -----------------------------------------------------------------------
+
+_LATE_SECONDS = 1.0
+"""What begins later than this after the revocation is refused."""
+
+
+@dataclass
+class Caller:
+    """A loop of calls, and when the last of those began that were let in."""
+
+    call: Callable[[], None]
+    last_begun: float = 0.0
+    admitted: int = 0
+    refusal: str = ""
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def run(self, give_up: threading.Event) -> None:
+        try:
+            while not give_up.is_set():
+                begun = time.monotonic()
+                self.call()
+                self.last_begun = begun
+                self.admitted += 1
+        except (adbc_driver_manager.Error, flight.FlightError, pa.ArrowException) as refused:
+            self.refusal = f"{type(refused).__name__}: {refused}"
+        except httpx.HTTPStatusError as refused:
+            self.refusal = refused.response.text
+        finally:
+            self.ended.set()
+
+
+def _query(sql: str) -> flight.FlightDescriptor:
+    command = messages.wrap(messages.sql("CommandStatementQuery")(query=sql))
+    return flight.FlightDescriptor.for_command(command)
+
+
+@contextmanager
+def callers_of(uri: str, http_uri: str, secret: str) -> Iterator[list[Caller]]:
+    """A caller of each kind at one serving process, all with the same key."""
+    authorization = [(b"authorization", f"Bearer {secret}".encode())]
+    options = flight.FlightCallOptions(headers=authorization, timeout=60)
+    with ExitStack() as opened:
+        http = opened.enter_context(httpx.Client(base_url=http_uri, timeout=60))
+        client = opened.enter_context(flight.connect(uri))
+        info = client.get_flight_info(_query("SELECT range AS v FROM range(4000000000)"), options)
+        rows = client.do_get(info.endpoints[0].ticket, options)
+        batch = pa.record_batch({"v": pa.array([1], pa.int64())})
+        writer, receipts = client.do_put(
+            flight.FlightDescriptor.for_path("t"), batch.schema, options
+        )
+
+        def write_on() -> None:
+            writer.write_batch(batch)
+            if receipts.read() is None:
+                writer.close()  # Raises what ended the stream.
+                raise AssertionError("the stream ended without an error")
+
+        def ask_over_http() -> None:
+            ask_http(http, secret).raise_for_status()
+
+        yield [
+            Caller(lambda: client.get_flight_info(_query("SELECT 1"), options)),
+            Caller(ask_over_http),
+            Caller(rows.read_chunk),
+            Caller(write_on),
+        ]
+
+
+def test_keys_revoked_under_load_stop_working_within_1_s_on_two_serving_processes(
+    closed_service: Service, database_dsn: str
+) -> None:
+    uris = [closed_service.serve()[1] for _ in range(2)]
+    give_up = threading.Event()
+    with Catalog(database_dsn) as catalog, ExitStack() as opened:
+        roles = ["query_reader", "ingest_writer", "table_admin"]
+        key_id, secret = tenancy.create_key(catalog, "acme", name="lost", roles=roles)
+        _, kept = tenancy.create_key(catalog, "acme", name="kept", roles=roles)
+        with (
+            connect(uris[0], **{AUTHORIZATION: f"Bearer {secret}"}) as maker,
+            maker.cursor() as cursor,
+        ):
+            cursor.adbc_ingest("t", pa.table({"v": [1]}), mode="create")
+        callers = [
+            caller
+            for uri in uris
+            for caller in opened.enter_context(callers_of(uri, closed_service.http_of(uri), secret))
+        ]
+        threads = [
+            threading.Thread(target=caller.run, args=(give_up,), daemon=True) for caller in callers
+        ]
+        for thread in threads:
+            thread.start()
+        until(lambda: all(caller.admitted >= 3 or caller.ended.is_set() for caller in callers))
+        assert [caller.refusal for caller in callers] == [""] * len(callers)
+
+        tenancy.revoke_key(catalog, "acme", key_id)
+        revoked = time.monotonic()
+        try:
+            until(lambda: all(caller.ended.is_set() for caller in callers))
+        finally:
+            give_up.set()
+        for caller in callers:
+            assert "UNAUTHORIZED" in caller.refusal
+            assert caller.last_begun - revoked < _LATE_SECONDS
+        for uri in uris:
+            with connect(uri, **{AUTHORIZATION: f"Bearer {kept}"}) as connection:
+                assert asked(connection) == 1
+        for thread in threads:
+            thread.join(30)
