@@ -27,7 +27,7 @@ class TransactionState(StrEnum):
     COMMITTED = "committed"
     ROLLED_BACK = "rolled_back"
     EXPIRED = "expired"
-    """Rolled back for idleness; a ROLLBACK or COMMIT of its client makes it `rolled_back`."""
+    """Rolled back unasked, for idleness or a refused COMMIT, until its client rolls it back."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,8 +136,8 @@ REFERENCE: Final[Mapping[ErrorCode, Entry]] = {
     ),
     ErrorCode.IDEMPOTENCY_CONFLICT: _met("The key was accepted before, with other rows.", Conflict),
     ErrorCode.TRANSACTION_ENDED: _met(
-        "The transaction was rolled back because nothing was said in it for "
-        "`transaction.idle_seconds`.",
+        "The transaction was rolled back because its COMMIT was refused, or nothing was said in "
+        "it for `transaction.idle_seconds`.",
         Conflict,
     ),
     ErrorCode.RATE_LIMITED: _met(

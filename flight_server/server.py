@@ -43,7 +43,7 @@ from flight_server.commands import (
 )
 from flight_server.fetches import Fetches
 from flight_server.ingest import SENT_MAX_BYTES, IngestDesk, bound_rows
-from flight_server.session_options import answer_session_action
+from flight_server.session_options import SessionDesk
 from flight_server.sessions import Sessions
 from flight_server.statements import StatementDesk, outcome_rows, with_snapshot
 from flight_server.ticket_actions import TicketDesk
@@ -122,8 +122,14 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         self._check_live = authenticator.check_live
         self._tickets = TicketDesk(seal, self._fetches, lifetime=options.ticket_lifetime)
         self._transactions = TransactionDesk(transactions)
+        self._session_desk = SessionDesk(sessions)
         self._statements = StatementDesk(
-            reads, sql_writes, seal, tickets=self._tickets, transactions=self._transactions
+            reads,
+            sql_writes,
+            seal,
+            tickets=self._tickets,
+            transactions=self._transactions,
+            sessions=self._session_desk,
         )
         self._ingest = IngestDesk(
             writes,
@@ -243,10 +249,11 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         call = call_of(context)
         with _watched("do_action", context, call):
             body = action.body.to_pybytes()
-            session_answer = answer_session_action(action.type, body, call)
+            if action.type == "CloseSession":
+                # First: what it leaves open is known by the session.
+                self._transactions.leave(call)
+            session_answer = self._session_desk.answer(action.type, body, call)
             if session_answer is not None:
-                if action.type == "CloseSession":
-                    self._transactions.leave(call)
                 return [flight.Result(pa.py_buffer(session_answer))]
             if action.type == ticket_actions.CANCEL:
                 return [flight.Result(pa.py_buffer(self._tickets.cancel(call, body)))]

@@ -23,6 +23,7 @@ from flight_server.authenticate import Call
 from flight_server.commands import CreatePreparedStatement, StatementQuery, StatementUpdate
 from flight_server.headers import CallOptions, Consistency
 from flight_server.ingest import key_of_schema
+from flight_server.session_options import SessionDesk, effective
 from flight_server.sessions import Session
 from flight_server.ticket_actions import TicketDesk
 from flight_server.tickets import Outcome, Purpose, Seal, SealedStatement
@@ -44,6 +45,7 @@ HANDLE_LIFETIME: Final = timedelta(days=365)
 
 def read_point(options: CallOptions, session: Session) -> ReadPoint:
     """Where the call wants its answer from. In a session that has written, its own writes count."""
+    options = effective(options, session)
     chosen = options.snapshot_id is not None or options.snapshot_time is not None
     own = session.last_token or None
     if chosen or options.consistency is Consistency.LATEST:
@@ -88,8 +90,10 @@ class StatementDesk:
         *,
         tickets: TicketDesk,
         transactions: TransactionDesk,
+        sessions: SessionDesk,
     ) -> None:
         self._transactions = transactions
+        self._sessions = sessions
         self._reads = reads
         self._sql_writes = sql_writes
         self._seal = seal
@@ -210,6 +214,9 @@ class StatementDesk:
         if isinstance(asked, TransactionVerb):
             done = self._transactions.carry_out(call, asked)
             return Executed(None, None if done is None else done.visibility_token)
+        if asked is not None:
+            self._sessions.carry_out(call, asked)
+            return Executed(None, None)
         options = call.options()
         transaction = self._transaction_of(call, statement)
         bound = rows is not None and rows.num_columns > 0

@@ -344,15 +344,17 @@ class Reads:
             )
             + tuple(past),
             directories=self._directories(identity.tenant),
-            tables=self._system_tables(sql, manifest),
+            tables=self._system_tables(identity, sql, manifest),
         )
 
-    def _system_tables(self, sql: str, manifest: Manifest) -> tuple[TableRelation, ...]:
+    def _system_tables(
+        self, identity: Identity, sql: str, manifest: Manifest
+    ) -> tuple[TableRelation, ...]:
         """The system tables with their rows when the query names one; else their columns alone."""
         if not self._engine.system_tables_read(sql):
             return system_tables.EMPTY
         self._manifests.load_files(manifest, list(manifest.tables.values()))
-        return system_tables.build(self._catalog, self._bus, manifest)
+        return system_tables.build(self._catalog, self._bus, manifest, identity)
 
     def _directories(self, tenant: str) -> tuple[Path, ...]:
         in_store = self._store.local_path(keys.tenant_prefix(tenant) + "any")

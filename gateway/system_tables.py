@@ -1,12 +1,19 @@
 """The schema `duckmesh_system`: what a tenant may know about itself, as small tables."""
 
+import json
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Final
 
 import pyarrow as pa
 
 from catalog import snapshots
 from catalog.connection import Catalog
+from duckmesh.tokens import BEFORE_ALL
+from gateway.identity import Identity
 from gateway.manifests import Manifest
+from gateway.sessions import ClientSessions
+from ingest_bus.envelope import PendingTable
 from ingest_bus.port import IngestBus
 from query_engine.relations import SYSTEM_SCHEMA, TableRelation
 
@@ -60,13 +67,42 @@ _DATA_FILES: Final = pa.schema(
 )
 
 
-def build(catalog: Catalog, bus: IngestBus, manifest: Manifest) -> tuple[TableRelation, ...]:
+_SESSIONS: Final = pa.schema(
+    [
+        ("session_id", pa.string()),
+        ("principal", pa.string()),
+        ("last_visibility_token", pa.int64()),
+        ("options", pa.string()),
+        ("transaction_id", pa.string()),
+        ("opened_at", _MOMENT),
+        ("last_seen", _MOMENT),
+    ]
+)
+_LAG: Final = pa.schema(
+    [
+        ("table_name", pa.string()),
+        ("last_visibility_token", pa.int64()),
+        ("max_visibility_token", pa.int64()),
+        ("token_lag", pa.int64()),
+        ("pending_events", pa.int64()),
+        ("pending_bytes", pa.int64()),
+        ("oldest_pending_ms", pa.int64()),
+        ("snapshot_id", pa.int64()),
+    ]
+)
+
+
+def build(
+    catalog: Catalog, bus: IngestBus, manifest: Manifest, identity: Identity
+) -> tuple[TableRelation, ...]:
     """The system tables of one tenant at one snapshot; receipts and snapshots are the newest."""
     return (
         _relation("receipts", _RECEIPTS, _receipts(bus, manifest)),
         _relation("snapshots", _SNAPSHOTS, _snapshots(catalog, manifest)),
         _relation("tables", _TABLES, _tables(manifest)),
         _relation("data_files", _DATA_FILES, _data_files(manifest)),
+        _relation("sessions", _SESSIONS, _sessions(catalog, identity)),
+        _relation("lag", _LAG, _lag(catalog, bus, manifest)),
     )
 
 
@@ -83,6 +119,8 @@ EMPTY: Final = tuple(
         ("snapshots", _SNAPSHOTS),
         ("tables", _TABLES),
         ("data_files", _DATA_FILES),
+        ("sessions", _SESSIONS),
+        ("lag", _LAG),
     )
 )
 """The system tables without rows, for listings."""
@@ -102,6 +140,59 @@ def _receipts(bus: IngestBus, manifest: Manifest) -> list[tuple[object, ...]]:
         )
         for event in bus.recent_events(manifest.tenant_id, limit=RECEIPTS_SHOWN)
     ]
+
+
+def _sessions(catalog: Catalog, identity: Identity) -> list[tuple[object, ...]]:
+    return [
+        (
+            record.session_id.hex,
+            record.principal,
+            record.last_token,
+            json.dumps(dict(record.options)),
+            None if record.transaction_id is None else record.transaction_id.hex,
+            record.opened_at,
+            record.last_seen,
+        )
+        for record in ClientSessions(catalog).visible_to(identity)
+    ]
+
+
+def _lag(catalog: Catalog, bus: IngestBus, manifest: Manifest) -> list[tuple[object, ...]]:
+    """One row of the tenant, without a name, and one for each table; as it is now.
+
+    Of a table, the last token is that of its newest pending write, or what is visible of it.
+    """
+    pending = bus.pending_tables(manifest.tenant_id)
+    last = bus.last_token(manifest.tenant_id)
+    with catalog.connect() as connection:
+        newest = snapshots.newest(connection, manifest.tenant_id)
+
+    def row(
+        name: str | None, last_token: int, visible: int, waiting: Sequence[PendingTable]
+    ) -> tuple[object, ...]:
+        return (
+            name,
+            last_token,
+            visible,
+            max(0, last_token - visible),
+            sum(each.events for each in waiting),
+            sum(each.bytes for each in waiting),
+            max((_milliseconds(each.oldest_age) for each in waiting), default=None),
+            newest.snapshot_id,
+        )
+
+    rows = [row(None, last, newest.max_visibility_token, list(pending.values()))]
+    for table in manifest.tables.values():
+        waiting = [pending[table.table_id]] if table.table_id in pending else []
+        visible = table.watermark or BEFORE_ALL
+        rows.append(
+            row(table.name, max([visible, *(w.last_token for w in waiting)]), visible, waiting)
+        )
+    return rows
+
+
+def _milliseconds(span: timedelta) -> int:
+    return span // timedelta(milliseconds=1)
 
 
 def _snapshots(catalog: Catalog, manifest: Manifest) -> list[tuple[object, ...]]:

@@ -113,10 +113,10 @@ class Transactions:
         """Accept everything that the transaction holds, as one: all is visible, or nothing.
 
         Exactly once: repeated, also after an answer that was lost, it returns the same. Of a
-        transaction that was rolled back on demand it does nothing. Raises Conflict when that was
-        for idleness (TRANSACTION_ENDED), or a held write cannot stand any more
-        (SCHEMA_INCOMPATIBLE, IDEMPOTENCY_CONFLICT): then the transaction is rolled back. Raises
-        NotFound, Unavailable.
+        transaction that was rolled back on demand it does nothing. Raises Conflict when a held
+        write cannot stand any more (SCHEMA_INCOMPATIBLE, IDEMPOTENCY_CONFLICT): then the
+        transaction is rolled back. From then on, and after a roll-back for idleness, it raises
+        TRANSACTION_ENDED until the client rolls back. Raises NotFound, Unavailable.
         """
         unused: list[bytes] = []
         try:
@@ -131,14 +131,14 @@ class Transactions:
                 if record.state is TransactionState.OPEN:
                     done, unused = self._accept(connection, identity, record)
         except Conflict:
-            # Like a COMMIT that breaks a constraint: the client begins anew.
-            self.roll_back(identity, transaction_id)
+            # Like a COMMIT that breaks a constraint: nothing of it stands.
+            self._end_unasked(transaction_id)
             raise
         if record.is_open:
             self._remove(unused)
             return done
-        # Expired. The client knows from here on.
-        self.roll_back(identity, transaction_id)
+        # Each time, until a ROLLBACK says that the client knows: some drivers go on without a
+        # transaction after a COMMIT that failed, and what they send must not be accepted alone.
         raise transaction_ended()
 
     def _accept(
@@ -175,6 +175,15 @@ class Transactions:
             if not receipt.inserted and write.payload_kind == "staged"
         ]
         return Committed(last, record.write_count, record.row_count), unused
+
+    def _end_unasked(self, transaction_id: TransactionId) -> None:
+        """Roll back what the client would have kept; its next statements are told so."""
+        with self._catalog.connect() as connection, connection.transaction():
+            record = transactions.lock(connection, transaction_id)
+            if record is None or not record.is_open:
+                return
+            staged = transactions.roll_back(connection, record, expired=True)
+        self._remove(staged)
 
     def roll_back(self, identity: Identity, transaction_id: TransactionId) -> None:
         """Drop what the transaction holds. Of one that has ended, or that is unknown: nothing."""
@@ -281,8 +290,8 @@ class ClientTransaction:
 def transaction_ended() -> Conflict:
     return Conflict(
         ErrorCode.TRANSACTION_ENDED,
-        "the transaction was rolled back, for nothing was said in it for too long: roll back, and "
-        "begin anew",
+        "the transaction was rolled back, for its COMMIT was refused or nothing was said in it for "
+        "too long: send ROLLBACK and begin anew, or connect again",
     )
 
 

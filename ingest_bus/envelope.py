@@ -1,7 +1,7 @@
 """What the bus carries and what it answers."""
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -169,6 +169,16 @@ class EventRecord:
     state: EventState
     ingested_at: datetime
     failure_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PendingTable:
+    """What of one table is accepted and not yet resolved."""
+
+    events: int
+    bytes: int
+    oldest_age: timedelta
+    last_token: VisibilityToken
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from ingest_bus.envelope import (
     EventRecord,
     EventState,
     InlinePayload,
+    PendingTable,
     Receipt,
 )
 from ingest_bus.port import ISOLATE_FROM_ATTEMPT, MAX_ATTEMPTS, NACK_BACKOFF_FIRST
@@ -342,6 +343,22 @@ class MemoryIngestBus:
                 sum(event.envelope.byte_count for event in waiting),
                 min((event.ingested_at for event in waiting), default=None),
             )
+
+    def pending_tables(self, tenant_id: TenantId) -> dict[TableId, PendingTable]:
+        with self._lock:
+            tenant = self._tenants.get(tenant_id, _Tenant())
+            waiting: dict[TableId, list[_Event]] = {}
+            for event in tenant.open_events(after=tenant.acked_token):
+                waiting.setdefault(event.envelope.table_id, []).append(event)
+            return {
+                table_id: PendingTable(
+                    len(events),
+                    sum(event.envelope.byte_count for event in events),
+                    self._now() - events[0].ingested_at,
+                    events[-1].visibility_token,
+                )
+                for table_id, events in waiting.items()
+            }
 
     # -- upkeep
 

@@ -7,7 +7,14 @@ from typing import Any, Protocol
 
 from duckmesh.identifiers import ConsumerId, EventId, SchemaVersion, TableId, TenantId
 from duckmesh.tokens import VisibilityToken
-from ingest_bus.envelope import Backlog, Claim, Envelope, EventRecord, Receipt
+from ingest_bus.envelope import (
+    Backlog,
+    Claim,
+    Envelope,
+    EventRecord,
+    PendingTable,
+    Receipt,
+)
 
 MAX_ATTEMPTS = 5
 """Nacks of one event, or claims of one head event that ended in their consumer's death, before
@@ -151,6 +158,10 @@ class IngestBus(Protocol):
 
     def backlog(self, tenant_id: TenantId) -> Backlog:
         """How much of the tenant waits to be resolved."""
+        ...
+
+    def pending_tables(self, tenant_id: TenantId) -> dict[TableId, PendingTable]:
+        """The same by table, of those that have something waiting."""
         ...
 
     def expire_keys(self, *, older_than: timedelta, limit: int) -> int:

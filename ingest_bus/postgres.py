@@ -24,6 +24,7 @@ from ingest_bus.envelope import (
     Claim,
     Envelope,
     EventRecord,
+    PendingTable,
     Receipt,
 )
 from ingest_bus.group_commit import GroupCommit
@@ -245,6 +246,11 @@ class PostgresIngestBus:
         with self._database.connect() as connection:
             row = connection.execute(_SQL["backlog"], {"tenant_id": tenant_id}).fetchone()
         return Backlog(*row) if row else Backlog(0, 0, None)
+
+    def pending_tables(self, tenant_id: TenantId) -> dict[TableId, PendingTable]:
+        with self._database.connect() as connection:
+            rows = connection.execute(_SQL["pending_tables"], {"tenant_id": tenant_id}).fetchall()
+        return {table_id: PendingTable(*values) for table_id, *values in rows}
 
     # -- upkeep
 

@@ -192,6 +192,15 @@ WHERE tenant_id = %(tenant_id)s
   AND visibility_token > (SELECT acked_token FROM ingest_lease WHERE tenant_id = %(tenant_id)s)
   AND state = 'accepted'
 
+-- name: pending_tables
+SELECT table_id, count(*), coalesce(sum(byte_count), 0)::bigint,
+       greatest(duckmesh_now() - min(ingested_at), interval '0'), max(visibility_token)
+FROM ingest_event
+WHERE tenant_id = %(tenant_id)s
+  AND visibility_token > (SELECT acked_token FROM ingest_lease WHERE tenant_id = %(tenant_id)s)
+  AND state = 'accepted'
+GROUP BY table_id
+
 -- name: expire_keys
 DELETE FROM idempotency_key
 WHERE ctid = ANY (ARRAY(

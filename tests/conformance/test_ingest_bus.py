@@ -968,6 +968,23 @@ def test_the_backlog_counts_what_waits_to_be_resolved(bus: IngestBus, acme: Tena
     assert left.oldest_ingested_at >= oldest
 
 
+def test_what_waits_is_told_by_table(world: World, bus: IngestBus, acme: TenantId) -> None:
+    assert bus.pending_tables(acme) == {}
+    publish(bus, acme, 2, table=1, content=b"12345")
+    publish(bus, acme, 1, table=2)
+    publish(bus, world.tenant("other"), 1, table=3)
+    pending = bus.pending_tables(acme)
+    assert set(pending) == {1, 2}
+    one = pending[TableId(1)]
+    assert (one.events, one.bytes, one.last_token) == (2, 10, 2)
+    assert pending[TableId(2)].last_token == 3
+    world.advance(timedelta(minutes=5))
+    assert bus.pending_tables(acme)[TableId(1)].oldest_age >= timedelta(minutes=5)
+    held = claimed(bus)
+    bus.ack(held, ids(held, 1, 2))
+    assert set(bus.pending_tables(acme)) == {2}
+
+
 # -- keys expire
 
 

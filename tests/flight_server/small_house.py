@@ -57,6 +57,23 @@ class SmallSessions:
     def keep_alive(self, session_id):
         pass
 
+    def change_options(self, identity, session_id, options):
+        known = self.records.get(session_id)
+        kept = {} if known is None else dict(known.options)
+        kept |= {name: value for name, value in options.items() if value is not None}
+        for name in [name for name, value in options.items() if value is None]:
+            kept.pop(name, None)
+        self.records[session_id] = SessionRecord(
+            session_id,
+            identity.tenant_id,
+            identity.principal,
+            0 if known is None else known.last_token,
+            kept,
+        )
+
+    def close(self, identity, session_id):
+        pass
+
     def note(self, write, token):
         if write.session is not None:
             session_id, tenant_id = write.session.session_id, write.identity.tenant_id

@@ -358,7 +358,10 @@ def test_an_idle_transaction_ends_and_nothing_of_it_is_taken_for_autocommit(
                 cursor.adbc_ingest(table, ROWS, mode="append")
             with pytest.raises(dbapi.Error, match="TRANSACTION_ENDED"):
                 connection.commit()
-            connection.rollback()
+            # The driver has no transaction now and begins none: this would be accepted alone.
+            with connection.cursor() as cursor, pytest.raises(dbapi.Error, match="ENDED"):
+                cursor.adbc_ingest(table, ROWS, mode="append")
+        with dbapi.connect(both[1][0]) as connection:
             do(connection, f"INSERT INTO {table} VALUES (2)")
             connection.commit()
     assert ask(watcher, f"SELECT v FROM {table}") == [(2,)]
