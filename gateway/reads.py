@@ -364,7 +364,12 @@ class Reads:
     # -- metadata
 
     def tables(self, identity: Identity) -> list[DescribedTable]:
-        """The tenant's tables in the newest snapshot by name, and then its views."""
+        """The tenant's tables in the newest snapshot by name, and then its views.
+
+        They are listed to those who read or administer them. Raises Denied.
+        """
+        if Role.TABLE_ADMIN not in identity.roles:
+            identity.require(Role.QUERY_READER)
         newest = self._visibility.newest(identity.tenant_id)
         manifest = self._manifests.at(identity.tenant_id, newest.snapshot_id)
         return [

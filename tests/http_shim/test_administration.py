@@ -216,7 +216,6 @@ def test_each_credential_is_taken_and_a_wrong_one_is_not(closed: str, rooms: Roo
     [
         ("POST", "/v1/ingest/t", Role.INGEST_WRITER),
         ("POST", "/v1/query", Role.QUERY_READER),
-        ("GET", "/v1/tables", Role.QUERY_READER),
         ("POST", "/v1/tables", Role.TABLE_ADMIN),
         ("DELETE", "/v1/tables/t", Role.TABLE_ADMIN),
         ("GET", "/v1/snapshots", Role.QUERY_READER),
