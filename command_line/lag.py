@@ -1,5 +1,6 @@
 """`duckmesh lag`: how far what is visible is behind what is accepted."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
@@ -11,6 +12,7 @@ from catalog.tenants import Tenant, find_tenant, list_tenants
 from command_line.catalog_access import open_bus, open_catalog
 from command_line.invocation import Invocation
 from command_line.output import as_json, print_json, print_rows
+from command_line.stopping import stop_requests
 from ingest_bus.port import IngestBus
 
 
@@ -28,13 +30,29 @@ class Lag:
 
 @click.command()
 @click.option("--tenant", help="This tenant alone.")
+@click.option(
+    "--watch",
+    "watch_seconds",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0.1),
+    help="Show it again every so often, until Ctrl-C.",
+)
 @as_json
 @click.pass_obj
-def lag(invocation: Invocation, tenant: str | None, as_json: bool) -> None:
+def lag(
+    invocation: Invocation, tenant: str | None, watch_seconds: float | None, as_json: bool
+) -> None:
     """Show each tenant's last token, its watermark, and what waits between them."""
-    with open_catalog(invocation.tool_settings()) as catalog:
+    with open_catalog(invocation.tool_settings()) as catalog, stop_requests() as stop:
         bus = open_bus(catalog)
-        found = [_lag_of(catalog, bus, each) for each in _named(catalog, tenant)]
+        while True:
+            _print([_lag_of(catalog, bus, each) for each in _named(catalog, tenant)], as_json)
+            if watch_seconds is None or stop.wait(watch_seconds):
+                return
+            click.echo()
+
+
+def _print(found: Sequence[Lag], as_json: bool) -> None:
     if as_json:
         print_json([asdict(each) for each in found])
         return

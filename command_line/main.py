@@ -23,7 +23,9 @@ COMMANDS: Final = (
     "tenants",
     "keys",
     "tables",
+    "snapshots",
     "lag",
+    "completion",
 )
 """Each is the one command of the module of its name."""
 

@@ -11,7 +11,7 @@ import click
 from command_line.flight_client import CallOptions, FlightClient, Parameters, connect
 from command_line.invocation import Invocation
 from command_line.server_address import find_server, server_options
-from command_line.sql_answers import AnswerFormat, Style, Told, write_answer
+from command_line.sql_answers import AnswerFormat, Style, footer, write_answer
 from command_line.sql_text import statements_of
 from duckmesh.errors import ErrorCode, Invalid
 
@@ -95,9 +95,20 @@ def sql(
     found = find_server(invocation, **server)
     with connect(found) as client:
         if not texts and sys.stdin.isatty():
-            raise click.UsageError("give -c, -f or statements on standard input")
+            if values:
+                raise click.UsageError("--param is for -c, -f and standard input")
+            _talk(client, style, options)
+            return
         statements = [each for text in texts or [sys.stdin.read()] for each in statements_of(text)]
         _run(client, statements, values, options, style)
+
+
+def _talk(client: FlightClient, style: Style, options: CallOptions) -> None:
+    # Imported here: what a person needs is much, and a script waits for none of it.
+    from command_line.shell_commands import ShellState
+    from command_line.sql_shell import Shell
+
+    Shell(ShellState(client, style, options)).run()
 
 
 def _run(
@@ -115,23 +126,6 @@ def _run(
         out.flush()
         if style.form is AnswerFormat.TABLE:
             click.echo(footer(told, time.monotonic() - began), err=True)
-
-
-def footer(told: Told, seconds: float | None) -> str:
-    """The line behind an answer: how many rows, from when, how long it took."""
-    parts = []
-    if told.rows is not None:
-        rows = f"{told.rows:,} {'row' if told.rows == 1 else 'rows'}"
-        parts.append(f"the first {rows}; --limit or \\limit shows more" if told.cut else rows)
-    elif not told.is_query:
-        parts.append("done")
-    if told.token is not None:
-        parts.append(f"token {told.token}")
-    if told.snapshot_id is not None:
-        parts.append(f"snapshot {told.snapshot_id}")
-    if seconds is not None:
-        parts.append(f"{1000 * seconds:,.0f} ms" if seconds < 10 else f"{seconds:,.1f} s")
-    return f"({', '.join(parts)})"
 
 
 def _form(form: str | None, as_json: bool) -> AnswerFormat:

@@ -73,6 +73,23 @@ def write_answer(answer: Rows | Outcome, out: Out, style: Style) -> Told:
     return Told(counted.rows, snapshot_id=answer.snapshot_id)
 
 
+def footer(told: Told, seconds: float | None) -> str:
+    """The line behind an answer: how many rows, from when, how long it took."""
+    parts = []
+    if told.rows is not None:
+        rows = f"{told.rows:,} {'row' if told.rows == 1 else 'rows'}"
+        parts.append(f"the first {rows}; --limit or \\limit shows more" if told.cut else rows)
+    elif not told.is_query:
+        parts.append("done")
+    if told.token is not None:
+        parts.append(f"token {told.token}")
+    if told.snapshot_id is not None:
+        parts.append(f"snapshot {told.snapshot_id}")
+    if seconds is not None:
+        parts.append(f"{1000 * seconds:,.0f} ms" if seconds < 10 else f"{seconds:,.1f} s")
+    return f"({', '.join(parts)})"
+
+
 class _Counted:
     def __init__(self, answer: Rows) -> None:
         self._answer = answer

@@ -1,6 +1,10 @@
 """migrate, tenants, keys, tables and lag, on a real catalog."""
 
+import os
 import re
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -115,3 +119,49 @@ def test_a_new_tenant_has_no_table_and_no_lag(on_catalog) -> None:
     }
     assert on_catalog("lag", "--tenant", "nobody").exit_code == 3
     assert on_catalog("tables", "--tenant", "nobody").exit_code == 3
+
+
+def test_snapshots_are_listed_and_shown(on_catalog) -> None:
+    on_catalog("tenants", "create", "acme")
+    of_acme = ("--tenant", "acme")
+    (only,) = document(on_catalog("snapshots", "list", *of_acme, "--json"))
+    assert only["watermark"] == 0
+    number = str(only["snapshot_id"])
+    assert number in on_catalog("snapshots", "list", *of_acme).stdout
+    shown = document(on_catalog("snapshots", "show", number, *of_acme, "--json"))
+    assert shown == {**only, "tables": []}
+    assert "it has no table" in on_catalog("snapshots", "show", number, *of_acme).stdout
+    gone = on_catalog("snapshots", "show", "999", *of_acme)
+    assert gone.exit_code == 3
+    assert gone.stderr.startswith("error SNAPSHOT_NOT_FOUND: the tenant has no snapshot 999: ")
+
+
+def test_lag_is_watched_until_it_is_stopped(on_catalog, database_dsn: str) -> None:
+    on_catalog("tenants", "create", "acme")
+    environment = {"DUCKMESH_CATALOG_DSN": database_dsn}
+    with Process("lag", "--watch", "0.1", environment=environment) as process:
+        for _ in range(3):
+            process.line("acme")
+        process.signal(signal.SIGINT)
+        assert process.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("shell", "holds"), [("bash", "complete -o"), ("zsh", "#compdef"), ("fish", "complete --no-")]
+)
+def test_each_shell_gets_its_completion(run, shell: str, holds: str) -> None:
+    result = run("completion", shell)
+    assert result.exit_code == 0, result.output
+    assert holds in result.stdout
+
+
+def test_commands_complete_in_a_shell() -> None:
+    environment = {"COMP_WORDS": "duckmesh sna", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "command_line.main"],
+        env={**os.environ, **environment, "_DUCKMESH_COMPLETE": "bash_complete"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "plain,snapshots\n"
