@@ -220,6 +220,12 @@ def newest(connection: Connection, tenant_id: TenantId) -> Snapshot:
     return Snapshot(*row)
 
 
+def latest_token(connection: Connection) -> VisibilityToken:
+    """The largest token that is visible, of any tenant."""
+    row = connection.execute(_SQL["latest_token"]).fetchone()
+    return VisibilityToken(row[0] if row else 0)
+
+
 def by_id(connection: Connection, tenant_id: TenantId, snapshot_id: SnapshotId) -> Snapshot:
     """The tenant's snapshot of that id. Raises NotFound, also for another tenant's."""
     row = connection.execute(_SQL["by_id"], (tenant_id, snapshot_id)).fetchone()

@@ -80,6 +80,10 @@ WHERE v.table_id = n.table_id AND v.schema_version = n.schema_version
 SELECT h.snapshot_id, h.tenant_id, h.created_at, h.max_visibility_token
 FROM publication_head h WHERE h.tenant_id = %s
 
+-- name: latest_token
+-- The largest visible token of any tenant; there is a row for each tenant.
+SELECT coalesce(max(max_visibility_token), 0) FROM publication_head
+
 -- name: by_id
 SELECT snapshot_id, tenant_id, created_at, max_visibility_token
 FROM snapshot WHERE tenant_id = %s AND snapshot_id = %s

@@ -6,7 +6,7 @@ from datetime import timedelta
 import click
 
 from command_line.catalog_access import open_bus, open_catalog
-from command_line.coordinating import consumer_id, new_coordinator
+from command_line.coordinating import consumer_id, new_coordinator, observed
 from command_line.invocation import Invocation
 from command_line.readiness import await_catalog, say_ready
 from command_line.stopping import end_hard_after, stop_requests
@@ -43,8 +43,9 @@ def coordinate(invocation: Invocation, grace_seconds: float) -> None:
             bus = open_bus(catalog)
             coordinator = new_coordinator(settings, catalog, bus)
             threading.Thread(target=_wake_at, args=(stop, bus), daemon=True).start()
-            say_ready(consumer_id(settings))
-            coordinator.run(stop)
+            with observed(settings, catalog, bus, stop):
+                say_ready(consumer_id(settings))
+                coordinator.run(stop)
             bus.close()
     _log.info("stopped")
 

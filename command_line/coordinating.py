@@ -2,12 +2,22 @@
 
 import os
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from catalog.connection import Catalog
+from command_line.live_lag import LiveLag
+from command_line.metrics_port import metrics_port
 from command_line.stores import open_object_store
 from coordinator.run import Coordinator, CoordinatorOptions
+from duckmesh import metrics
 from duckmesh.settings import Settings
+from duckmesh.telemetry import get_logger
+from gateway.readiness import Readiness
 from ingest_bus.port import IngestBus
+
+_log = get_logger(__name__)
 
 
 def consumer_id(settings: Settings) -> str:
@@ -37,3 +47,22 @@ def new_coordinator(settings: Settings, catalog: Catalog, bus: IngestBus) -> Coo
             session_kept=2 * settings.auth.session_lifetime,
         ),
     )
+
+
+@contextmanager
+def observed(
+    settings: Settings, catalog: Catalog, bus: IngestBus, stop: threading.Event
+) -> Iterator[None]:
+    """The process can be observed for the length of the block, if the settings give it a port."""
+    group = settings.coordinator
+    if group.metrics_port is None:
+        yield
+        return
+    lag = LiveLag(catalog, bus, tenants_max=group.metrics_tenants_max)
+    readiness = Readiness(catalog, open_object_store(settings))
+    with (
+        metrics.LIVE.asking(lag.metrics),
+        metrics_port(group.metrics_host, group.metrics_port, readiness, stop) as port,
+    ):
+        _log.info("metrics_listening", port=port)
+        yield

@@ -12,8 +12,11 @@ from command_line.catalog_access import open_bus
 from command_line.data_directory import DataDirectory
 from command_line.doors import Doors, open_http_door
 from command_line.identities import open_tenancy
+from command_line.live_lag import LiveLag
 from command_line.ports import check_port_is_free
+from command_line.serving_metrics import ServingMetrics
 from command_line.stores import open_object_store
+from duckmesh import metrics
 from duckmesh.errors import ErrorCode, Invalid
 from duckmesh.settings import FlightSettings, Settings
 from flight_server.server import DoorOptions, FlightDoor, Tls
@@ -99,6 +102,9 @@ def open_doors(settings: Settings, catalog: Catalog) -> Iterator[Doors]:
             if http is not None:
                 http.close()
             raise
+        lag = LiveLag(catalog, bus, tenants_max=0)
+        rooms.enter_context(metrics.LIVE.asking(lag.metrics))
+        rooms.enter_context(metrics.LIVE.asking(ServingMetrics(reads, cache, flight).metrics))
         yield Doors(flight, http)
 
 

@@ -9,6 +9,7 @@ import structlog
 
 from catalog import leases, sessions, transactions
 from catalog.connection import Catalog
+from coordinator.counts import count_turn
 from duckmesh.errors import DuckMeshError
 from ingest_bus.envelope import StagedPayload
 from ingest_bus.port import IngestBus
@@ -95,7 +96,8 @@ def _keep_one(duty: Duty, catalog: Catalog, holder: str, stop: threading.Event) 
                     connection, f"duty/{duty.name}", holder=holder, span=duty.every * 2
                 )
             if lease is not None:
-                duty.act()
+                with count_turn(duty.name):
+                    duty.act()
         except DuckMeshError as failure:
             _LOG.warning("duty_failed", duty=duty.name, error_code=failure.code.value)
         except Exception:  # noqa: BLE001 - one bad turn must not end the duty for good

@@ -19,6 +19,7 @@ from catalog.connection import Catalog
 from catalog.snapshots import NewFile, Publication, Snapshot
 from catalog.table_schema import TableSchema
 from catalog.tables import Place
+from coordinator.counts import CommitClock, count_claim, count_failure
 from coordinator.encode import Poison, TableRows, encode_rows, gather
 from coordinator.fold import fold_tail
 from coordinator.lease_keeper import LeaseKeeper
@@ -93,9 +94,10 @@ class Materializer:
         if claim is None:
             return None
         self._step("claimed")
+        count_claim(claim)
         self._suspects = max(0, self._suspects - 1)
         try:
-            with LeaseKeeper(self._bus, claim, options.lease):
+            with count_failure(), LeaseKeeper(self._bus, claim, options.lease):
                 return Published(self._publish(claim), full=len(claim.events) >= limit)
         except DuckMeshError as failure:
             # Fenced as well: when the claim is lost this changes nothing; when only a file to
@@ -107,6 +109,7 @@ class Materializer:
             raise
 
     def _publish(self, claim: Claim) -> Snapshot:
+        clock = CommitClock()
         schemas = _Schemas(self._catalog)
         rows, poison = gather(claim.events, schemas)
         with self._catalog.connect() as connection:
@@ -132,18 +135,22 @@ class Materializer:
             new_schemas={t.table_id: t.new_schema for t in rows if t.new_schema is not None},
             folded_files=folded,
         )
-        return self._commit(claim, publication, poison)
+        return self._commit(claim, publication, poison, clock)
 
-    def _commit(self, claim: Claim, publication: Publication, poison: list[Poison]) -> Snapshot:
+    def _commit(
+        self, claim: Claim, publication: Publication, poison: list[Poison], clock: CommitClock
+    ) -> Snapshot:
         refused = {fault.event_id for fault in poison}
         accepted = [e.envelope.event_id for e in claim.events if e.envelope.event_id not in refused]
         with self._catalog.connect() as connection, connection.transaction():
             joined = connection if self._bus.joins(connection) else None
             born = snapshots.commit_snapshot(connection, publication)
+            clock.written()
             self._step("inserted")
             if joined is not None:
                 self._resolve(claim, accepted, poison, within=joined)
             self._step("resolved")
+        clock.committed(claim, born, without=refused)
         self._step("committed")
         if joined is None:
             self._resolve(claim, accepted, poison, within=None)

@@ -508,6 +508,22 @@ class CoordinatorSettings(Group):
     backoff_max_seconds: float = Field(
         default=30, gt=0, le=3600, description="The longest pause after a failure."
     )
+    metrics_host: NonEmpty = Field(
+        default="127.0.0.1",
+        description="Where `/metrics`, `/health` and `/ready` listen. They ask for no credentials.",
+    )
+    metrics_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Their port; 0 takes a free one. Not opened when not set.",
+    )
+    metrics_tenants_max: int = Field(
+        default=20,
+        ge=0,
+        le=1000,
+        description="Tenants that have a lag of their own there: those furthest behind.",
+    )
     lease = Span("lease_seconds")
     poll = Span("poll_seconds")
     flush_interval = Span("flush_interval_ms")

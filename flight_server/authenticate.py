@@ -16,6 +16,7 @@ from duckmesh.errors import DuckMeshError, Internal
 from duckmesh.tokens import VisibilityToken
 from flight_server.boundary import flight_exception
 from flight_server.calls import CallsInFlight, Place
+from flight_server.counts import CallCount
 from flight_server.headers import CallOptions, RawHeaders, read_options, trace_id_of
 from flight_server.sessions import TOKEN_PREFIX, Session, Sessions, token_headers
 from gateway.credentials import Authenticator, Bearer, identify, parse_authorization
@@ -44,9 +45,11 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
         place: Place,
         sessions: Sessions,
         is_new: bool,
+        count: CallCount,
         tells_at_once: bool = True,
     ) -> None:
         super().__init__()
+        self.count = count
         self.place = place
         self.stop = Interruption()
         """Pressed when the caller goes: whatever the call waits for or runs takes it along."""
@@ -114,7 +117,8 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
         # itself; of two such headers ADBC keeps the first, so a session sends none here.
         return {} if self._told_token is None else token_headers(self._told_token)
 
-    def call_completed(self, exception: Exception | None) -> None:  # noqa: ARG002 - pyarrow's
+    def call_completed(self, exception: Exception | None) -> None:
+        self.count.ended(failed=exception is not None)
         self.place.leave()
 
 
@@ -131,22 +135,27 @@ class Authentication(flight.ServerMiddlewareFactory):  # type: ignore[misc]
 
     def start_call(self, info: Any, headers: RawHeaders) -> Call:
         trace_id = trace_id_of(headers)
+        count = CallCount(info.method)
         place: Place | None = None
         try:
             place = self._calls.enter(finishes=info.method in _FINISHING)
-            return self._admit(info.method, headers, trace_id, place)
+            return self._admit(info.method, headers, trace_id, place, count)
         except DuckMeshError as error:
             _give_back(place)
+            count.refused(error)
             _log.info(
                 "call_refused", rpc=str(info.method), error_code=error.code.value, trace_id=trace_id
             )
             raise flight_exception(error, trace_id) from None
         except Exception:  # noqa: BLE001 - logged, and mapped to INTERNAL
             _give_back(place)
+            count.refused(Internal())
             _log.exception("call_failed", rpc=str(info.method), trace_id=trace_id)
             raise flight_exception(Internal(), trace_id) from None
 
-    def _admit(self, method: Any, headers: RawHeaders, trace_id: str, place: Place) -> Call:
+    def _admit(
+        self, method: Any, headers: RawHeaders, trace_id: str, place: Place, count: CallCount
+    ) -> Call:
         session = self._shown(headers)
         is_new = session is None
         if session is None:
@@ -159,6 +168,7 @@ class Authentication(flight.ServerMiddlewareFactory):  # type: ignore[misc]
             place=place,
             sessions=self._sessions,
             is_new=is_new,
+            count=count,
             # A write tells its token in the same header: it waits for that.
             tells_at_once=method != flight.FlightMethod.DO_PUT,
         )

@@ -10,7 +10,7 @@ prevents.
 
 import json
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any, Final, Protocol
@@ -233,18 +233,24 @@ def trailers_of(error: DuckMeshError, trace_id: str) -> dict[str, str]:
 
 @contextmanager
 def boundary(
-    rpc: str, *, context: CallContext, trace_id: str, tenant: str | None = None
+    rpc: str,
+    *,
+    context: CallContext,
+    trace_id: str,
+    tenant: str | None = None,
+    failing: Callable[[DuckMeshError], None] = lambda _: None,
 ) -> Iterator[None]:
     """Every RPC runs inside one of these: what leaves it is an exception for pyarrow.
 
     An error of DuckMesh is logged once and mapped; any other exception is logged with its
     traceback and leaves as INTERNAL with the trace id. An exception of a call whose client has
-    gone is CANCELLED: it is the consequence and not the fault.
+    gone is CANCELLED: it is the consequence and not the fault. `failing` is told the error.
     """
     try:
         with bind_trace(trace_id, tenant=tenant):
             yield
     except DuckMeshError as error:
+        failing(error)
         _log_error(rpc, error, trace_id, tenant)
         raise _sent(rpc, context, error, trace_id) from None
     except Exception:  # noqa: BLE001 - logged, and mapped to INTERNAL
@@ -255,6 +261,7 @@ def boundary(
         else:
             known = Internal()
             _log.exception("rpc_failed", rpc=rpc, trace_id=trace_id, tenant=tenant)
+        failing(known)
         raise _sent(rpc, context, known, trace_id) from None
 
 

@@ -352,7 +352,13 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
 def _guarded(
     rpc: str, context: flight.ServerCallContext, call: Call
 ) -> AbstractContextManager[None]:
-    return boundary(rpc, context=context, trace_id=call.trace_id, tenant=call.identity.tenant)
+    return boundary(
+        rpc,
+        context=context,
+        trace_id=call.trace_id,
+        tenant=call.identity.tenant,
+        failing=call.count.failing,
+    )
 
 
 def _watched(

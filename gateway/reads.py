@@ -13,11 +13,13 @@ from catalog import snapshots
 from catalog.connection import Catalog
 from catalog.snapshots import Snapshot
 from catalog.tables import TableAt
+from duckmesh import metrics
 from duckmesh.clock import Deadline
 from duckmesh.errors import ErrorCode, Invalid, NotSupported
 from duckmesh.identifiers import SnapshotId, TableId
 from duckmesh.tokens import BEFORE_ALL, VisibilityToken
 from gateway import system_tables
+from gateway.counts import count_query
 from gateway.identity import Identity, Role
 from gateway.manifests import LocalFiles, Manifest, Manifests
 from gateway.open_answers import Answer, OpenAnswers
@@ -278,10 +280,30 @@ class Reads:
 
         Raises Overloaded (TOO_MANY_QUERIES) when it gets no turn, and what the engine raises.
         """
+        with count_query():
+            return self._run(
+                identity,
+                sql,
+                snapshot_id,
+                parameters=parameters,
+                last_token=last_token,
+                stop=interruption or Interruption(),
+            )
+
+    def _run(
+        self,
+        identity: Identity,
+        sql: str,
+        snapshot_id: SnapshotId,
+        *,
+        parameters: pa.RecordBatch | None,
+        last_token: VisibilityToken | None,
+        stop: Interruption,
+    ) -> Answer:
         identity.require(Role.QUERY_READER)
-        stop = interruption or Interruption()
         turns = self._turns.of(identity.tenant)
-        queued = turns.take(stop)
+        with metrics.QUERY_QUEUE_SECONDS.time():
+            queued = turns.take(stop)
         with contextlib.ExitStack() as undo:
             undo.callback(turns.give_back)
             manifest = self._manifests.at(identity.tenant_id, snapshot_id)
@@ -303,7 +325,10 @@ class Reads:
             )
             running.stats.queued_seconds = queued.total_seconds()
             undo.pop_all()
-        scanned = sum(f.file_size_bytes for m, t in wanted for f in m.files[t.table_id])
+        sizes = [f.file_size_bytes for m, t in wanted for f in m.files[t.table_id]]
+        scanned = sum(sizes)
+        metrics.QUERY_SCANNED_FILES.observe(len(sizes))
+        metrics.QUERY_SCANNED_BYTES.observe(scanned)
         return Answer(running, pinned, turns, stop=stop, among=self._open, scanned_bytes=scanned)
 
     def _pin_files(

@@ -19,6 +19,7 @@ from duckmesh.clock import Deadline
 from duckmesh.errors import ErrorCode, Invalid, NotYetVisible
 from duckmesh.identifiers import TableId, TenantId
 from duckmesh.tokens import VisibilityToken
+from gateway.counts import count_barrier
 from ingest_bus.port import IngestBus
 from query_engine.engine import Interruption
 
@@ -67,7 +68,17 @@ class Visibility:
         Invalid (VISIBILITY_TOKEN_INVALID) at once for a token that was never issued, NotYetVisible
         (CONSISTENCY_TIMEOUT) at the deadline, Cancelled when `stop` is pressed.
         """
-        stop = stop or Interruption()
+        with count_barrier():
+            return self._wait(tenant_id, token, tables_of, deadline, stop or Interruption())
+
+    def _wait(
+        self,
+        tenant_id: TenantId,
+        token: VisibilityToken,
+        tables_of: Callable[[Snapshot], Collection[TableId] | None],
+        deadline: Deadline,
+        stop: Interruption,
+    ) -> Snapshot:
         newest = self.newest(tenant_id)
         if newest.max_visibility_token >= token:
             return newest

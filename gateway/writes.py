@@ -32,6 +32,7 @@ from duckmesh.identifiers import (
     new_event_id,
 )
 from gateway.conform import Conformer
+from gateway.counts import WriteCount
 from gateway.groups import EnvelopeGroup, KeyedRows
 from gateway.identity import Identity, Role
 from gateway.known_tables import KnownTables
@@ -118,6 +119,33 @@ class Writes:
         Raises what can be known without them: Denied, TABLE_NOT_FOUND, TABLE_EXISTS,
         SCHEMA_INCOMPATIBLE, QUOTA_EXCEEDED. Changes nothing.
         """
+        count = WriteCount()
+        with count.refusals():
+            return self._begin(
+                identity,
+                table_name,
+                offered,
+                mode=mode,
+                idempotency_key=idempotency_key,
+                payload_hash=payload_hash,
+                trace_id=trace_id,
+                session=session,
+                count=count,
+            )
+
+    def _begin(
+        self,
+        identity: Identity,
+        table_name: str,
+        offered: pa.Schema,
+        *,
+        mode: IngestMode,
+        idempotency_key: str | None,
+        payload_hash: bytes | None,
+        trace_id: str | None,
+        session: WritingSession | None,
+        count: WriteCount,
+    ) -> "PendingWrite":
         identity.require(Role.INGEST_WRITER)
         check_table_name(table_name)
         if idempotency_key is not None:
@@ -151,6 +179,7 @@ class Writes:
             transaction=transaction,
             conformer=conformer or Conformer.between(offered, schema.arrow),
             staging=staging,
+            count=count,
         )
 
     def check_size(self, size_bytes: int) -> None:
@@ -243,6 +272,31 @@ class Writes:
         alone tell (Invalid, Overloaded); the future raises Conflict and Unavailable, and what a
         first batch finds that comes to a table changed since: NotFound, Invalid.
         """
+        count = WriteCount()
+        with count.refusals():
+            answer = self._append_batch(
+                identity,
+                target,
+                batch,
+                idempotency_key=idempotency_key,
+                trace_id=trace_id,
+                session=session,
+                at_once=at_once,
+            )
+        answer.add_done_callback(count.answered)
+        return answer
+
+    def _append_batch(
+        self,
+        identity: Identity,
+        target: StreamTarget,
+        batch: pa.RecordBatch,
+        *,
+        idempotency_key: str | None,
+        trace_id: str | None,
+        session: WritingSession | None,
+        at_once: bool,
+    ) -> "Future[list[Receipt]]":
         first, target.begun = not target.begun, True
         if idempotency_key is not None:
             check_idempotency_key(idempotency_key)
@@ -283,7 +337,7 @@ class Writes:
         except Conflict as conflict:
             if first and conflict.code is ErrorCode.SCHEMA_INCOMPATIBLE:
                 again = partial(
-                    self.append_batch,
+                    self._append_batch,
                     identity,
                     target,
                     batch,
@@ -329,6 +383,20 @@ class Writes:
         Tokens follow the order of `parts`. Of equal keys the first is the original. Raises as
         `append_batch` and its future do; after Unavailable the group may have been accepted.
         """
+        count = WriteCount()
+        with count.refusals():
+            receipts = self._append_group(identity, target, parts, trace_id=trace_id)
+        count.accepted(receipts)
+        return receipts
+
+    def _append_group(
+        self,
+        identity: Identity,
+        target: StreamTarget,
+        parts: Sequence[KeyedRows],
+        *,
+        trace_id: str | None,
+    ) -> list[Receipt]:
         for part in parts:
             if part.idempotency_key is not None:
                 check_idempotency_key(part.idempotency_key)
@@ -372,14 +440,17 @@ class Writes:
         session: WritingSession | None,
     ) -> "Future[list[Receipt]]":
         """A batch too large for the bus goes through the store, in its turn."""
-        write = self.begin(
+        write = self._begin(
             identity,
             target.table.name,
             batch.schema,
             mode=IngestMode.APPEND,
             idempotency_key=idempotency_key,
+            payload_hash=None,
             trace_id=trace_id,
             session=session,
+            # Counted by the caller of `append_batch`.
+            count=WriteCount.of_another(),
         )
         answer: Future[list[Receipt]] = Future()
         try:
@@ -620,6 +691,7 @@ class PendingWrite:
         transaction: ClientTransaction | None,
         conformer: Conformer,
         staging: Staging,
+        count: WriteCount,
     ) -> None:
         self.identity = identity
         self.table_name = table_name
@@ -636,13 +708,14 @@ class PendingWrite:
         self._staging = staging
         self._pump = Pump(staging.add)
         self._received_bytes = 0
+        self._count = count
 
     def append(self, batch: pa.RecordBatch) -> None:
         """Add rows. Raises Invalid (INVALID_PAYLOAD, PAYLOAD_TOO_LARGE), Unavailable."""
-        self._received_bytes += bytes_of(batch)
-        self._writes.check_size(self._received_bytes)
-        conformed = self._conformer.conform(batch)
-        self._pump.put(conformed)
+        with self._count.refusals():
+            self._received_bytes += bytes_of(batch)
+            self._writes.check_size(self._received_bytes)
+            self._pump.put(self._conformer.conform(batch))
 
     def commit(self) -> Receipt:
         """Accept the write: when this returns it is durable, and its receipt is final.
@@ -653,6 +726,13 @@ class PendingWrite:
         Unavailable. After Unavailable the write may have been accepted: repeat it with its key.
         `abort` is safe after any of them: it removes only what no accepted write can name.
         """
+        self._count.complete()
+        with self._count.refusals():
+            receipt = self._commit()
+        self._count.accepted([receipt])
+        return receipt
+
+    def _commit(self) -> Receipt:
         self._pump.finish()
         gathered = self._staging.finish()
         if self._payload_hash is not None:

@@ -10,7 +10,6 @@ from starlette.responses import Response
 from duckmesh.errors import ErrorCode, Invalid
 from http_shim.boundary import error_response, known_error
 from http_shim.calls import RequestsInFlight, call_of
-from http_shim.metrics import DoorMetrics
 from http_shim.openapi import API_VERSION, OPENAPI_PATH, ROUTERS, openapi_document
 from http_shim.passage import Passage
 from http_shim.rooms import Door, HttpLimits, HttpRooms
@@ -22,7 +21,6 @@ def new_app(rooms: HttpRooms, limits: HttpLimits) -> FastAPI:
         rooms=rooms,
         limits=limits,
         calls=RequestsInFlight(limits.requests_max),
-        metrics=DoorMetrics(),
     )
     app = FastAPI(
         version=API_VERSION,

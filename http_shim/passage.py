@@ -7,6 +7,7 @@ from typing import Any, Final
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from duckmesh import metrics
 from duckmesh.errors import Cancelled
 from duckmesh.telemetry import bind_trace, parse_trace_id
 from http_shim.boundary import TRACE_HEADER, error_response, known_error, log_refusal
@@ -42,13 +43,13 @@ class Passage:
         )
         answer = _Answer(send, trace_id)
         began = time.perf_counter()
-        self._door.metrics.in_flight.inc()
+        metrics.HTTP_IN_FLIGHT.inc()
         try:
             with bind_trace(trace_id):
                 await self._answered(scope, receive, answer)
         finally:
-            self._door.metrics.in_flight.dec()
-            self._count(scope, answer.status, time.perf_counter() - began)
+            metrics.HTTP_IN_FLIGHT.dec()
+            _count(scope, answer.status, time.perf_counter() - began)
 
     async def _answered(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         try:
@@ -67,11 +68,6 @@ class Passage:
                 return
             response = error_response(error, answer.trace_id, status=status, **headers)
             await response(scope, receive, answer.send)
-
-    def _count(self, scope: Scope, status: int, seconds: float) -> None:
-        route, method = _route_of(scope), _method_of(scope)
-        self._door.metrics.requests.labels(route, method, str(status)).inc()
-        self._door.metrics.seconds.labels(route, method).observe(seconds)
 
 
 class _Answer:
@@ -94,6 +90,12 @@ class _Answer:
             if len(self.trace_id) == 32 and _HEX.issuperset(self.trace_id):
                 headers["traceparent"] = f"00-{self.trace_id}-{secrets.token_hex(8)}-00"
         await self._send(message)
+
+
+def _count(scope: Scope, status: int, seconds: float) -> None:
+    route, method = _route_of(scope), _method_of(scope)
+    metrics.HTTP_REQUESTS.labels(route, method, str(status)).inc()
+    metrics.HTTP_SECONDS.labels(route, method).observe(seconds)
 
 
 def _route_of(scope: Scope) -> str:

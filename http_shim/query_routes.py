@@ -186,5 +186,4 @@ def _executed(
     outcome = {"row_count": done.row_count, "visibility_token": token}
     if token is None:
         return json_response(outcome)
-    door.metrics.note_token(token)
     return json_response(outcome, headers={"x-duckmesh-visibility-token": str(token)})

@@ -46,7 +46,6 @@ def answered(
     accepted = sum(each.row_count for each in receipts if each.inserted)
     duplicates = sum(each.row_count for each in receipts if not each.inserted)
     token = max(each.visibility_token for each in receipts)
-    _count(door, receipts, accepted)
     snapshot_id, late = _awaited(door, who, wish, receipts)
     answer: dict[str, Any] = {
         "accepted_count": accepted,
@@ -82,12 +81,6 @@ def _awaited(
     except NotYetVisible as late:
         return None, late
     return snapshot.snapshot_id, None
-
-
-def _count(door: Door, receipts: Sequence[Receipt], accepted: int) -> None:
-    door.metrics.records.inc(accepted)
-    door.metrics.duplicates.inc(sum(not each.inserted for each in receipts))
-    door.metrics.note_token(max(each.visibility_token for each in receipts))
 
 
 def _results(placed: Sequence[PlacedReceipt]) -> list[dict[str, Any]]:

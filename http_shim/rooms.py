@@ -15,7 +15,6 @@ from gateway.sql_writes import SqlWrites
 from gateway.tables import TableAdministration
 from gateway.writes import Writes
 from http_shim.calls import RequestsInFlight
-from http_shim.metrics import DoorMetrics
 
 MIB = 2**20
 
@@ -55,7 +54,6 @@ class Door:
     rooms: HttpRooms
     limits: HttpLimits
     calls: RequestsInFlight
-    metrics: DoorMetrics
 
 
 def door_of(request: Request) -> Door:

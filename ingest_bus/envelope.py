@@ -188,3 +188,31 @@ class Backlog:
     events: int
     bytes: int
     oldest_ingested_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class TenantLag:
+    """What waits of one tenant, and since when."""
+
+    tenant_id: TenantId
+    events: int
+    oldest_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """What waits of all tenants, at one moment."""
+
+    events: int = 0
+    bytes: int = 0
+    expired_leases: int = 0
+    """Claims that their consumer no longer holds, and that nobody has ended yet."""
+    dead_letters: int = 0
+    """Events that were given up, of all time."""
+    tenants: tuple[TenantLag, ...] = ()
+    """Those that have waited longest, longest first."""
+
+    @property
+    def oldest_seconds(self) -> float:
+        """How long the oldest event has waited; 0 when nothing waits."""
+        return self.tenants[0].oldest_seconds if self.tenants else 0.0

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
+from duckmesh import metrics
 from duckmesh.errors import DuckMeshError, ErrorCode, Unavailable
 from duckmesh.identifiers import TenantId
 from ingest_bus.envelope import Envelope, Receipt
@@ -217,6 +218,7 @@ class GroupCommit:
             for call in group:
                 call.fail(error)
         else:
+            metrics.GROUP_COMMIT_SIZE.observe(len(receipts))
             answers = iter(receipts)
             for call in group:
                 call.answer([next(answers) for _ in call.envelopes])

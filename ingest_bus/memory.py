@@ -30,8 +30,10 @@ from ingest_bus.envelope import (
     EventRecord,
     EventState,
     InlinePayload,
+    Lag,
     PendingTable,
     Receipt,
+    TenantLag,
 )
 from ingest_bus.port import ISOLATE_FROM_ATTEMPT, MAX_ATTEMPTS, NACK_BACKOFF_FIRST
 
@@ -359,6 +361,38 @@ class MemoryIngestBus:
                 )
                 for table_id, events in waiting.items()
             }
+
+    def lag(self, *, tenants_max: int, patience: timedelta) -> Lag:  # noqa: ARG002 - it is at once
+        with self._lock:
+            now = self._now()
+            found = [
+                (tenant_id, tenant.lease, list(tenant.open_events(after=tenant.acked_token)))
+                for tenant_id, tenant in self._tenants.items()
+            ]
+            lags = [
+                TenantLag(
+                    tenant_id,
+                    len(waiting),
+                    (now - min(event.ingested_at for event in waiting)).total_seconds(),
+                )
+                for tenant_id, _, waiting in found
+                if waiting
+            ]
+            return Lag(
+                sum(each.events for each in lags),
+                sum(e.envelope.byte_count for _, _, waiting in found for e in waiting),
+                sum(
+                    1
+                    for _, each, _ in found
+                    if each.lease_until is not None and each.lease_until <= now
+                ),
+                sum(
+                    event.state is EventState.FAILED
+                    for tenant in self._tenants.values()
+                    for event in tenant.events
+                ),
+                tuple(sorted(lags, key=lambda each: -each.oldest_seconds)[:tenants_max]),
+            )
 
     # -- upkeep
 

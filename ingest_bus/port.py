@@ -12,6 +12,7 @@ from ingest_bus.envelope import (
     Claim,
     Envelope,
     EventRecord,
+    Lag,
     PendingTable,
     Receipt,
 )
@@ -162,6 +163,14 @@ class IngestBus(Protocol):
 
     def pending_tables(self, tenant_id: TenantId) -> dict[TableId, PendingTable]:
         """The same by table, of those that have something waiting."""
+        ...
+
+    def lag(self, *, tenants_max: int, patience: timedelta) -> Lag:
+        """How much of all tenants waits to be resolved, and of those that have waited longest.
+
+        `tenants_max` is at least 1. Raises Unavailable when the answer takes longer than the
+        patience.
+        """
         ...
 
     def expire_keys(self, *, older_than: timedelta, limit: int) -> int:

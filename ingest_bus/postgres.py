@@ -24,8 +24,10 @@ from ingest_bus.envelope import (
     Claim,
     Envelope,
     EventRecord,
+    Lag,
     PendingTable,
     Receipt,
+    TenantLag,
 )
 from ingest_bus.group_commit import GroupCommit
 from ingest_bus.port import ISOLATE_FROM_ATTEMPT, MAX_ATTEMPTS, NACK_BACKOFF_FIRST
@@ -251,6 +253,22 @@ class PostgresIngestBus:
         with self._database.connect() as connection:
             rows = connection.execute(_SQL["pending_tables"], {"tenant_id": tenant_id}).fetchall()
         return {table_id: PendingTable(*values) for table_id, *values in rows}
+
+    def lag(self, *, tenants_max: int, patience: timedelta) -> Lag:
+        milliseconds = str(max(1, int(patience.total_seconds() * 1000)))
+        with self._database.connect() as connection, connection.transaction():
+            connection.execute(_SQL["limit_time"], (milliseconds,))
+            rows = connection.execute(_SQL["lag"], {"tenants_max": tenants_max}).fetchall()
+            stuck = connection.execute(_SQL["stuck"]).fetchone()
+        events, size_bytes = rows[0][3:] if rows else (0, 0)
+        expired_leases, dead_letters = stuck or (0, 0)
+        return Lag(
+            events,
+            size_bytes,
+            expired_leases,
+            dead_letters,
+            tuple(TenantLag(row[0], row[1], max(0.0, row[2])) for row in rows),
+        )
 
     # -- upkeep
 

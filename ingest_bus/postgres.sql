@@ -201,6 +201,28 @@ WHERE tenant_id = %(tenant_id)s
   AND state = 'accepted'
 GROUP BY table_id
 
+-- name: limit_time
+SELECT set_config('statement_timeout', %s, true)
+
+-- name: lag
+-- The tenants that have waited longest, with the sums over all tenants in every row.
+SELECT l.tenant_id, w.events, extract(epoch FROM duckmesh_now() - w.oldest)::float8,
+       sum(w.events) OVER ()::bigint, sum(w.bytes) OVER ()::bigint
+FROM ingest_lease l
+JOIN token_counter c USING (tenant_id)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS events, sum(e.byte_count) AS bytes, min(e.ingested_at) AS oldest
+    FROM ingest_event e
+    WHERE e.tenant_id = l.tenant_id AND e.visibility_token > l.acked_token
+      AND e.state = 'accepted'
+) w
+WHERE c.last_token > l.acked_token AND w.events > 0
+ORDER BY w.oldest LIMIT %(tenants_max)s
+
+-- name: stuck
+SELECT (SELECT count(*) FROM ingest_lease WHERE lease_until <= duckmesh_now()),
+       (SELECT count(*) FROM ingest_event WHERE state = 'failed')
+
 -- name: expire_keys
 DELETE FROM idempotency_key
 WHERE ctid = ANY (ARRAY(

@@ -26,6 +26,7 @@ from ingest_bus.envelope import (
     Backlog,
     Claim,
     EventState,
+    Lag,
     Operation,
     Receipt,
     StagedFile,
@@ -777,6 +778,36 @@ def test_a_nack_with_dead_dead_letters_at_once_and_resolves_the_token(
     assert bus.has_unresolved(acme, None, through=VisibilityToken(2))
     bus.ack(held, ids(held, 2))
     assert bus.backlog(acme) == Backlog(0, 0, None)
+
+
+# -- lag
+
+
+def test_the_lag_is_what_waits_of_all_tenants(world: World, bus: IngestBus, acme: TenantId) -> None:
+    other = world.tenant("other")
+    patience = timedelta(seconds=PATIENCE_SECONDS)
+    assert bus.lag(tenants_max=5, patience=patience) == Lag()
+    publish(bus, acme, 2)
+    until(lambda: bus.lag(tenants_max=5, patience=patience).oldest_seconds > 0)
+    publish(bus, other, 3)
+    found = bus.lag(tenants_max=5, patience=patience)
+    waiting = [bus.backlog(tenant) for tenant in (acme, other)]
+    assert (found.events, found.bytes) == (5, sum(each.bytes for each in waiting))
+    assert [(each.tenant_id, each.events) for each in found.tenants] == [(acme, 2), (other, 3)]
+    assert found.oldest_seconds == found.tenants[0].oldest_seconds
+    one = bus.lag(tenants_max=1, patience=patience)
+    assert (one.events, [each.tenant_id for each in one.tenants]) == (5, [acme])
+
+
+def test_the_lag_names_what_is_stuck(world: World, bus: IngestBus, acme: TenantId) -> None:
+    patience = timedelta(seconds=PATIENCE_SECONDS)
+    publish(bus, acme, 2)
+    held = claimed(bus)
+    assert bus.lag(tenants_max=1, patience=patience).expired_leases == 0
+    bus.nack(held, ids(held, 1), "broken", dead=True)
+    world.advance(LEASE + MOMENT)
+    found = bus.lag(tenants_max=1, patience=patience)
+    assert (found.events, found.expired_leases, found.dead_letters) == (1, 1, 1)
 
 
 # -- fencing

@@ -1,0 +1,95 @@
+"""What the gateway counts of writes and of queries, whichever door they came through."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+
+from duckmesh import metrics
+from duckmesh.errors import DuckMeshError, ErrorCode, NotYetVisible
+from ingest_bus.envelope import Receipt
+
+
+def code_of(error: BaseException) -> str:
+    """The error's code, as a label."""
+    return error.code.value if isinstance(error, DuckMeshError) else ErrorCode.INTERNAL.value
+
+
+class WriteCount:
+    """Counts one attempt to write, once, however it ends. Used by one thread at a time."""
+
+    def __init__(self) -> None:
+        self._ended = False
+        self._began = time.perf_counter()
+
+    @classmethod
+    def of_another(cls) -> "WriteCount":
+        """Of a write that is part of one counted already: counts nothing."""
+        count = cls()
+        count._ended = True
+        return count
+
+    def complete(self) -> None:
+        """The last row is here: the acknowledgement is awaited from now on."""
+        self._began = time.perf_counter()
+
+    def accepted(self, receipts: Sequence[Receipt]) -> None:
+        """The write is durable, or was before."""
+        if self._ended:
+            return
+        self._ended = True
+        metrics.INGEST_ACK_SECONDS.observe(time.perf_counter() - self._began)
+        metrics.INGEST_REQUESTS.labels(metrics.OK).inc(len(receipts))
+        metrics.INGEST_RECORDS.inc(sum(each.row_count for each in receipts if each.inserted))
+        metrics.INGEST_DUPLICATES.inc(sum(not each.inserted for each in receipts))
+
+    def refused(self, error: BaseException) -> None:
+        """The write failed; of several failures of one write the first counts."""
+        if not self._ended:
+            self._ended = True
+            metrics.INGEST_REQUESTS.labels(code_of(error)).inc()
+
+    def answered(self, answer: "Future[list[Receipt]]") -> None:
+        """Count as the future ends: a callback for it."""
+        if answer.cancelled():
+            return
+        error = answer.exception()
+        if error is None:
+            self.accepted(answer.result())
+        else:
+            self.refused(error)
+
+    @contextlib.contextmanager
+    def refusals(self) -> Iterator[None]:
+        """Count the error that the block ends with."""
+        try:
+            yield
+        except Exception as error:
+            self.refused(error)
+            raise
+
+
+@contextlib.contextmanager
+def count_query() -> Iterator[None]:
+    """The block starts a query, and ends when its first rows are under way."""
+    began = time.perf_counter()
+    try:
+        yield
+    except Exception as error:
+        metrics.QUERY_REQUESTS.labels(code_of(error)).inc()
+        raise
+    metrics.QUERY_REQUESTS.labels(metrics.OK).inc()
+    metrics.QUERY_SECONDS.observe(time.perf_counter() - began)
+
+
+@contextlib.contextmanager
+def count_barrier() -> Iterator[None]:
+    """The block waits at the barrier: count how it ends, if by visibility or by its deadline."""
+    began = time.perf_counter()
+    try:
+        yield
+    except NotYetVisible:
+        metrics.CONSISTENCY_TIMEOUTS.inc()
+        metrics.BARRIER_SECONDS.observe(time.perf_counter() - began)
+        raise
+    metrics.BARRIER_SECONDS.observe(time.perf_counter() - began)
