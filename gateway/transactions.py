@@ -34,6 +34,7 @@ from duckmesh.identifiers import (
     new_transaction_id,
 )
 from duckmesh.tokens import BEFORE_ALL, VisibilityToken
+from gateway.counts import WriteCount
 from gateway.identity import Identity
 from ingest_bus.envelope import (
     Envelope,
@@ -119,6 +120,8 @@ class Transactions:
         TRANSACTION_ENDED until the client rolls back. Raises NotFound, Unavailable.
         """
         unused: list[bytes] = []
+        receipts: list[Receipt] = []
+        count = WriteCount()
         try:
             with self._catalog.connect() as connection, connection.transaction():
                 record = transactions.lock(connection, transaction_id)
@@ -129,12 +132,15 @@ class Transactions:
                 if record.state is TransactionState.ROLLED_BACK:
                     return _NOTHING
                 if record.state is TransactionState.OPEN:
-                    done, unused = self._accept(connection, identity, record)
-        except Conflict:
+                    done, receipts, unused = self._accept(connection, identity, record)
+        except Conflict as conflict:
+            count.refused(conflict)
             # Like a COMMIT that breaks a constraint: nothing of it stands.
             self._end_unasked(transaction_id)
             raise
         if record.is_open:
+            if receipts:
+                count.accepted(receipts)
             self._remove(unused)
             return done
         # Each time, until a ROLLBACK says that the client knows: some drivers go on without a
@@ -143,7 +149,7 @@ class Transactions:
 
     def _accept(
         self, connection: Connection, identity: Identity, record: TransactionRecord
-    ) -> tuple[Committed, list[bytes]]:
+    ) -> tuple[Committed, list[Receipt], list[bytes]]:
         """THE COMMIT POINT, when the caller's transaction commits.
 
         The staged payloads of writes that were duplicates come with it: nothing names them.
@@ -174,7 +180,7 @@ class Transactions:
             for write, receipt in zip(held, receipts, strict=True)
             if not receipt.inserted and write.payload_kind == "staged"
         ]
-        return Committed(last, record.write_count, record.row_count), unused
+        return Committed(last, record.write_count, record.row_count), receipts, unused
 
     def _end_unasked(self, transaction_id: TransactionId) -> None:
         """Roll back what the client would have kept; its next statements are told so."""

@@ -130,6 +130,7 @@ class Writes:
                 payload_hash=payload_hash,
                 trace_id=trace_id,
                 session=session,
+                transaction=transaction,
                 count=count,
             )
 
@@ -144,6 +145,7 @@ class Writes:
         payload_hash: bytes | None,
         trace_id: str | None,
         session: WritingSession | None,
+        transaction: ClientTransaction | None,
         count: WriteCount,
     ) -> "PendingWrite":
         identity.require(Role.INGEST_WRITER)
@@ -449,6 +451,7 @@ class Writes:
             payload_hash=None,
             trace_id=trace_id,
             session=session,
+            transaction=None,
             # Counted by the caller of `append_batch`.
             count=WriteCount.of_another(),
         )
@@ -729,7 +732,8 @@ class PendingWrite:
         self._count.complete()
         with self._count.refusals():
             receipt = self._commit()
-        self._count.accepted([receipt])
+        if self.transaction is None:
+            self._count.accepted([receipt])
         return receipt
 
     def _commit(self) -> Receipt:
