@@ -81,6 +81,18 @@ def find_tenant(connection: Connection, name: str) -> Tenant:
     return Tenant(*row)
 
 
+def switch_tenant(connection: Connection, name: str, *, disabled: bool) -> None:
+    """Shut a tenant out or let it in again, and tell the serving processes with the same commit.
+
+    Its data and keys stay. Repeatable. Raises NotFound (TENANT_NOT_FOUND).
+    """
+    switch = _SQL["disable_tenant"] if disabled else _SQL["enable_tenant"]
+    with connection.transaction():
+        find_tenant(connection, name)
+        connection.execute(switch, (name,))
+        connection.execute(_SQL["announce_credentials"], (CREDENTIALS_CHANNEL,))
+
+
 def list_tenants(connection: Connection) -> list[Tenant]:
     return [Tenant(*row) for row in connection.execute(_SQL["list_tenants"], (_LIST_LIMIT,))]
 

@@ -17,6 +17,12 @@ SELECT tenant_id, snapshot_id, created_at, 0 FROM born
 -- name: find_tenant
 SELECT tenant_id, name, disabled_at IS NOT NULL FROM tenant WHERE name = %s
 
+-- name: disable_tenant
+UPDATE tenant SET disabled_at = coalesce(disabled_at, now()) WHERE name = %s
+
+-- name: enable_tenant
+UPDATE tenant SET disabled_at = NULL WHERE name = %s
+
 -- name: list_tenants
 SELECT tenant_id, name, disabled_at IS NOT NULL FROM tenant ORDER BY tenant_id LIMIT %s
 

@@ -105,6 +105,7 @@ class Tenancy:
         if identity.key_id is None:
             if self._open_tenant is None:
                 raise unauthorized()
+            self._live_tenant(identity.tenant)
             return
         if self._keys.live(identity.key_id) is None:
             raise unauthorized()
@@ -112,7 +113,8 @@ class Tenancy:
     def open_identity(self, tenant: str | None = None) -> Identity | None:
         """Who a caller without credentials is: None unless open mode is on.
 
-        The caller may name another tenant that exists. Raises NotFound (TENANT_NOT_FOUND).
+        The caller may name another tenant that exists. Raises NotFound (TENANT_NOT_FOUND), Denied
+        when the tenant is disabled.
         """
         if self._open_tenant is None:
             return None
@@ -122,6 +124,7 @@ class Tenancy:
             known = self._open_identity_of(name)
             if len(self._open_identities) < _CACHE_LIMIT:
                 self._open_identities[name] = known
+        self._live_tenant(name)
         return known
 
     def _open_identity_of(self, name: str) -> Identity:
@@ -144,6 +147,12 @@ def ensure_tenant(catalog: Catalog, name: str, *, principal: str) -> Tenant:
     """The tenant of that name, created if it is new."""
     with catalog.connect() as connection:
         return tenants.ensure_tenant(connection, name, created_by=principal)
+
+
+def switch_tenant(catalog: Catalog, name: str, *, disabled: bool) -> None:
+    """Disable or enable a tenant; serving processes heed it within a second. Data is kept."""
+    with catalog.connect() as connection:
+        tenants.switch_tenant(connection, name, disabled=disabled)
 
 
 def create_key(
