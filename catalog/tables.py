@@ -66,6 +66,15 @@ def table_not_found(name: str) -> NotFound:
     )
 
 
+def name_is_taken(name: str) -> Conflict:
+    """The refusal of a name that a table or view has."""
+    return Conflict(
+        ErrorCode.TABLE_EXISTS,
+        f"there is a table or view {name!r}: drop it, or choose another name",
+        table=name,
+    )
+
+
 def create_table(
     connection: Connection,
     tenant_id: TenantId,
@@ -126,7 +135,7 @@ def propose_schema(connection: Connection, table: Table, offered: pa.Schema) -> 
     columns = normal_schema(offered)
     numbered = all(FIELD_ID in (field.metadata or {}) for field in offered)
     with connection.transaction():
-        values = {"tenant_id": table.tenant_id, "table_id": table.table_id}
+        values = _named(table)
         if connection.execute(_SQL["lock_live_table"], values).fetchone() is None:
             raise table_not_found(table.name)
         row = connection.execute(_SQL["next_schema_version"], values).fetchone()
@@ -155,26 +164,72 @@ def alter_table(
     """
     with connection.transaction():
         head = snapshots.lock_head(connection, table.tenant_id)
-        values: dict[str, Any] = {
-            "tenant_id": table.tenant_id,
-            "table_id": table.table_id,
-            "version": table.schema.version,
+        schema, _ = _next_version(connection, head, table, columns, created_by=created_by)
+        values = _named(table) | {
+            "version": schema.version,
+            "primary_key": list(primary_key),
         }
-        if connection.execute(_SQL["lock_live_table"], values).fetchone() is None:
-            raise table_not_found(table.name)
-        if connection.execute(_SQL["is_published"], values).fetchone() != (True,):
-            raise _definition_changed(table.name)
-        row = connection.execute(_SQL["next_schema_version"], values).fetchone()
-        assert row is not None  # noqa: S101 - an aggregate has one row
-        version, next_field_id = row
-        schema = TableSchema(version, with_missing_ids(columns, first_id=next_field_id))
-        born = snapshots.append_snapshot(
-            connection, head, created_by=created_by, operation="alter_table"
-        )
-        _insert_version(connection, table.table_id, schema, begin_snapshot=born.snapshot_id)
-        values |= {"version": version, "primary_key": list(primary_key)}
         connection.execute(_SQL["set_definition"], values)
     return schema
+
+
+def rename_table(
+    connection: Connection, table: Table, new_name: str, *, created_by: str
+) -> TableSchema:
+    """Give the table another name in a new snapshot; older snapshots keep the former one.
+
+    The table gets a new schema version with the same columns, so that a fence at it sends back
+    every write that began under the former name. Joins the caller's transaction, which holds the
+    lock that orders writes before the head's. Raises Conflict (TABLE_EXISTS) when another table
+    or a view has the name, Conflict (SCHEMA_INCOMPATIBLE) as `alter_table` does, and NotFound.
+    """
+    with connection.transaction():
+        head = snapshots.lock_head(connection, table.tenant_id)
+        names = (table.tenant_id, new_name)
+        if live_name(connection, *names) not in (None, table.name) or (
+            connection.execute(_SQL["is_view"], names).fetchone() is not None
+        ):
+            raise name_is_taken(new_name)
+        columns = tuple(table.schema.arrow)
+        schema, born = _next_version(connection, head, table, columns, created_by=created_by)
+        values = _named(table) | {
+            "new_name": new_name,
+            "version": schema.version,
+            "snapshot_id": born.snapshot_id,
+        }
+        connection.execute(_SQL["keep_former_name"], values)
+        connection.execute(_SQL["set_name"], values)
+    return schema
+
+
+def _next_version(
+    connection: Connection,
+    head: snapshots.Head,
+    table: Table,
+    columns: Sequence[pa.Field],
+    *,
+    created_by: str,
+) -> tuple[TableSchema, snapshots.Snapshot]:
+    """A new version of the table's columns, and the snapshot in which it takes effect."""
+    values = _named(table) | {"version": table.schema.version}
+    if connection.execute(_SQL["lock_live_table"], values).fetchone() is None:
+        raise table_not_found(table.name)
+    if connection.execute(_SQL["is_published"], values).fetchone() != (True,):
+        raise _definition_changed(table.name)
+    row = connection.execute(_SQL["next_schema_version"], values).fetchone()
+    assert row is not None  # noqa: S101 - an aggregate has one row
+    version, next_field_id = row
+    schema = TableSchema(version, with_missing_ids(columns, first_id=next_field_id))
+    born = snapshots.append_snapshot(
+        connection, head, created_by=created_by, operation="alter_table"
+    )
+    _insert_version(connection, table.table_id, schema, begin_snapshot=born.snapshot_id)
+    return schema, born
+
+
+def _named(table: Table) -> dict[str, Any]:
+    """What a statement needs to mean this table, under this name."""
+    return {"tenant_id": table.tenant_id, "table_id": table.table_id, "name": table.name}
 
 
 def _definition_changed(name: str) -> Conflict:
@@ -251,7 +306,7 @@ def drop_table(connection: Connection, table: Table, *, created_by: str) -> snap
     """End the table in a new snapshot; older snapshots keep it and its rows.
 
     One transaction, joined when the caller has one open. Raises NotFound when it
-    was dropped before.
+    was dropped before, or has another name by now.
     """
     with connection.transaction():
         head = snapshots.lock_head(connection, table.tenant_id)
@@ -259,12 +314,7 @@ def drop_table(connection: Connection, table: Table, *, created_by: str) -> snap
             connection, head, created_by=created_by, operation="drop_table"
         )
         ended = connection.execute(
-            _SQL["end_table"],
-            {
-                "tenant_id": table.tenant_id,
-                "table_id": table.table_id,
-                "snapshot_id": born.snapshot_id,
-            },
+            _SQL["end_table"], _named(table) | {"snapshot_id": born.snapshot_id}
         )
         if ended.rowcount == 0:
             raise table_not_found(table.name)

@@ -9,9 +9,11 @@ VALUES (%s, %s, %s, %s, %s)
 
 -- name: lock_live_table
 -- Two replacements cannot draw one number. A statement of its own: the next one then sees what
--- the one before it committed. It waits for no publication, which only refers to the row.
+-- the one before it committed. It waits for no publication, which only refers to the row. Whoever
+-- found the table by a name that is not its own any more does not find it here.
 SELECT table_id FROM table_def
-WHERE tenant_id = %(tenant_id)s AND table_id = %(table_id)s AND end_snapshot IS NULL
+WHERE tenant_id = %(tenant_id)s AND table_id = %(table_id)s AND name = %(name)s
+  AND end_snapshot IS NULL
 FOR NO KEY UPDATE
 
 -- name: next_schema_version
@@ -48,8 +50,8 @@ FROM table_schema_version
 WHERE table_id = %s AND schema_version = ANY (%s)
 
 -- name: tables_at
--- The tables of a snapshot, each with the schema it had then and its newest watermark.
-SELECT t.table_id, t.name, v.schema_version, v.arrow_schema, w.max_visibility_token,
+-- The tables of a snapshot, each with the name and schema it had then and its newest watermark.
+SELECT t.table_id, coalesce(f.name, t.name) AS name_then, v.schema_version, v.arrow_schema, w.max_visibility_token,
        t.primary_key_cols
 FROM table_def t
 CROSS JOIN LATERAL (
@@ -62,14 +64,21 @@ LEFT JOIN LATERAL (
     WHERE table_id = t.table_id AND snapshot_id <= %(snapshot_id)s
     ORDER BY snapshot_id DESC LIMIT 1
 ) w ON true
+LEFT JOIN LATERAL (
+    SELECT name FROM table_former_name
+    WHERE table_id = t.table_id AND end_snapshot > %(snapshot_id)s
+    ORDER BY end_snapshot LIMIT 1
+) f ON true
 WHERE t.tenant_id = %(tenant_id)s
   AND t.begin_snapshot <= %(snapshot_id)s
   AND (t.end_snapshot IS NULL OR t.end_snapshot > %(snapshot_id)s)
-ORDER BY t.name
+ORDER BY name_then
 
 -- name: end_table
+-- By its name too: DROP TABLE of a name must not end a table that has another one by now.
 UPDATE table_def SET end_snapshot = %(snapshot_id)s
-WHERE tenant_id = %(tenant_id)s AND table_id = %(table_id)s AND end_snapshot IS NULL
+WHERE tenant_id = %(tenant_id)s AND table_id = %(table_id)s AND name = %(name)s
+  AND end_snapshot IS NULL
 
 -- name: is_published
 -- Whether the version that writes are checked against is this one, and in a snapshot already.
@@ -82,6 +91,14 @@ WHERE t.tenant_id = %(tenant_id)s AND t.table_id = %(table_id)s AND t.end_snapsh
 
 -- name: set_definition
 UPDATE table_def SET schema_version = %(version)s, primary_key_cols = %(primary_key)s
+WHERE tenant_id = %(tenant_id)s AND table_id = %(table_id)s AND end_snapshot IS NULL
+
+-- name: keep_former_name
+INSERT INTO table_former_name (table_id, name, end_snapshot)
+VALUES (%(table_id)s, %(name)s, %(snapshot_id)s)
+
+-- name: set_name
+UPDATE table_def SET name = %(new_name)s, schema_version = %(version)s
 WHERE tenant_id = %(tenant_id)s AND table_id = %(table_id)s AND end_snapshot IS NULL
 
 -- name: places

@@ -13,7 +13,14 @@ from typing import Any
 from uuid import UUID
 
 from catalog.connection import Connection
-from duckmesh.identifiers import SessionId, SnapshotId, TableId, TenantId, TransactionId
+from duckmesh.identifiers import (
+    SchemaVersion,
+    SessionId,
+    SnapshotId,
+    TableId,
+    TenantId,
+    TransactionId,
+)
 from duckmesh.statements import Statements
 from duckmesh.tokens import VisibilityToken
 
@@ -149,6 +156,29 @@ def replaced_version(
     """The schema version that the transaction gives a table with its overwrite, if it has one."""
     row = connection.execute(_SQL["replaced_version"], (transaction_id, table_id)).fetchone()
     return row[0] if row else None
+
+
+def restamp(
+    connection: Connection,
+    transaction_id: TransactionId,
+    table_id: TableId,
+    *,
+    former: SchemaVersion,
+    version: SchemaVersion,
+) -> None:
+    """Say that the writes held at the former version of a table's columns have this one.
+
+    Joins the caller's transaction. True only of versions with the same columns.
+    """
+    connection.execute(
+        _SQL["restamp"],
+        {
+            "transaction_id": transaction_id,
+            "table_id": table_id,
+            "former": former,
+            "version": version,
+        },
+    )
 
 
 def writes(connection: Connection, transaction_id: TransactionId) -> list[HeldWrite]:

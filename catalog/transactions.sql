@@ -75,6 +75,11 @@ SELECT payload FROM ended WHERE payload_kind = 'staged'
 SELECT max(schema_version) FROM transaction_write
 WHERE transaction_id = %s AND table_id = %s AND raises_fence
 
+-- name: restamp
+UPDATE transaction_write SET schema_version = %(version)s
+WHERE transaction_id = %(transaction_id)s AND table_id = %(table_id)s
+  AND schema_version = %(former)s
+
 -- name: writes
 SELECT event_id, table_id, schema_version, operation, idempotency_key, payload_hash, payload_kind,
        payload, row_count, byte_count, raises_fence, min_event_time, max_event_time, trace_id

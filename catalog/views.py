@@ -7,7 +7,7 @@ import pyarrow as pa
 from catalog import snapshots, tables
 from catalog.connection import Connection
 from catalog.table_schema import with_field_ids
-from duckmesh.errors import Conflict, ErrorCode, NotFound
+from duckmesh.errors import ErrorCode, NotFound
 from duckmesh.identifiers import SnapshotId, TenantId
 from duckmesh.statements import Statements
 
@@ -35,7 +35,7 @@ def create_view(
         head = snapshots.lock_head(connection, tenant_id)
         known = exists(connection, tenant_id, view.name)
         if (known and not replace) or tables.live_name(connection, tenant_id, view.name):
-            raise name_is_taken(view.name)
+            raise tables.name_is_taken(view.name)
         born = snapshots.append_snapshot(
             connection, head, created_by=created_by, operation="create_view"
         )
@@ -60,11 +60,42 @@ def drop_view(connection: Connection, tenant_id: TenantId, name: str, *, created
             connection, head, created_by=created_by, operation="drop_view"
         )
         if not _end(connection, tenant_id, name, born.snapshot_id):
-            raise NotFound(
-                ErrorCode.TABLE_NOT_FOUND,
-                f"there is no view {name!r}: correct the name, or write DROP VIEW IF EXISTS",
-                table=name,
-            )
+            raise view_not_found(name)
+
+
+def rename_view(
+    connection: Connection, tenant_id: TenantId, name: str, new_name: str, *, created_by: str
+) -> None:
+    """Give a view another name in a new snapshot; older ones keep the former.
+
+    One transaction. Raises NotFound, and Conflict (TABLE_EXISTS) when a table or another view has
+    the name.
+    """
+    with connection.transaction():
+        head = snapshots.lock_head(connection, tenant_id)
+        same = name.lower() == new_name.lower()
+        if tables.live_name(connection, tenant_id, new_name) or (
+            not same and exists(connection, tenant_id, new_name)
+        ):
+            raise tables.name_is_taken(new_name)
+        born = snapshots.append_snapshot(
+            connection, head, created_by=created_by, operation="alter_view"
+        )
+        former = connection.execute(
+            _SQL["end_view_returning"],
+            {"tenant_id": tenant_id, "name": name, "snapshot_id": born.snapshot_id},
+        ).fetchone()
+        if former is None:
+            raise view_not_found(name)
+        connection.execute(_SQL["insert_view"], (tenant_id, new_name, *former, born.snapshot_id))
+
+
+def view_not_found(name: str) -> NotFound:
+    return NotFound(
+        ErrorCode.TABLE_NOT_FOUND,
+        f"there is no view {name!r}: correct the name, or write IF EXISTS",
+        table=name,
+    )
 
 
 def _end(connection: Connection, tenant_id: TenantId, name: str, snapshot_id: SnapshotId) -> bool:
@@ -82,12 +113,3 @@ def views_at(connection: Connection, tenant_id: TenantId, snapshot_id: SnapshotI
     values = {"tenant_id": tenant_id, "snapshot_id": snapshot_id}
     rows = connection.execute(_SQL["views_at"], values)
     return [View(name, query, pa.ipc.read_schema(pa.py_buffer(raw))) for name, query, raw in rows]
-
-
-def name_is_taken(name: str) -> Conflict:
-    """The refusal of a name that a table or view has."""
-    return Conflict(
-        ErrorCode.TABLE_EXISTS,
-        f"there is a table or view {name!r}: drop it, or choose another name",
-        table=name,
-    )

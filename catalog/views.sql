@@ -11,6 +11,11 @@ WHERE tenant_id = %s AND lower(name) = lower(%s) AND end_snapshot IS NULL
 UPDATE view_def SET end_snapshot = %(snapshot_id)s
 WHERE tenant_id = %(tenant_id)s AND lower(name) = lower(%(name)s) AND end_snapshot IS NULL
 
+-- name: end_view_returning
+UPDATE view_def SET end_snapshot = %(snapshot_id)s
+WHERE tenant_id = %(tenant_id)s AND lower(name) = lower(%(name)s) AND end_snapshot IS NULL
+RETURNING query, arrow_schema
+
 -- name: views_at
 SELECT name, query, arrow_schema FROM view_def
 WHERE tenant_id = %(tenant_id)s AND begin_snapshot <= %(snapshot_id)s

@@ -1,8 +1,8 @@
 """The tables that this process looked up lately, so that a small write asks the catalog nothing.
 
-What is known may be behind by a second. That is safe for rows: whoever replaces or drops a table
-raises its schema fence, and the bus refuses what was checked against the older definition. Who
-changes a definition here forgets the table.
+What is known may be behind by a second. That is safe for rows: whoever replaces, renames or drops
+a table raises its schema fence, and the bus refuses what was checked against the older definition.
+Who changes a definition here forgets the table.
 """
 
 import time

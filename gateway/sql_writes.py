@@ -7,15 +7,15 @@ and its idempotency key finds the receipt.
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
 import pyarrow as pa
 
 from catalog.table_schema import TableSchema, without_field_ids
-from catalog.tables import Table
-from catalog.views import View
+from catalog.tables import Table, table_not_found
+from catalog.views import View, view_not_found
 from duckmesh.errors import Conflict, DuckMeshError, ErrorCode, Invalid, NotSupported
 from duckmesh.identifiers import check_table_name
 from duckmesh.tokens import VisibilityToken
@@ -28,8 +28,10 @@ from ingest_bus.envelope import Receipt, WritingSession
 from query_engine.definitions import (
     CreateTable,
     DefinitionReader,
+    Rename,
     read_alter_table,
     read_create_table,
+    read_rename,
 )
 from query_engine.describe import Description
 from query_engine.engine import Interruption, QueryEngine
@@ -161,7 +163,8 @@ class SqlWrites:
             case StatementKind.DROP_TABLE:
                 return self._drop_table(request)
             case StatementKind.ALTER:
-                return self._alter_table(request)
+                rename = read_rename(sql)
+                return self._rename(request, rename) if rename else self._alter_table(request)
             case StatementKind.CREATE_VIEW:
                 return self._create_view(request)
             case StatementKind.DROP_VIEW:
@@ -374,13 +377,18 @@ class SqlWrites:
         name = self._writes.live_name(request.identity, statement.target.name)
         if name is None and statement.if_exists:
             return _DONE
-        try:
-            self._alter(request, name or statement.target.name)
-        except Conflict:
-            # Columns that a replacement brings are on their way: alter those.
-            self._reads.pin(_reading(request), None, ReadPoint(strong=True), stop=request.stop)
-            self._alter(request, name or statement.target.name)
+        self._once_published(request, lambda: self._alter(request, name or statement.target.name))
         return _DONE
+
+    def _once_published(self, request: _Request, change: Callable[[], None]) -> None:
+        """Change a table; when a replacement brings it other columns, after they are there."""
+        try:
+            change()
+        except Conflict as conflict:
+            if conflict.code is not ErrorCode.SCHEMA_INCOMPATIBLE:
+                raise
+            self._reads.pin(_reading(request), None, ReadPoint(strong=True), stop=request.stop)
+            change()
 
     def _alter(self, request: _Request, name: str) -> None:
         table = self._writes.table(request.identity, name)
@@ -390,6 +398,28 @@ class SqlWrites:
             self._writes.alter_table(
                 request.identity, table, altered.fields, primary_key=altered.primary_key
             )
+
+    def _rename(self, request: _Request, statement: Rename) -> Executed:
+        """Give a table or a view another name, in a snapshot of its own."""
+        request.identity.require(Role.TABLE_ADMIN)
+        new_name = check_table_name(statement.new_name)
+        name = statement.target.name
+        known = self._writes.live_name(request.identity, name)
+        if self._writes.is_view(request.identity, name):
+            self._writes.rename_view(request.identity, name, new_name)
+        elif known is not None and statement.of_view:
+            raise Invalid(
+                ErrorCode.SQL_NOT_ALLOWED, f"{name!r} is a table: write ALTER TABLE", table=name
+            )
+        elif known is not None:
+            self._once_published(request, lambda: self._rename_table(request, known, new_name))
+        elif not statement.if_exists:
+            raise view_not_found(name) if statement.of_view else table_not_found(name)
+        return _DONE
+
+    def _rename_table(self, request: _Request, name: str, new_name: str) -> None:
+        table = self._writes.table(request.identity, name)
+        self._writes.rename_table(request.identity, table, new_name, request.transaction)
 
     def _table(self, request: _Request, name: str) -> Table:
         """The table that a statement names. Raises TABLE_NOT_FOUND."""

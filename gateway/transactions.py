@@ -288,6 +288,20 @@ class ClientTransaction:
     def hold(self, envelope: Envelope) -> Receipt:
         return self.owner.hold(self.record, envelope)
 
+    def follow(self, connection: Connection, table: Table, version: SchemaVersion) -> None:
+        """Let what is held for the table stand at this version, which has the same columns.
+
+        Joins the caller's transaction. A held replacement by other columns is left behind: COMMIT
+        refuses it.
+        """
+        transactions.restamp(
+            connection,
+            self.record.transaction_id,
+            table.table_id,
+            former=table.schema.version,
+            version=version,
+        )
+
     def table(self, table: Table | None) -> Table | None:
         """The table with the columns that the transaction gives it."""
         return None if table is None else self.owner.table_in(self.record, table)

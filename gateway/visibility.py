@@ -106,11 +106,16 @@ class Visibility:
             stop.check()
             seen = self._publications
             newest = self.newest(tenant_id)
-            if newest.max_visibility_token >= token or not self._bus.has_unresolved(
-                tenant_id, tables_of(newest), through=token
-            ):
+            if newest.max_visibility_token >= token:
+                return newest
+            wanted = tables_of(newest)
+            if not self._bus.has_unresolved(tenant_id, wanted, through=token):
                 # Read again: what was resolved a moment ago is in the newest snapshot now.
-                return self.newest(tenant_id)
+                again = self.newest(tenant_id)
+                if again.snapshot_id == newest.snapshot_id or _same(tables_of(again), wanted):
+                    return again
+                # A name means another table by now: that one is waited for.
+                continue
             if deadline.passed:
                 raise _timeout(token, newest)
             # Said at every turn: the coordinator that heard it first may have died.
@@ -147,6 +152,10 @@ class Visibility:
         with self._published:
             self._publications += 1
             self._published.notify_all()
+
+
+def _same(one: Collection[TableId] | None, other: Collection[TableId] | None) -> bool:
+    return one is other or (one is not None and other is not None and set(one) == set(other))
 
 
 def _timeout(token: VisibilityToken, newest: Snapshot) -> NotYetVisible:

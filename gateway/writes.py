@@ -558,6 +558,43 @@ class Writes:
         self._tables.forget(identity.tenant_id, table.name)
         return altered
 
+    def rename_table(
+        self,
+        identity: Identity,
+        table: Table,
+        new_name: str,
+        transaction: ClientTransaction | None = None,
+    ) -> None:
+        """Give the table another name in a new snapshot. Atomic; the same name changes nothing.
+
+        A write that began under the former name is before this, or is sent back: it never reaches
+        another table that has the name by then. What `transaction` holds for the table goes with
+        it. Raises Conflict (TABLE_EXISTS) when the name is taken, and what `alter_table` raises.
+        """
+        if new_name == table.name:
+            return
+        key = (identity.tenant_id, table.table_id)
+        with self._catalog.connect() as connection, connection.transaction():
+            # The locks and their order are those of `alter_table`.
+            self._bus.fence(*key, below=table.schema.version, within=connection)
+            renamed = tables.rename_table(
+                connection, table, new_name, created_by=identity.principal
+            )
+            self._bus.fence(*key, below=renamed.version, within=connection)
+            if transaction is not None:
+                transaction.follow(connection, table, renamed.version)
+        for name in (table.name, new_name):
+            self._tables.forget(identity.tenant_id, name)
+
+    def rename_view(self, identity: Identity, name: str, new_name: str) -> None:
+        """Give a view another name in a new snapshot. Raises TABLE_NOT_FOUND, TABLE_EXISTS."""
+        if new_name == name:
+            return
+        with self._catalog.connect() as connection:
+            views.rename_view(
+                connection, identity.tenant_id, name, new_name, created_by=identity.principal
+            )
+
     def create_view(self, identity: Identity, view: View, *, replace: bool) -> None:
         """Create a view. Raises Conflict (TABLE_EXISTS) when its name is taken."""
         with self._catalog.connect() as connection:

@@ -225,7 +225,7 @@ CREATE TABLE snapshot (
     created_by           text NOT NULL,
     operation            text NOT NULL
         CHECK (operation IN ('create_tenant', 'publish', 'create_table', 'alter_table', 'drop_table',
-                             'create_view', 'drop_view', 'compact', 'restore')),
+                             'create_view', 'alter_view', 'drop_view', 'compact', 'restore')),
     -- Every token of the tenant up to this one is in the snapshot, or dead-lettered.
     max_visibility_token bigint NOT NULL
 );
@@ -250,6 +250,16 @@ CREATE TABLE snapshot_table_watermark (
     snapshot_id          bigint NOT NULL REFERENCES snapshot,
     max_visibility_token bigint NOT NULL,
     PRIMARY KEY (table_id, snapshot_id)
+);
+
+-- In a snapshot a table has the former name that ended first after it, else its name in table_def.
+-- Tables that were never renamed have no row.
+CREATE TABLE table_former_name (
+    table_id     bigint NOT NULL REFERENCES table_def,
+    name         text NOT NULL,
+    -- The snapshot from which on the table has another name.
+    end_snapshot bigint NOT NULL REFERENCES snapshot,
+    PRIMARY KEY (table_id, end_snapshot)
 );
 
 CREATE TABLE data_file (

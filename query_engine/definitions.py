@@ -102,6 +102,31 @@ class AlteredColumn:
 
 
 @dataclass(frozen=True, slots=True)
+class Rename:
+    """ALTER TABLE or ALTER VIEW ... RENAME TO. ALTER TABLE may name a view as well."""
+
+    target: TableName
+    if_exists: bool
+    of_view: bool
+    new_name: str
+
+
+def read_rename(sql: str) -> Rename | None:
+    """The statement that gives a table or view another name; None for any other ALTER."""
+    reader = LexemeReader(sql)
+    reader.took("ALTER")
+    of_view = reader.took("VIEW")
+    if not of_view and not reader.took("TABLE"):
+        return None
+    if_exists = reader.took("IF", "EXISTS")
+    path = reader.path()
+    if not reader.took("RENAME", "TO"):
+        return None
+    (new_name,) = reader.path()
+    return Rename(TableName.of(path), if_exists, of_view, new_name)
+
+
+@dataclass(frozen=True, slots=True)
 class AlterTable:
     """The head of ALTER TABLE."""
 
@@ -112,15 +137,16 @@ class AlterTable:
 def read_alter_table(sql: str) -> AlterTable:
     """ALTER TABLE, taken apart as far as its name.
 
-    Raises NotSupported for what changes no column: new names of tables, views, comments.
+    Raises NotSupported for what changes no column, such as comments.
     """
     reader = LexemeReader(sql)
     if not reader.took("ALTER", "TABLE"):
-        _refuse("COMMENT and ALTER of anything but a table", "drop it, and create it anew")
+        _refuse(
+            "COMMENT, and ALTER of anything but a table or a view's name",
+            "drop it, and create it anew",
+        )
     if_exists = reader.took("IF", "EXISTS")
     target = TableName.of(reader.path())
-    if reader.took("RENAME", "TO"):
-        _refuse("new names for tables", "CREATE TABLE new AS FROM old, then DROP TABLE old")
     if reader.has("USING"):
         _refuse("USING expressions", "CREATE OR REPLACE TABLE ... AS, with the expression in it")
     return AlterTable(target, if_exists)

@@ -93,6 +93,7 @@ def everything(connection: Connection) -> dict[str, list[tuple[Any, ...]]]:
             "data_file_content",
             "snapshot_file",
             "table_def",
+            "table_former_name",
             "table_schema_version",
         )
     }

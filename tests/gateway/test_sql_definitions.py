@@ -120,7 +120,6 @@ def test_columns_that_a_replacement_brings_are_altered_once_they_are_there(t: Ro
         ("ADD COLUMN z INTEGER DEFAULT 3", ErrorCode.NOT_SUPPORTED),
         ("ADD COLUMN z INTERVAL", ErrorCode.NOT_SUPPORTED),
         ("ADD PRIMARY KEY (a)", ErrorCode.NOT_SUPPORTED),
-        ("RENAME TO u", ErrorCode.NOT_SUPPORTED),
         ("DROP COLUMN absent", ErrorCode.QUERY_EXECUTION_FAILED),
         ("ADD COLUMN a INTEGER", ErrorCode.QUERY_EXECUTION_FAILED),
         ("RENAME COLUMN a TO b", ErrorCode.QUERY_EXECUTION_FAILED),
