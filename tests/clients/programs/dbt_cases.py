@@ -32,8 +32,6 @@ def dbt(place: Any, *words: str) -> None:
         shutil.copytree(PROJECT, project)
         profile = shown("yaml").replace("31337", str(place.port))
         (project / "profiles.yml").write_text(profile, encoding="utf-8")
-        (project / "macros").mkdir()
-        (project / "macros" / "duckmesh.sql").write_text(shown("jinja"), encoding="utf-8")
         os.environ["API_KEY"] = place.key
     folders = ["--project-dir", str(project), "--profiles-dir", str(project)]
     done = dbtRunner().invoke([*words, *folders])
