@@ -788,7 +788,8 @@ def test_the_lag_is_what_waits_of_all_tenants(world: World, bus: IngestBus, acme
     patience = timedelta(seconds=PATIENCE_SECONDS)
     assert bus.lag(tenants_max=5, patience=patience) == Lag()
     publish(bus, acme, 2)
-    until(lambda: bus.lag(tenants_max=5, patience=patience).oldest_seconds > 0)
+    # Some buses' clocks stand still between two moves.
+    world.advance(timedelta(seconds=1))
     publish(bus, other, 3)
     found = bus.lag(tenants_max=5, patience=patience)
     waiting = [bus.backlog(tenant) for tenant in (acme, other)]
