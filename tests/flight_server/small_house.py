@@ -127,8 +127,8 @@ class SmallHouse:
     points: list = field(default_factory=list)
     limits: QueryLimits = field(default_factory=QueryLimits)
     pins: list[str] = field(default_factory=list)
-    turns: TenantTurns = field(
-        default_factory=lambda: Turns(running=4, waiting=8, patience=timedelta(seconds=5)).of("x")
+    all_turns: Turns = field(
+        default_factory=lambda: Turns(running=4, waiting=8, patience=timedelta(seconds=5))
     )
     open_answers: OpenAnswers = field(default_factory=lambda: OpenAnswers(timedelta(seconds=60)))
     sessions: SmallSessions = field(default_factory=SmallSessions)
@@ -137,6 +137,10 @@ class SmallHouse:
     """When set, a batch of a stream is accepted only after it."""
 
     # ---- Writes
+
+    @property
+    def turns(self) -> TenantTurns:
+        return self.all_turns.of("x")
 
     def begin(
         self,

@@ -108,4 +108,4 @@ def test_a_row_above_its_limit_says_what_to_do(house, uri):
             cursor.execute("SELECT range, repeat('x', 16000000) AS wide FROM range(3)")
             cursor.fetchall()
     assert "query.row_max_bytes" in str(caught.value)
-    assert house.turns.taken == 0
+    assert house.all_turns.taken == 0

@@ -137,7 +137,7 @@ def test_metadata_and_the_outcome_of_a_write_cannot_be_cancelled(door, connect):
     (endpoint,) = info.endpoints
     assert endpoint.expiration_time is None
     assert renewed(client, endpoint) == endpoint
-    assert fetch(client, endpoint).num_rows == 0
+    assert set(fetch(client, endpoint).column("table_type").to_pylist()) <= {"SYSTEM TABLE"}
 
 
 @pytest.mark.parametrize("action", ["CancelFlightInfo", "RenewFlightEndpoint"])
