@@ -43,7 +43,7 @@ class WorkerSettings:
     """How many workers there are, and how they end."""
 
     workers: int
-    """At most so many at work; one more waits ready."""
+    """At most so many take queries; one more waits ready. As many again may end with a stream."""
     idle: timedelta = timedelta(minutes=5)
     """A worker that has had no query for so long ends."""
     kill_grace: timedelta = timedelta(seconds=2)
@@ -193,26 +193,25 @@ class WorkerPool:
         self, question: Question, places: frozenset[_Place], *, alone: bool
     ) -> Worker | None:
         """A worker to use, bound now if need be. Under the lock; None is to wait."""
-        own = [
-            worker
-            for worker in reversed(self._workers)
-            if worker.tenant == question.tenant
-            and places <= worker.places
-            and not worker.condemned
-            and not worker.alone
-        ]
+        of_tenant = [each for each in reversed(self._workers) if each.tenant == question.tenant]
+        for worker in of_tenant:
+            if not places <= worker.places:
+                # Behind its walls a directory is missing that was made since.
+                self._retire(worker)
+        own = [worker for worker in of_tenant if not worker.condemned and not worker.alone]
         fit = [worker for worker in own if worker.users < (1 if alone else _SHARE)]
         if fit:
             return fit[0]
-        if len(self._workers) < self.settings.workers:
+        # One that ends with its last stream holds no new query up, for as long as it may be read.
+        lasting = sum(not worker.condemned for worker in self._workers)
+        if lasting < self.settings.workers and len(self._workers) < 2 * self.settings.workers:
             return self._bind(question, places)
         idle = next((worker for worker in self._workers if worker.users == 0), None)
         if idle is not None:
-            idle.condemned = True
-            self._bury_later(idle)
+            self._retire(idle)
             return self._bind(question, places)
-        # None comes free soon: better crowded than refused.
-        return own[0] if own else None
+        # None comes free soon: better crowded than refused, and evenly.
+        return min(own, key=lambda worker: worker.users, default=None)
 
     def _bind(self, question: Question, places: frozenset[_Place]) -> Worker | None:
         if self._closing:
@@ -253,6 +252,12 @@ class WorkerPool:
                 if worker.condemned:
                     self._bury_later(worker)
             self._changed.notify_all()
+
+    def _retire(self, worker: Worker) -> None:
+        """Let it take no further query, and end with its last one. Under the lock."""
+        worker.condemned = True
+        if worker.users == 0:
+            self._bury_later(worker)
 
     def condemn(self, worker: Worker) -> None:
         with self._changed:

@@ -48,6 +48,8 @@ def test_a_query_with_a_token_has_every_write_acknowledged_up_to_it(
         create_over_adbc(uris[0])
         clients = [PlainClient(uris[number % 2]) for number in range(WRITERS)]
         reader = PlainClient(uris[1])
+        # A query's worker takes its time to start beside 32 writers: it starts before them.
+        assert reader.query("SELECT 1 AS one").num_rows == 1
 
         def write(client: PlainClient, row: Row) -> int:
             return client.put("t", one_row(row))["visibility_token"]

@@ -21,6 +21,9 @@ from tests.processes import PlainClient, ProductProcess, Service, service, until
 
 IDLE_READERS, IDLE_WRITERS = 300, 100
 ENDLESS = "SELECT range, repeat('x', 200) AS wide FROM range(1000000000)"
+NARROW = "SELECT range FROM range(1000000000)"
+"""A batch that waits for its reader takes 0.5 MB: hundreds of them stay below a worker's memory."""
+
 ROWS = pa.table({"id": pa.array([1, 2, 3], pa.int64())})
 REFUSED = (flight.FlightError, pa.ArrowException)
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
@@ -84,7 +87,7 @@ def hasty(database_dsn: str, tmp_path: Path) -> Iterator[Service]:
 def idle_reader(uri: str, held: ExitStack) -> flight.FlightStreamReader:
     """A stream of which one batch is read, and no more."""
     client = held.enter_context(flight.connect(uri, generic_options=WINDOWED))
-    ticket = asked(client, ENDLESS)
+    ticket = asked(client, NARROW)
     deadline = time.monotonic() + 60
     while True:
         reader = client.do_get(ticket)
