@@ -154,7 +154,7 @@ def test_times_may_be_off_by_the_leeway_and_no_more(shared) -> None:
         ({"groups": {"analysts": True}}, set()),
         ({}, set()),
     ],
-    ids=str,
+    ids=["a list", "a text", "unmapped", "no texts", "an object", "nothing"],
 )
 def test_only_mapped_names_give_roles(shared, claims, roles) -> None:
     rules = TokenRules(
