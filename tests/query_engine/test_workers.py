@@ -1,5 +1,6 @@
 """Workers: their deaths, their walls, their number, and that nothing of them stays behind."""
 
+import contextlib
 import gc
 import json
 import os
@@ -76,8 +77,22 @@ def alive(pid: int) -> bool:
 
 
 def children() -> set[int]:
-    found = psutil.Process().children(recursive=True)
-    return {each.pid for each in found if "query_engine.worker" in " ".join(each.cmdline())}
+    found = set()
+    for each in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "query_engine.worker" in " ".join(each.cmdline()):
+                found.add(each.pid)
+    return found - OTHERS
+
+
+OTHERS: set[int] = set()
+"""Workers of engines that other tests of this process hold."""
+
+
+@pytest.fixture(autouse=True)
+def others() -> None:
+    OTHERS.clear()
+    OTHERS.update(children())
 
 
 def descriptors() -> int:
