@@ -17,6 +17,10 @@ Read = Callable[[int], Sequence[Row]]
 """Every row of a query that asks for a token."""
 
 LOAD_SECONDS = float(os.environ.get("DUCKMESH_TEST_LOAD_SECONDS", "8"))
+LEAST_READS = 8
+"""Checked reads beside the writes, however slow the machine is: until then the load goes on."""
+
+LONGEST_SECONDS = 120.0
 
 
 @dataclass
@@ -31,10 +35,18 @@ class Load:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, writers: Sequence[Write], read: Read, *, seconds: float = LOAD_SECONDS) -> None:
-        """Write from every writer at once while the reader checks; then read a last time."""
-        stop = time.monotonic() + seconds
+        """Write from every writer at once while the reader checks; then read a last time.
+
+        The load lasts for `seconds`, and longer until the reader has checked LEAST_READS times.
+        """
+        started = time.monotonic()
+
+        def more() -> bool:
+            now = time.monotonic() - started
+            return now < seconds or (self.reads < LEAST_READS and now < LONGEST_SECONDS)
+
         threads = [
-            threading.Thread(target=self._write, args=(number, write, stop))
+            threading.Thread(target=self._write, args=(number, write, more))
             for number, write in enumerate(writers)
         ]
         for thread in threads:
@@ -45,9 +57,9 @@ class Load:
             thread.join()
         self.check(read)
 
-    def _write(self, writer: int, write: Write, stop: float) -> None:
+    def _write(self, writer: int, write: Write, more: Callable[[], bool]) -> None:
         number = 0
-        while time.monotonic() < stop:
+        while more():
             row = (writer, number)
             try:
                 token = write(row)
