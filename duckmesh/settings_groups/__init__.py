@@ -1,0 +1,34 @@
+"""The settings, group by group: each with its default, its bounds and its meaning.
+
+Values are plain and their units stand last in the names; `timedelta`s for use inside are derived.
+"""
+
+from duckmesh.settings_groups.coordinator import CoordinatorSettings
+from duckmesh.settings_groups.doors import DoorSettings, FlightSettings, HttpSettings
+from duckmesh.settings_groups.fields import Form, Group, UserPath
+from duckmesh.settings_groups.identities import AuthSettings
+from duckmesh.settings_groups.process import LogFormat, LoggingSettings, LogLevel, Profile
+from duckmesh.settings_groups.query import QuerySettings
+from duckmesh.settings_groups.stores import CacheSettings, CatalogSettings, StoreSettings
+from duckmesh.settings_groups.writes import IngestSettings, TransactionSettings
+
+__all__ = [
+    "AuthSettings",
+    "CacheSettings",
+    "CatalogSettings",
+    "CoordinatorSettings",
+    "DoorSettings",
+    "FlightSettings",
+    "Form",
+    "Group",
+    "HttpSettings",
+    "IngestSettings",
+    "LogFormat",
+    "LogLevel",
+    "LoggingSettings",
+    "Profile",
+    "QuerySettings",
+    "StoreSettings",
+    "TransactionSettings",
+    "UserPath",
+]
