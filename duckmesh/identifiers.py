@@ -24,6 +24,7 @@ Epoch = NewType("Epoch", int)
 
 TABLE_NAME_MAX_CHARS: Final = 200
 IDEMPOTENCY_KEY_MAX_CHARS: Final = 512
+_TAG = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}")
 _TENANT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
@@ -83,3 +84,15 @@ def check_idempotency_key(key: str) -> str:
             f"an idempotency key has 1 to {IDEMPOTENCY_KEY_MAX_CHARS} characters, none of them NUL",
         )
     return key
+
+
+def check_tag(tag: str) -> str:
+    """Return `tag` when it can name a snapshot, and is never read as its number; else Invalid."""
+    if not _TAG.fullmatch(tag):
+        raise Invalid(
+            ErrorCode.INVALID_COMMAND,
+            "a tag has 1 to 63 characters of A-Z, a-z, 0-9, '_', '.' and '-', and starts with a "
+            "letter or '_'",
+            tag=tag[:80],
+        )
+    return tag

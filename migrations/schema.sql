@@ -127,6 +127,8 @@ CREATE TABLE ingest_event (
     failure_reason   text,
     -- Events of one group become visible together: the last token of the group, else NULL.
     group_last_token bigint,
+    -- A dead letter that was accepted again: the token of the new event, which has its payload.
+    replay_token     bigint,
     PRIMARY KEY (tenant_id, visibility_token)
 ) WITH (fillfactor = 80);
 
@@ -252,6 +254,24 @@ CREATE TABLE snapshot_table_watermark (
     PRIMARY KEY (table_id, snapshot_id)
 );
 
+-- What holds a snapshot past retention. With a tag it is also a name that queries read by. A pin is
+-- made under the lock of the tenant's head, and retention expires snapshots under that lock: so
+-- neither misses the other.
+CREATE TABLE snapshot_pin (
+    pin_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tenant_id   bigint NOT NULL REFERENCES tenant,
+    snapshot_id bigint NOT NULL REFERENCES snapshot,
+    tag         text CHECK (tag ~ '^[A-Za-z_][A-Za-z0-9_.-]{0,62}$'),
+    created_by  text NOT NULL,
+    created_at  timestamptz NOT NULL DEFAULT duckmesh_now(),
+    -- From then on it holds and names nothing. NULL: it stands until it is taken away.
+    expires_at  timestamptz
+);
+
+CREATE UNIQUE INDEX snapshot_pin_by_tag ON snapshot_pin (tenant_id, tag) WHERE tag IS NOT NULL;
+CREATE UNIQUE INDEX snapshot_pin_untagged ON snapshot_pin (snapshot_id) WHERE tag IS NULL;
+CREATE INDEX snapshot_pin_of_snapshot ON snapshot_pin (snapshot_id);
+
 -- In a snapshot a table has the former name that ended first after it, else its name in table_def.
 -- Tables that were never renamed have no row.
 CREATE TABLE table_former_name (
@@ -267,7 +287,7 @@ CREATE TABLE data_file (
     tenant_id       bigint NOT NULL REFERENCES tenant,
     table_id        bigint NOT NULL REFERENCES table_def,
     -- The object's key; NULL for an inline file, whose bytes lie in data_file_content.
-    path            text UNIQUE,
+    path            text,
     format          text NOT NULL DEFAULT 'parquet' CHECK (format = 'parquet'),
     schema_version  integer NOT NULL,
     partition       jsonb NOT NULL DEFAULT '{}',
@@ -287,6 +307,9 @@ CREATE TABLE data_file (
 -- "Which files at S" is one range of this index.
 CREATE INDEX data_file_of_table ON data_file (table_id, end_snapshot, begin_snapshot);
 CREATE INDEX data_file_live ON data_file (table_id) WHERE end_snapshot IS NULL;
+-- A restore makes new rows of old files: several rows may name one object. It stays in the store
+-- until no row names it.
+CREATE INDEX data_file_by_path ON data_file (path) WHERE path IS NOT NULL;
 
 CREATE TABLE data_file_content (
     file_id uuid PRIMARY KEY REFERENCES data_file ON DELETE CASCADE,

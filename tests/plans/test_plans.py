@@ -137,7 +137,7 @@ HOT = [
     Hot(FILES, "manifest", {"table_ids": [1, 2], "snapshot_id": 19_999}),
     Hot(FILES, "manifest", {"table_ids": [1], "snapshot_id": 10_000}),
     Hot(FILES, "live_inline_files", {"table_ids": [1, 2], "limit": 100}, {"data_file_live"}),
-    Hot(FILES, "known_paths", (["tenant-1/part-2", "tenant-1/part-x"],), {"data_file_path_key"}),
+    Hot(FILES, "known_paths", (["tenant-1/part-2", "tenant-1/part-x"],), {"data_file_by_path"}),
     Hot(
         TABLES,
         "tables_at",
