@@ -90,9 +90,11 @@ def test_a_pin_waits_for_who_holds_the_head(
     first = publish_files(connection, events, 1, a_file(events, 1))
     with connection.transaction():
         snapshots.lock_head(connection, acme.tenant_id)
-        with catalog.connect() as other, pytest.raises(psycopg.errors.LockNotAvailable):
+        with catalog.connect() as other:
             other.execute("SET lock_timeout = '100ms'")
-            pinned(other, acme, first.snapshot_id)
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                pinned(other, acme, first.snapshot_id)
+            other.execute("RESET lock_timeout")
 
 
 def test_concurrent_calls_leave_one_tag(
