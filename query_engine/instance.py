@@ -23,9 +23,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from duckmesh.statements import Statements
+from query_engine.native import (
+    HeldViews,
+    NativeTables,
+    files_part_variable,
+    part_views,
+    parts_variable,
+)
 from query_engine.permitted import SESSION_FUNCTIONS
 from query_engine.quoting import identifier, literal, literal_list
-from query_engine.relations import MAIN_SCHEMA, Relation, RelationSet, TableRelation
+from query_engine.relations import (
+    MAIN_SCHEMA,
+    FilesPart,
+    Relation,
+    RelationSet,
+    TableRelation,
+)
 
 _SQL: Final = Statements("query_engine", "engine.sql")
 _IDLE_CURSORS_MAX: Final = 8
@@ -68,19 +81,36 @@ class Session:
         self._files: dict[str, tuple[str, ...]] = {}
         self._values: dict[str, int] = {}
         self._registered: list[str] = []
+        self.held: HeldViews = ()
+        """The views of segments that its query reads; the instance's to give back."""
 
     def point(self, relations: Iterable[Relation], absent: Iterable[str] = ()) -> None:
         """Make the relations' views read these files; forget the files of the `absent` names."""
         for relation in relations:
-            variable = _files_variable(relation.name)
-            files = relation.file_texts or self._empty
-            if self._files.get(variable) != files:
-                self._set(variable, list(files))
-                self._files[variable] = files
+            if relation.parts:
+                self._point_parts(relation)
+            else:
+                self._list(_files_variable(relation.name), relation.file_texts or self._empty)
         for name in absent:
-            variable = _files_variable(name)
-            if self._files.pop(variable, None) is not None:
-                self.cursor.execute(_SQL["reset_variable"].format(variable=identifier(variable)))
+            for variable in (_files_variable(name), parts_variable(name)):
+                if self._files.pop(variable, None) is not None:
+                    self.cursor.execute(
+                        _SQL["reset_variable"].format(variable=identifier(variable))
+                    )
+
+    def _point_parts(self, relation: Relation) -> None:
+        begin = 0
+        among = (each for each in relation.parts if isinstance(each, FilesPart))
+        for number, part in enumerate(among):
+            files = relation.file_texts[begin : begin + part.count]
+            self._list(files_part_variable(relation.name, number), files)
+            begin += part.count
+        self._list(parts_variable(relation.name), part_views(relation))
+
+    def _list(self, variable: str, values: tuple[str, ...]) -> None:
+        if self._files.get(variable) != values:
+            self._set(variable, list(values))
+            self._files[variable] = values
 
     def remember(self, values: Mapping[str, int]) -> None:
         """Give the session functions their values; those not named answer NULL."""
@@ -135,6 +165,7 @@ class Instance:
             },
         )
         self._configure(settings)
+        self._native = NativeTables(self._root)
 
     @property
     def hidden(self) -> tuple[str, ...]:
@@ -212,6 +243,9 @@ class Instance:
             self._shapes[key] = shape
 
     def _create_view(self, relation: Relation) -> None:
+        if relation.parts:
+            self._native.create_view(relation, self._empty_file)
+            return
         # Bound over the empty file: to create a view opens none of the tenant's files.
         admin = Session(self._root, self._empty_file)
         admin.point([Relation(relation.name, relation.schema, ())])
@@ -238,6 +272,12 @@ class Instance:
         finally:
             self._root.unregister(source)
 
+    def hold_segments(self, session: Session, relations: Iterable[Relation]) -> None:
+        """Make the segments of the relations readable until the session is given back."""
+        with_parts = [each for each in relations if each.parts]
+        if with_parts:
+            session.held = self._native.hold(with_parts, self._empty_file)
+
     def session(self) -> Session:
         """A cursor for one query: an idle one, whose variables are likely right, or a new one."""
         with self._lock:
@@ -247,6 +287,9 @@ class Instance:
 
     def give_back(self, session: Session, *, clean: bool) -> None:
         """Keep a session for the next query, or close it: after an error, and when many idle."""
+        if session.held:
+            self._native.release(session.held)
+            session.held = ()
         if clean:
             try:
                 session.detach()
@@ -264,6 +307,7 @@ class Instance:
             idle, self._idle = self._idle, []
         for session in idle:
             session.cursor.close()
+        self._native.close()
         self._root.close()
         with contextlib.suppress(OSError):
             shutil.rmtree(self._home)

@@ -47,7 +47,9 @@ class LocalAnswers:
         """Start a query; returns when its first rows are under way, which may take long."""
         bindings = self._parameters.bindings(question.parameters, question.places)
         guard = Guard(question.limits.wall_time)
-        stats = QueryStats(question.scanned_files, guard=guard)
+        stats = QueryStats(
+            question.scanned_files, replica_files=question.replica_files, guard=guard
+        )
         instance = self._lease(question)
         session = self._session(instance, question)
         guard.hold(session.cursor)
@@ -118,6 +120,7 @@ class LocalAnswers:
         """A session set up for one query. On an error the lease is ended before it is raised."""
         session = instance.session()
         try:
+            instance.hold_segments(session, question.needs.relations)
             session.point(question.needs.relations, question.needs.absent)
             session.attach(question.needs.attached)
             if question.session_values is not None:

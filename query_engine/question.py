@@ -60,7 +60,12 @@ class Question:
 
     @property
     def scanned_files(self) -> int:
-        return sum(len(each.files) for each in self.needs.relations)
+        return sum(len(each.files) + each.segment_files for each in self.needs.relations)
+
+    @property
+    def replica_files(self) -> int:
+        """Those of the scanned files whose rows are read from segments."""
+        return sum(each.segment_files for each in self.needs.relations)
 
 
 class Answering(Protocol):

@@ -21,6 +21,33 @@ SYSTEM_SCHEMA: Final = "duckmesh_system"
 """The schema of the small tables that describe the tenant itself."""
 
 
+@dataclass(frozen=True, slots=True)
+class FilesPart:
+    """The next so many of a relation's files."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class NativePart:
+    """Rows of one segment: a file in DuckDB's own format that holds the rows of data files.
+
+    The rows of a data file carry its number. These are the rows of the numbers from `first` to
+    `last`, without those `missing`; of all its rows when `whole`.
+    """
+
+    key: str
+    """Names the segment, in lower-case letters and digits, and never another content."""
+    path: Path
+    first: int
+    last: int
+    missing: tuple[int, ...] = ()
+    whole: bool = False
+
+
+Part = FilesPart | NativePart
+
+
 @dataclass(frozen=True)
 class Relation:
     """One table at one snapshot.
@@ -36,6 +63,10 @@ class Relation:
     primary_key: tuple[str, ...] = ()
     is_view: bool = False
     """A view is here to be listed: a query that reads one is expanded first."""
+    parts: tuple[Part, ...] = ()
+    """Where its rows lie, in their order, when some lie in segments; without any, in `files`."""
+    segment_files: int = 0
+    """How many data files the parts stand for that are not among `files`."""
 
     @cached_property
     def file_texts(self) -> tuple[str, ...]:
@@ -61,14 +92,23 @@ class Relation:
     @property
     def shape(self) -> str:
         """What the relation's view is made of: two of one name and one shape differ in files."""
-        return f"{self.selection} {self.column_map}"
+        shape = f"{self.selection} {self.column_map}"
+        return f"parts {shape}" if self.parts else shape
+
+    @cached_property
+    def stored_columns(self) -> Mapping[int, tuple[str, str]]:
+        """Its columns as they lie in files: field id -> name, DuckDB type. Raises Corrupt."""
+        return {self._field_id(field): (field.name, file_type(field.type)) for field in self.schema}
 
     def _column(self, field: pa.Field) -> str:
+        name, kind = literal(field.name), literal(file_type(field.type))
+        return f"{self._field_id(field)}: {{name: {name}, type: {kind}, default_value: NULL}}"
+
+    def _field_id(self, field: pa.Field) -> int:
         field_id = (field.metadata or {}).get(FIELD_ID)
         if field_id is None:
             raise Corrupt("a column has no field id", table=self.name, column=field.name)
-        name, kind = literal(field.name), literal(file_type(field.type))
-        return f"{int(field_id)}: {{name: {name}, type: {kind}, default_value: NULL}}"
+        return int(field_id)
 
 
 @dataclass(frozen=True)

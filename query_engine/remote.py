@@ -48,7 +48,9 @@ class RemoteAnswers:
     def run(self, question: Question, stop: Interruption) -> RunningQuery:
         """Start a query; returns when its first rows are under way, which may take long."""
         guard = Guard(question.limits.wall_time)
-        stats = QueryStats(question.scanned_files, guard=guard)
+        stats = QueryStats(
+            question.scanned_files, replica_files=question.replica_files, guard=guard
+        )
         rows = RemoteRows(self._inquiry(question, Ask.RUN, guard), stats)
         self._watch.add(guard)
         stop.connect(partial(self._watch.cancel, guard))

@@ -71,6 +71,8 @@ class QueryStats:
     rows: int = 0
     bytes: int = 0
     batches: int = 0
+    replica_files: int = 0
+    """Those of the scanned files whose rows came from a native replica."""
     queued_seconds: float = 0.0
     """How long it waited for its turn before it began."""
     guard: Guard | None = field(default=None, repr=False)

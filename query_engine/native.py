@@ -1,0 +1,219 @@
+"""Segments within an instance: files in DuckDB's own format, read beside data files.
+
+The view of a table with parts does not name them. It reads a list of views from a variable of the
+cursor, one view for each part, in the order of the rows. So a table goes from one set of segments
+to the next while queries of older sets go on: only the variable differs.
+
+Everything of this lies in a schema and in catalogs that the gate lets no query name.
+"""
+
+import hashlib
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import duckdb
+
+from duckmesh.statements import Statements
+from query_engine.quoting import identifier, literal
+from query_engine.relations import FilesPart, NativePart, Relation
+
+FILE_NUMBER: Final = "file_number"
+"""The column of a segment that says which data file a row is from."""
+
+_SQL: Final = Statements("query_engine", "native.sql")
+
+
+def parts_variable(name: str) -> str:
+    """The variable that holds the views of a table's parts."""
+    return f"duckmesh_parts_{_hex(name)}"
+
+
+def files_part_variable(name: str, number: int) -> str:
+    """The variable that holds the files of a table's part."""
+    return f"duckmesh_files_{_hex(name)}_{number}"
+
+
+def files_part_view(name: str, number: int) -> str:
+    return f"duckmesh.duckmesh_native.files_{_hex(name)}_{number}"
+
+
+def segment_column(field_id: int) -> str:
+    """The name of a column in a segment: a rename changes no segment."""
+    return f"f{field_id}"
+
+
+def part_views(relation: Relation) -> tuple[str, ...]:
+    """The views of the relation's parts, in their order."""
+    names, files = [], 0
+    for part in relation.parts:
+        if isinstance(part, FilesPart):
+            names.append(files_part_view(relation.name, files))
+            files += 1
+        else:
+            names.append(_segment_view(relation, part))
+    return tuple(names)
+
+
+def _hex(name: str) -> str:
+    return name.lower().encode().hex()
+
+
+def _segment_view(relation: Relation, part: NativePart) -> str:
+    columns = sorted((each, name) for each, (name, _) in relation.stored_columns.items())
+    cut = "" if part.whole else f"{part.first} {part.last} {part.missing}"
+    digest = hashlib.sha256(f"{relation.name.lower()} {cut} {columns}".encode()).hexdigest()
+    return f"duckmesh.duckmesh_native.segment_{part.key}_{digest[:16]}"
+
+
+@dataclass(slots=True, eq=False)
+class _View:
+    """A view over a part. While it has users it stays."""
+
+    name: str
+    table: str
+    segment: str
+    users: int = 0
+
+
+@dataclass(slots=True)
+class _Segment:
+    catalog: str
+    views: set[str] = field(default_factory=set)
+
+
+HeldViews = tuple[_View, ...]
+
+
+class NativeTables:
+    """What an instance has attached. Safe from any thread; the lock is held while DuckDB attaches.
+
+    A segment that no view needs any more is detached, so that its space on disk comes free.
+    """
+
+    def __init__(self, root: duckdb.DuckDBPyConnection) -> None:
+        self._cursor = root.cursor()
+        self._lock = threading.Lock()
+        self._views: dict[str, _View] = {}
+        self._segments: dict[str, _Segment] = {}
+        self._files_views: set[str] = set()
+
+    def close(self) -> None:
+        self._cursor.close()
+
+    def create_view(self, relation: Relation, empty_file: str) -> None:
+        """The view of a table with parts, over no rows as yet."""
+        with self._lock:
+            self._cursor.execute(_SQL["create_native_schema"])
+            first = self._files_view(relation, 0, empty_file)
+            self._set(parts_variable(relation.name), [first])
+            self._cursor.execute(
+                _SQL["create_parts_view"].format(
+                    view=identifier(relation.name),
+                    selection=relation.selection,
+                    variable=literal(parts_variable(relation.name)),
+                )
+            )
+
+    def hold(self, relations: Iterable[Relation], empty_file: str) -> HeldViews:
+        """Make the parts of the relations readable until `release`. Raises duckdb.Error."""
+        held: list[_View] = []
+        with self._lock:
+            try:
+                for relation in relations:
+                    held += self._hold(relation, empty_file)
+            except BaseException:
+                self._release(held)
+                raise
+        return tuple(held)
+
+    def release(self, held: Sequence[_View]) -> None:
+        with self._lock:
+            self._release(held)
+
+    def _release(self, held: Sequence[_View]) -> None:
+        for view in held:
+            view.users -= 1
+
+    def _hold(self, relation: Relation, empty_file: str) -> list[_View]:
+        held: list[_View] = []
+        names = part_views(relation)
+        files = sum(isinstance(part, FilesPart) for part in relation.parts)
+        try:
+            for number in range(files):
+                self._files_view(relation, number, empty_file)
+            for part, name in zip(relation.parts, names, strict=True):
+                if isinstance(part, NativePart):
+                    view = self._views.get(name) or self._create_segment_view(relation, part, name)
+                    view.users += 1
+                    held.append(view)
+            self._drop_others(relation.name.lower(), names)
+        except BaseException:
+            self._release(held)
+            raise
+        return held
+
+    def _files_view(self, relation: Relation, number: int, empty_file: str) -> str:
+        name = files_part_view(relation.name, number)
+        if name not in self._files_views:
+            variable = files_part_variable(relation.name, number)
+            # Bound over the empty file: to create a view opens none of the tenant's files.
+            self._set(variable, [empty_file])
+            self._cursor.execute(
+                _SQL["create_files_view"].format(
+                    view=name, variable=literal(variable), columns=relation.column_map
+                )
+            )
+            self._files_views.add(name)
+        return name
+
+    def _create_segment_view(self, relation: Relation, part: NativePart, name: str) -> _View:
+        segment = self._segments.get(part.key) or self._attach(part)
+        columns = ", ".join(
+            f"{segment_column(field_id)} AS {identifier(column)}"
+            for field_id, (column, _) in relation.stored_columns.items()
+        )
+        self._cursor.execute(
+            _SQL["create_segment_view"].format(
+                view=name, columns=columns, segment=segment.catalog, condition=_condition(part)
+            )
+        )
+        view = self._views[name] = _View(name, relation.name.lower(), part.key)
+        segment.views.add(name)
+        return view
+
+    def _attach(self, part: NativePart) -> _Segment:
+        catalog = f"duckmesh_segment_{part.key}"
+        self._cursor.execute(_SQL["attach"].format(path=literal(str(part.path)), catalog=catalog))
+        segment = self._segments[part.key] = _Segment(catalog)
+        return segment
+
+    def _drop_others(self, table: str, names: Sequence[str]) -> None:
+        """Drop the table's other views that nobody reads: mostly those of the set before."""
+        unread = [
+            view
+            for view in self._views.values()
+            if view.table == table and not view.users and view.name not in names
+        ]
+        for view in unread:
+            self._cursor.execute(_SQL["drop_view"].format(view=view.name))
+            del self._views[view.name]
+            segment = self._segments[view.segment]
+            segment.views.discard(view.name)
+            if not segment.views:
+                self._cursor.execute(_SQL["detach"].format(catalog=segment.catalog))
+                del self._segments[view.segment]
+
+    def _set(self, variable: str, values: list[str]) -> None:
+        self._cursor.execute(_SQL["set_list"].format(variable=identifier(variable)), [values])
+
+
+def _condition(part: NativePart) -> str:
+    """Which rows of the segment are the part's. All its blocks know the numbers they hold."""
+    if part.whole:
+        return "true"
+    within = f"{FILE_NUMBER} BETWEEN {int(part.first)} AND {int(part.last)}"
+    if not part.missing:
+        return within
+    return f"{within} AND {FILE_NUMBER} NOT IN ({', '.join(map(str, map(int, part.missing)))})"
