@@ -27,6 +27,11 @@ _ENVIRONMENT: Final = {
     # Memory pools that reserve large spaces would take them from the limit of the address space.
     "ARROW_DEFAULT_MEMORY_POOL": "system",
     "MALLOC_ARENA_MAX": "2",
+    # The buffers of a batch are allocated and freed for each: memory that went back to the kernel
+    # between two of them would be zeroed, page by page, every time.
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
+    "MALLOC_TOP_PAD_": str(2**20),
     # Threads of libraries would be there before the walls, which bind only the threads behind.
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
     "OPENBLAS_NUM_THREADS": "1",

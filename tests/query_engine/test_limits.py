@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
+import numpy as np
 import psutil
 import pyarrow as pa
 import pytest
@@ -15,7 +16,7 @@ from duckmesh.errors import Cancelled, ErrorCode, Exceeded, Invalid
 from query_engine.engine import Interruption, QueryEngine
 from query_engine.relations import RelationSet
 from query_engine.remote import RemoteAnswers
-from query_engine.stream import MESSAGE_BYTES_MAX, QueryLimits
+from query_engine.stream import MESSAGE_BYTES_MAX, QueryLimits, rows_per_batch, split
 from tests.query_engine.conftest import HERE_AND_WORKERS
 
 FOREVER = "SELECT sum(x.range * y.range) FROM range(10000000) x, range(10000000) y"
@@ -255,3 +256,17 @@ def test_an_error_midway_is_mapped_like_any_other(engine: QueryEngine) -> None:
         with pytest.raises(Invalid, match="Could not convert") as wrong:
             running.reader.read_all()
     assert wrong.value.code is ErrorCode.QUERY_EXECUTION_FAILED
+
+
+@pytest.mark.parametrize("columns", [1, 6, 300, 8000])
+def test_a_batch_fits_a_message_of_4_mib_however_many_columns_it_has(columns: int) -> None:
+    rows, bounded = rows_per_batch(["BIGINT"] * columns, 2**22)
+    assert bounded
+    numbers = pa.array(range(rows), pa.int64(), mask=np.arange(rows) == 0)
+    batch = pa.record_batch([numbers] * columns, names=[f"c{at}" for at in range(columns)])
+    assert 2**20 < pa.ipc.get_record_batch_size(batch) < 4 * 2**20
+    texts = pa.array([None, *("x" * (2**23 // columns // 5) for _ in range(4))], pa.large_string())
+    batch = pa.record_batch([texts] * columns, names=[f"c{at}" for at in range(columns)])
+    parts = list(split(batch))
+    assert sum(part.num_rows for part in parts) == 5
+    assert max(map(pa.ipc.get_record_batch_size, parts)) < 4 * 2**20
