@@ -172,6 +172,36 @@ class EventRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An event that was given up. Its token is resolved, and its payload is kept to be replayed."""
+
+    event_id: EventId
+    visibility_token: VisibilityToken
+    table_id: TableId
+    schema_version: SchemaVersion
+    operation: Operation
+    idempotency_key: str | None
+    row_count: int
+    byte_count: int
+    ingested_at: datetime
+    attempts: int
+    failure_reason: str
+    trace_id: str | None = None
+    group_last_token: VisibilityToken | None = None
+    """Of an event of a group: the last token of the group, which is replayed whole."""
+    replay_token: VisibilityToken | None = None
+    """The token with which it was accepted again; its payload is there now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A dead letter's new acceptance; `receipt.inserted` is False when that happened before."""
+
+    dead_token: VisibilityToken
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
 class PendingTable:
     """What of one table is accepted and not yet resolved."""
 
@@ -208,7 +238,7 @@ class Lag:
     expired_leases: int = 0
     """Claims that their consumer no longer holds, and that nobody has ended yet."""
     dead_letters: int = 0
-    """Events that were given up, of all time."""
+    """Events that were given up, and were not replayed."""
     tenants: tuple[TenantLag, ...] = ()
     """Those that have waited longest, longest first."""
 

@@ -20,12 +20,15 @@ from duckmesh.identifiers import (
     TableId,
     TenantId,
     new_batch_id,
+    new_event_id,
 )
 from duckmesh.tokens import BEFORE_ALL, VisibilityToken
+from ingest_bus.dead_letters import fenced_off, not_dead
 from ingest_bus.envelope import (
     AcceptedEvent,
     Backlog,
     Claim,
+    DeadLetter,
     Envelope,
     EventRecord,
     EventState,
@@ -33,6 +36,7 @@ from ingest_bus.envelope import (
     Lag,
     PendingTable,
     Receipt,
+    Replay,
     TenantLag,
 )
 from ingest_bus.port import ISOLATE_FROM_ATTEMPT, MAX_ATTEMPTS, NACK_BACKOFF_FIRST
@@ -49,6 +53,7 @@ class _Event:
     attempts: int = 0
     failure_reason: str | None = None
     group_last_token: VisibilityToken | None = None
+    replayed_as: "_Event | None" = None
 
     @property
     def last_of_group(self) -> VisibilityToken:
@@ -83,6 +88,25 @@ class _Event:
             self.state,
             self.ingested_at,
             self.failure_reason,
+        )
+
+    def as_dead_letter(self) -> DeadLetter:
+        e = self.envelope
+        return DeadLetter(
+            e.event_id,
+            self.visibility_token,
+            e.table_id,
+            e.schema_version,
+            e.operation,
+            e.idempotency_key,
+            e.row_count,
+            e.byte_count,
+            self.ingested_at,
+            self.attempts,
+            self.failure_reason or "",
+            e.trace_id,
+            self.group_last_token,
+            self.replayed_as and self.replayed_as.visibility_token,
         )
 
 
@@ -387,12 +411,63 @@ class MemoryIngestBus:
                     if each.lease_until is not None and each.lease_until <= now
                 ),
                 sum(
-                    event.state is EventState.FAILED
+                    event.state is EventState.FAILED and event.replayed_as is None
                     for tenant in self._tenants.values()
                     for event in tenant.events
                 ),
                 tuple(sorted(lags, key=lambda each: -each.oldest_seconds)[:tenants_max]),
             )
+
+    # -- dead letters
+
+    def dead_letters(
+        self,
+        tenant_id: TenantId,
+        *,
+        above: VisibilityToken = BEFORE_ALL,
+        limit: int,
+        replayed: bool = False,
+    ) -> list[DeadLetter]:
+        with self._lock:
+            dead = _dead(self._tenants.get(tenant_id, _Tenant()))
+            found = [
+                event.as_dead_letter()
+                for event in dead.values()
+                if event.visibility_token > above and (replayed or event.replayed_as is None)
+            ]
+            return found[:limit]
+
+    def replay(self, tenant_id: TenantId, tokens: Collection[VisibilityToken]) -> list[Replay]:
+        with self._lock:
+            tenant = self._tenants.get(tenant_id, _Tenant())
+            dead = _dead(tenant)
+            for token in sorted(set(tokens) - dead.keys()):
+                raise not_dead(token)
+            groups = {dead[token].last_of_group for token in tokens}
+            named = [event for event in dead.values() if event.last_of_group in groups]
+            waiting = [event for event in named if event.replayed_as is None]
+            self._accept_again(tenant, waiting)
+        self._work.set()
+        return [_replay_of(event, inserted=event in waiting) for event in named]
+
+    def _accept_again(self, tenant: _Tenant, waiting: Sequence[_Event]) -> None:
+        for event in waiting:
+            fence = tenant.fences.get(event.envelope.table_id)
+            if fence is not None and event.envelope.schema_version < fence:
+                raise fenced_off(event.visibility_token, fence)
+        last_of: dict[VisibilityToken, VisibilityToken] = {}
+        for event in waiting:
+            token = VisibilityToken(len(tenant.events) + 1)
+            envelope = replace(event.envelope, event_id=new_event_id())
+            event.replayed_as = _Event(token, envelope, self._now())
+            tenant.events.append(event.replayed_as)
+            last_of[event.last_of_group] = token
+            place = (envelope.table_id, envelope.idempotency_key or "")
+            if (known := tenant.keys.get(place)) is not None and known.event is event:
+                tenant.keys[place] = replace(known, event=event.replayed_as)
+        for event in waiting:
+            if event.replayed_as is not None and event.group_last_token is not None:
+                event.replayed_as.group_last_token = last_of[event.last_of_group]
 
     # -- upkeep
 
@@ -433,6 +508,18 @@ def _duplicate_receipt(envelope: Envelope, known: _Key) -> Receipt:
         )
     original = event.envelope
     return Receipt(original.event_id, event.visibility_token, original.row_count, inserted=False)
+
+
+def _dead(tenant: _Tenant) -> dict[VisibilityToken, _Event]:
+    """The dead letters in token order, replayed ones too."""
+    return {e.visibility_token: e for e in tenant.events if e.state is EventState.FAILED}
+
+
+def _replay_of(event: _Event, *, inserted: bool) -> Replay:
+    new = event.replayed_as
+    assert new is not None  # noqa: S101 - its caller has just accepted it again
+    receipt = Receipt(new.envelope.event_id, new.visibility_token, new.envelope.row_count, inserted)
+    return Replay(event.visibility_token, receipt)
 
 
 def _raise_fence(

@@ -6,15 +6,17 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from duckmesh.identifiers import ConsumerId, EventId, SchemaVersion, TableId, TenantId
-from duckmesh.tokens import VisibilityToken
+from duckmesh.tokens import BEFORE_ALL, VisibilityToken
 from ingest_bus.envelope import (
     Backlog,
     Claim,
+    DeadLetter,
     Envelope,
     EventRecord,
     Lag,
     PendingTable,
     Receipt,
+    Replay,
 )
 
 MAX_ATTEMPTS = 5
@@ -170,6 +172,31 @@ class IngestBus(Protocol):
 
         `tenants_max` is at least 1. Raises Unavailable when the answer takes longer than the
         patience.
+        """
+        ...
+
+    def dead_letters(
+        self,
+        tenant_id: TenantId,
+        *,
+        above: VisibilityToken = BEFORE_ALL,
+        limit: int,
+        replayed: bool = False,
+    ) -> list[DeadLetter]:
+        """The tenant's dead letters with tokens above one, in token order.
+
+        Those that were replayed come only when `replayed` asks for them.
+        """
+        ...
+
+    def replay(self, tenant_id: TenantId, tokens: Collection[VisibilityToken]) -> list[Replay]:
+        """Accept dead letters again, all or none: new events, with new tokens and the old payloads.
+
+        They follow each other in the order of their dead tokens. With one event of a group comes
+        the whole group, and is a group again. A dead letter is replayed once: later calls return
+        the receipt of the first, with `inserted` False. Its idempotency key, while it is known,
+        stands for the new event from then on. Raises NotFound when a token is that of no dead
+        letter, and Conflict (SCHEMA_INCOMPATIBLE) as `publish` does.
         """
         ...
 

@@ -22,15 +22,18 @@ from ingest_bus.envelope import (
     AcceptedEvent,
     Backlog,
     Claim,
+    DeadLetter,
     Envelope,
     EventRecord,
     Lag,
     PendingTable,
     Receipt,
+    Replay,
     TenantLag,
 )
 from ingest_bus.group_commit import GroupCommit
 from ingest_bus.port import ISOLATE_FROM_ATTEMPT, MAX_ATTEMPTS, NACK_BACKOFF_FIRST
+from ingest_bus.postgres_dead_letters import list_dead, replay_dead
 from ingest_bus.postgres_publish import Publisher
 from ingest_bus.postgres_rows import event_of, record_of
 
@@ -269,6 +272,25 @@ class PostgresIngestBus:
             dead_letters,
             tuple(TenantLag(row[0], row[1], max(0.0, row[2])) for row in rows),
         )
+
+    # -- dead letters
+
+    def dead_letters(
+        self,
+        tenant_id: TenantId,
+        *,
+        above: VisibilityToken = BEFORE_ALL,
+        limit: int,
+        replayed: bool = False,
+    ) -> list[DeadLetter]:
+        with self._database.connect() as connection:
+            return list_dead(connection, tenant_id, above=above, limit=limit, replayed=replayed)
+
+    def replay(self, tenant_id: TenantId, tokens: Collection[VisibilityToken]) -> list[Replay]:
+        with self._database.connect() as connection:
+            replays = replay_dead(connection, tenant_id, tokens)
+        self._database.announce(ACCEPTED_CHANNEL)
+        return replays
 
     # -- upkeep
 

@@ -221,7 +221,7 @@ ORDER BY w.oldest LIMIT %(tenants_max)s
 
 -- name: stuck
 SELECT (SELECT count(*) FROM ingest_lease WHERE lease_until <= duckmesh_now()),
-       (SELECT count(*) FROM ingest_event WHERE state = 'failed')
+       (SELECT count(*) FROM ingest_event WHERE state = 'failed' AND replay_token IS NULL)
 
 -- name: expire_keys
 DELETE FROM idempotency_key

@@ -9,6 +9,7 @@ from duckmesh.errors import Conflict, ErrorCode
 from duckmesh.identifiers import TenantId
 from ingest_bus.envelope import (
     AcceptedEvent,
+    DeadLetter,
     Envelope,
     EventRecord,
     EventState,
@@ -129,3 +130,8 @@ def record_of(row: tuple[Any, ...]) -> EventRecord:
     return EventRecord(
         event_id, token, table_id, key, row_count, EventState(state), ingested_at, reason
     )
+
+
+def dead_letter_of(row: tuple[Any, ...]) -> DeadLetter:
+    event_id, token, table_id, version, operation, *rest = row
+    return DeadLetter(event_id, token, table_id, version, Operation(operation), *rest)
