@@ -106,7 +106,7 @@ class _Event:
             self.failure_reason or "",
             e.trace_id,
             self.group_last_token,
-            self.replayed_as and self.replayed_as.visibility_token,
+            None if self.replayed_as is None else self.replayed_as.visibility_token,
         )
 
 
@@ -427,13 +427,17 @@ class MemoryIngestBus:
         above: VisibilityToken = BEFORE_ALL,
         limit: int,
         replayed: bool = False,
+        named: Collection[VisibilityToken] | None = None,
     ) -> list[DeadLetter]:
         with self._lock:
             dead = _dead(self._tenants.get(tenant_id, _Tenant()))
+            groups = {dead[token].last_of_group for token in named or () if token in dead}
             found = [
                 event.as_dead_letter()
                 for event in dead.values()
-                if event.visibility_token > above and (replayed or event.replayed_as is None)
+                if event.visibility_token > above
+                and (replayed or event.replayed_as is None)
+                and (named is None or event.last_of_group in groups)
             ]
             return found[:limit]
 

@@ -182,10 +182,12 @@ class IngestBus(Protocol):
         above: VisibilityToken = BEFORE_ALL,
         limit: int,
         replayed: bool = False,
+        named: Collection[VisibilityToken] | None = None,
     ) -> list[DeadLetter]:
         """The tenant's dead letters with tokens above one, in token order.
 
-        Those that were replayed come only when `replayed` asks for them.
+        Those that were replayed come only when `replayed` asks for them. With `named` these alone
+        come, each with its whole group.
         """
         ...
 

@@ -282,9 +282,12 @@ class PostgresIngestBus:
         above: VisibilityToken = BEFORE_ALL,
         limit: int,
         replayed: bool = False,
+        named: Collection[VisibilityToken] | None = None,
     ) -> list[DeadLetter]:
         with self._database.connect() as connection:
-            return list_dead(connection, tenant_id, above=above, limit=limit, replayed=replayed)
+            return list_dead(
+                connection, tenant_id, above=above, limit=limit, replayed=replayed, named=named
+            )
 
     def replay(self, tenant_id: TenantId, tokens: Collection[VisibilityToken]) -> list[Replay]:
         with self._database.connect() as connection:

@@ -29,9 +29,16 @@ def list_dead(
     above: VisibilityToken,
     limit: int,
     replayed: bool,
+    named: Collection[VisibilityToken] | None,
 ) -> list[DeadLetter]:
     """As IngestBus.dead_letters."""
-    values = {"tenant_id": tenant_id, "above": above, "limit": limit, "replayed": replayed}
+    values = {
+        "tenant_id": tenant_id,
+        "above": above,
+        "limit": limit,
+        "replayed": replayed,
+        "named": None if named is None else list(named),
+    }
     return [dead_letter_of(row) for row in connection.execute(_SQL["list_dead"], values)]
 
 

@@ -5,6 +5,11 @@ SELECT event_id, visibility_token, table_id, schema_version, operation, idempote
 FROM ingest_event
 WHERE tenant_id = %(tenant_id)s AND visibility_token > %(above)s AND state = 'failed'
   AND (%(replayed)s OR replay_token IS NULL)
+  AND (%(named)s::bigint[] IS NULL
+       OR visibility_token = ANY (%(named)s)
+       OR group_last_token IN (SELECT g.group_last_token FROM ingest_event g
+                               WHERE g.tenant_id = %(tenant_id)s AND g.state = 'failed'
+                                 AND g.visibility_token = ANY (%(named)s)))
 ORDER BY visibility_token
 LIMIT %(limit)s
 

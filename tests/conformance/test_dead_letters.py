@@ -57,6 +57,15 @@ def test_dead_letters_are_listed_in_token_order_with_their_reason(
     assert len(bus.dead_letters(acme, limit=1)) == 1
 
 
+def test_named_dead_letters_come_with_their_groups(bus: IngestBus, acme: TenantId) -> None:
+    publish(bus, acme, 2)
+    bus.publish([write(acme), write(acme)], as_one=True)
+    bury_all(bus)
+    found = bus.dead_letters(acme, limit=10, named=tokens(2, 4, 9))
+    assert [d.visibility_token for d in found] == [2, 3, 4]
+    assert bus.dead_letters(acme, limit=10, named=[]) == []
+
+
 def test_a_dead_letter_says_what_the_write_was(bus: IngestBus, acme: TenantId) -> None:
     bus.publish(
         [
