@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from catalog import acts
 from catalog.connection import Connection
 from catalog.notifications import CREDENTIALS_CHANNEL
 from duckmesh.errors import ErrorCode, NotFound
@@ -61,7 +62,8 @@ def hash_secret(secret: str) -> bytes:
 def ensure_tenant(connection: Connection, name: str, *, created_by: str) -> Tenant:
     """Return the tenant of that name, created with its first, empty snapshot if it is new.
 
-    One transaction: of two concurrent callers one creates, both get the same tenant.
+    One transaction: of two concurrent callers one creates, both get the same tenant. The creation
+    is an administrative act of `created_by`.
     """
     check_tenant_name(name)
     with connection.transaction():
@@ -70,6 +72,7 @@ def ensure_tenant(connection: Connection, name: str, *, created_by: str) -> Tena
             connection.execute(
                 _SQL["first_snapshot"], {"tenant_id": row[0], "created_by": created_by}
             )
+            acts.record(connection, "create_tenant", name, tenant_id=row[0], principal=created_by)
     return find_tenant(connection, name)
 
 

@@ -2,6 +2,7 @@
 
 import click
 
+from catalog.acts import OPERATOR
 from catalog.tenants import list_tenants
 from command_line.catalog_access import open_catalog
 from command_line.invocation import Invocation
@@ -21,7 +22,7 @@ def tenants() -> None:
 def create(invocation: Invocation, name: str, as_json: bool) -> None:
     """Create a tenant. Does nothing when it exists."""
     with open_catalog(invocation.tool_settings()) as catalog:
-        tenant = tenancy.ensure_tenant(catalog, name, principal="command line")
+        tenant = tenancy.ensure_tenant(catalog, name, principal=OPERATOR)
     if as_json:
         print_json({"tenant_id": tenant.tenant_id, "name": tenant.name})
         return

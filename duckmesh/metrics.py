@@ -172,6 +172,13 @@ INTEGRITY_MISMATCHES: Final = _counter(
     "integrity_size_mismatch_files", "Files that integrity checks found with another size."
 )
 
+# --- the audit
+
+ACTS_UNWRITTEN: Final = _counter(
+    "admin_audit_dropped",
+    "Refused administrative acts without a row: too many in a minute, or the catalog was away.",
+)
+
 # --- the process
 
 SCRAPE_FAILURES: Final = _counter(

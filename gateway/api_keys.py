@@ -7,6 +7,7 @@ from catalog.connection import Catalog
 from catalog.tenants import ApiKey
 from duckmesh.errors import Denied, ErrorCode, Invalid, NotFound
 from duckmesh.identifiers import KeyId
+from gateway.acts import administrative_act
 from gateway.identity import Identity, Role
 
 _NAME_MAX_CHARS = 200
@@ -23,14 +24,15 @@ class ApiKeys:
 
     def create(self, identity: Identity, *, name: str, roles: Sequence[Role]) -> tuple[KeyId, str]:
         """A new key's id and its secret, which cannot be shown again. Raises Denied, Invalid."""
-        _check_may_administer(identity)
-        _check_may_give(identity, roles)
-        if not name.strip() or len(name) > _NAME_MAX_CHARS or "\x00" in name:
-            raise Invalid(
-                ErrorCode.INVALID_COMMAND, f"a key's name has 1 to {_NAME_MAX_CHARS} characters"
-            )
-        with self._catalog.connect() as connection:
-            return tenants.create_key(connection, identity.tenant_id, name=name, roles=roles)
+        with administrative_act(self._catalog, identity, "create_key", name) as act:
+            _check_may_administer(identity)
+            _check_may_give(identity, roles)
+            _check_name(name)
+            with self._catalog.connect() as connection, connection.transaction():
+                made = tenants.create_key(connection, identity.tenant_id, name=name, roles=roles)
+                act.target = made[0]
+                act.done(connection, name=name, roles=sorted(roles))
+            return made
 
     def all(self, identity: Identity) -> list[ApiKey]:
         """The tenant's keys, revoked ones too, without their secrets. Raises Denied."""
@@ -43,17 +45,29 @@ class ApiKeys:
 
         Raises NotFound when the tenant has no live key of that id, Denied.
         """
-        _check_may_administer(identity)
-        with self._catalog.connect() as connection, connection.transaction():
-            old = _live(tenants.list_keys(connection, identity.tenant_id), key_id)
-            _check_may_give(identity, [Role(role) for role in old.roles])
-            return tenants.rotate_key(connection, identity.tenant_id, key_id)
+        with administrative_act(self._catalog, identity, "rotate_key", key_id) as act:
+            _check_may_administer(identity)
+            with self._catalog.connect() as connection, connection.transaction():
+                old = _live(tenants.list_keys(connection, identity.tenant_id), key_id)
+                _check_may_give(identity, [Role(role) for role in old.roles])
+                made = tenants.rotate_key(connection, identity.tenant_id, key_id)
+                act.done(connection, new_key=made[0], roles=sorted(old.roles))
+            return made
 
     def revoke(self, identity: Identity, key_id: KeyId) -> None:
         """End a key; serving processes refuse it within a second. Raises NotFound, Denied."""
-        _check_may_administer(identity)
-        with self._catalog.connect() as connection:
-            tenants.revoke_key(connection, identity.tenant_id, key_id)
+        with administrative_act(self._catalog, identity, "revoke_key", key_id) as act:
+            _check_may_administer(identity)
+            with self._catalog.connect() as connection, connection.transaction():
+                tenants.revoke_key(connection, identity.tenant_id, key_id)
+                act.done(connection)
+
+
+def _check_name(name: str) -> None:
+    if not name.strip() or len(name) > _NAME_MAX_CHARS or "\x00" in name:
+        raise Invalid(
+            ErrorCode.INVALID_COMMAND, f"a key's name has 1 to {_NAME_MAX_CHARS} characters"
+        )
 
 
 def _live(keys: Sequence[ApiKey], key_id: KeyId) -> ApiKey:

@@ -33,6 +33,11 @@ class Identity:
     expires_at: datetime | None = None
     """Set for the bearer of an identity provider's token: when that token ends."""
 
+    @property
+    def audited_as(self) -> str:
+        """Who this is in the audit: a key by its id, the bearer of a token by its subject."""
+        return self.key_id or self.principal
+
     def require(self, role: Role) -> None:
         """Raise Denied (FORBIDDEN) when the role is missing."""
         if role not in self.roles:

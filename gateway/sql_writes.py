@@ -318,8 +318,8 @@ class SqlWrites:
     # -- definitions
 
     def _create_table(self, request: _Request) -> Executed:
-        request.identity.require(Role.TABLE_ADMIN)
         statement = read_create_table(request.sql)
+        self._require_admin(request, "create_table", statement.target.name)
         name = check_table_name(statement.target.name)
         taken = self._writes.live_name(request.identity, name)
         if taken is not None and statement.if_not_exists:
@@ -372,8 +372,8 @@ class SqlWrites:
 
     def _alter_table(self, request: _Request) -> Executed:
         """Change a table's columns; readers of this snapshot and later see old rows in them."""
-        request.identity.require(Role.TABLE_ADMIN)
         statement = read_alter_table(request.sql)
+        self._require_admin(request, "alter_table", statement.target.name)
         name = self._writes.live_name(request.identity, statement.target.name)
         if name is None and statement.if_exists:
             return _DONE
@@ -401,9 +401,9 @@ class SqlWrites:
 
     def _rename(self, request: _Request, statement: Rename) -> Executed:
         """Give a table or a view another name, in a snapshot of its own."""
-        request.identity.require(Role.TABLE_ADMIN)
-        new_name = check_table_name(statement.new_name)
         name = statement.target.name
+        self._require_admin(request, "rename_view" if statement.of_view else "rename_table", name)
+        new_name = check_table_name(statement.new_name)
         known = self._writes.live_name(request.identity, name)
         if self._writes.is_view(request.identity, name):
             self._writes.rename_view(request.identity, name, new_name)
@@ -421,6 +421,9 @@ class SqlWrites:
         table = self._writes.table(request.identity, name)
         self._writes.rename_table(request.identity, table, new_name, request.transaction)
 
+    def _require_admin(self, request: _Request, act: str, target: str) -> None:
+        self._writes.require_admin(request.identity, act, target)
+
     def _table(self, request: _Request, name: str) -> Table:
         """The table that a statement names. Raises TABLE_NOT_FOUND."""
         known = self._writes.live_name(request.identity, name)
@@ -432,8 +435,8 @@ class SqlWrites:
 
     def _create_view(self, request: _Request) -> Executed:
         """Name a query. It is bound now, so that a view that never worked is not there."""
-        request.identity.require(Role.TABLE_ADMIN)
         statement = read_create_view(request.sql)
+        self._require_admin(request, "create_view", statement.target.name)
         name = check_table_name(statement.target.name)
         if statement.if_not_exists and self._writes.is_view(request.identity, name):
             return _DONE
@@ -447,20 +450,21 @@ class SqlWrites:
         return _DONE
 
     def _drop_view(self, request: _Request) -> Executed:
-        request.identity.require(Role.TABLE_ADMIN)
         statement = read_drop_view(request.sql)
         name = statement.target.name
+        self._require_admin(request, "drop_view", name)
         if self._writes.is_view(request.identity, name) or not statement.if_exists:
             self._writes.drop_view(request.identity, name)
         return _DONE
 
     def _truncate(self, request: _Request) -> Executed:
         """Remove all rows: an overwrite by none, in the order of the table's writes."""
-        request.identity.require(Role.TABLE_ADMIN)
         reader = LexemeReader(request.sql)
         reader.took("TRUNCATE")
         reader.took("TABLE")
-        table = self._table(request, TableName.of(reader.path()).name)
+        name = TableName.of(reader.path()).name
+        self._require_admin(request, "truncate_table", name)
+        table = self._table(request, name)
         nothing = table.schema.arrow.empty_table().to_reader()
         receipt = self._write(request, table.name, nothing, mode=IngestMode.REPLACE)
         return Executed(None, None if receipt.is_held else receipt.visibility_token)
@@ -468,7 +472,7 @@ class SqlWrites:
     def _drop_table(self, request: _Request) -> Executed:
         dropped = parse_drop_table(request.sql)
         TableName(dropped.name, dropped.schema, dropped.catalog).check()
-        request.identity.require(Role.TABLE_ADMIN)
+        self._require_admin(request, "drop_table", dropped.name)
         name = self._writes.live_name(request.identity, dropped.name) or dropped.name
         self._writes.drop_table(request.identity, name, if_exists=dropped.if_exists)
         return _DONE

@@ -10,7 +10,7 @@ from catalog.table_schema import TableSchema
 from catalog.tables import table_not_found
 from duckmesh.errors import Conflict, ErrorCode, Invalid
 from duckmesh.identifiers import check_table_name
-from gateway.identity import Identity, Role
+from gateway.identity import Identity
 from gateway.reads import DescribedTable, Reads
 from gateway.sql_writes import SqlWrites
 from gateway.writes import Writes
@@ -62,7 +62,7 @@ class TableAdministration:
         The columns of its key become NOT NULL. Raises Conflict (TABLE_EXISTS), Invalid naming the
         column that cannot be, Denied.
         """
-        identity.require(Role.TABLE_ADMIN)
+        self._writes.require_admin(identity, "create_table", name)
         check_table_name(name)
         schema = TableSchema.first(_with_key(columns, primary_key))
         made = self._writes.create_table(
@@ -92,7 +92,7 @@ class TableAdministration:
 
         Raises NotFound, Invalid (SCHEMA_INCOMPATIBLE) for what would lose values, Denied.
         """
-        identity.require(Role.TABLE_ADMIN)
+        self._writes.require_admin(identity, "alter_table", name)
         before = self.named(identity, name)
         self._sql_writes.execute(identity, f"ALTER TABLE {identifier(before.name)} {change.clause}")
         return self.named(identity, name)

@@ -3,10 +3,11 @@
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
-from catalog import tenants
-from catalog.connection import Catalog
+from catalog import acts, tenants
+from catalog.acts import OPERATOR
+from catalog.connection import Catalog, Connection
 from catalog.tenants import ApiKey, Tenant
 from duckmesh.errors import Denied, ErrorCode, Invalid, NotFound
 from duckmesh.identifiers import KeyId, TenantId
@@ -149,14 +150,37 @@ def ensure_tenant(catalog: Catalog, name: str, *, principal: str) -> Tenant:
         return tenants.ensure_tenant(connection, name, created_by=principal)
 
 
-def switch_tenant(catalog: Catalog, name: str, *, disabled: bool) -> None:
+def switch_tenant(
+    catalog: Catalog, name: str, *, disabled: bool, principal: str = OPERATOR
+) -> None:
     """Disable or enable a tenant; serving processes heed it within a second. Data is kept."""
-    with catalog.connect() as connection:
+    act = "disable_tenant" if disabled else "enable_tenant"
+    with catalog.connect() as connection, connection.transaction():
         tenants.switch_tenant(connection, name, disabled=disabled)
+        _done(connection, tenants.find_tenant(connection, name), act, name, principal)
+
+
+def _done(
+    connection: Connection, tenant: Tenant, act: str, target: str, principal: str, **detail: Any
+) -> None:
+    """Write down an operator's act, in the transaction that it is done in."""
+    acts.record(
+        connection,
+        act,
+        target,
+        tenant_id=tenant.tenant_id,
+        principal=principal,
+        detail=detail,
+    )
 
 
 def create_key(
-    catalog: Catalog, tenant_name: str, *, name: str, roles: Sequence[str]
+    catalog: Catalog,
+    tenant_name: str,
+    *,
+    name: str,
+    roles: Sequence[str],
+    principal: str = OPERATOR,
 ) -> tuple[KeyId, str]:
     """Create an API key; return its id and its secret, which cannot be shown again."""
     wrong = sorted(set(roles) - {role.value for role in Role})
@@ -166,16 +190,30 @@ def create_key(
             f"roles are one or more of {', '.join(role.value for role in Role)}",
             roles=wrong,
         )
-    with catalog.connect() as connection:
+    with catalog.connect() as connection, connection.transaction():
         tenant = tenants.find_tenant(connection, tenant_name)
-        return tenants.create_key(connection, tenant.tenant_id, name=name, roles=roles)
+        made = tenants.create_key(connection, tenant.tenant_id, name=name, roles=roles)
+        _done(
+            connection,
+            tenant,
+            "create_key",
+            made[0],
+            principal,
+            name=name,
+            roles=sorted(roles),
+        )
+    return made
 
 
-def rotate_key(catalog: Catalog, tenant_name: str, key_id: KeyId) -> tuple[KeyId, str]:
+def rotate_key(
+    catalog: Catalog, tenant_name: str, key_id: KeyId, *, principal: str = OPERATOR
+) -> tuple[KeyId, str]:
     """A new key of the same name and roles in the place of a live one, which ends. Atomic."""
     with catalog.connect() as connection, connection.transaction():
         tenant = tenants.find_tenant(connection, tenant_name)
-        return tenants.rotate_key(connection, tenant.tenant_id, key_id)
+        made = tenants.rotate_key(connection, tenant.tenant_id, key_id)
+        _done(connection, tenant, "rotate_key", key_id, principal, new_key=made[0])
+    return made
 
 
 def list_keys(catalog: Catalog, tenant_name: str) -> list[ApiKey]:
@@ -184,8 +222,11 @@ def list_keys(catalog: Catalog, tenant_name: str) -> list[ApiKey]:
         return tenants.list_keys(connection, tenant.tenant_id)
 
 
-def revoke_key(catalog: Catalog, tenant_name: str, key_id: KeyId) -> None:
+def revoke_key(
+    catalog: Catalog, tenant_name: str, key_id: KeyId, *, principal: str = OPERATOR
+) -> None:
     """End a key. Serving processes refuse it within a second."""
-    with catalog.connect() as connection:
+    with catalog.connect() as connection, connection.transaction():
         tenant = tenants.find_tenant(connection, tenant_name)
         tenants.revoke_key(connection, tenant.tenant_id, key_id)
+        _done(connection, tenant, "revoke_key", key_id, principal)

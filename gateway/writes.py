@@ -5,7 +5,7 @@ A write is accepted whole or not at all. Its commit is one publish of the bus; w
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -31,6 +31,7 @@ from duckmesh.identifiers import (
     check_table_name,
     new_event_id,
 )
+from gateway.acts import AdministrativeAct, administrative_act
 from gateway.conform import Conformer
 from gateway.counts import WriteCount
 from gateway.groups import EnvelopeGroup, KeyedRows
@@ -476,8 +477,8 @@ class Writes:
         primary_key: Sequence[str] = (),
     ) -> Table | None:
         """Create the table; None when another was first."""
-        with self._catalog.connect() as connection:
-            return tables.create_table(
+        with self._act(identity, "create_table", name) as (connection, act):
+            made = tables.create_table(
                 connection,
                 identity.tenant_id,
                 name,
@@ -486,6 +487,26 @@ class Writes:
                 created_by=identity.principal,
                 primary_key=primary_key,
             )
+            if made is not None:
+                act.done(connection)
+        return made
+
+    def require_admin(self, identity: Identity, act: str, target: str) -> None:
+        """Raise Denied unless this is a table_admin; the refused act is written down."""
+        with administrative_act(self._catalog, identity, act, target):
+            identity.require(Role.TABLE_ADMIN)
+
+    @contextlib.contextmanager
+    def _act(
+        self, identity: Identity, name: str, target: str
+    ) -> Iterator[tuple[Connection, AdministrativeAct]]:
+        """One transaction of the catalog, for an act and its row in the audit."""
+        with (
+            administrative_act(self._catalog, identity, name, target) as act,
+            self._catalog.connect() as connection,
+            connection.transaction(),
+        ):
+            yield connection, act
 
     def recreate_table(
         self, identity: Identity, name: str, schema: TableSchema, *, primary_key: Sequence[str]
@@ -494,7 +515,7 @@ class Writes:
 
         The old table keeps its rows in older snapshots; writes that began for it are refused.
         """
-        with self._catalog.connect() as connection, connection.transaction():
+        with self._act(identity, "replace_table", name) as (connection, act):
             old = tables.find_table(connection, identity.tenant_id, name)
             if old is not None:
                 self._end_table(connection, identity, old)
@@ -509,6 +530,7 @@ class Writes:
             )
             if made is None:
                 raise _exists(name)
+            act.done(connection)
         self._tables.forget(identity.tenant_id, name)
         return made
 
@@ -517,14 +539,16 @@ class Writes:
 
         Writes that were accepted before stay in older snapshots; later ones are refused.
         """
-        identity.require(Role.TABLE_ADMIN)
-        table = self._find(identity, name)
-        if table is None:
-            if if_exists:
-                return False
-            raise table_not_found(name)
-        with self._catalog.connect() as connection, connection.transaction():
-            self._end_table(connection, identity, table)
+        with administrative_act(self._catalog, identity, "drop_table", name) as act:
+            identity.require(Role.TABLE_ADMIN)
+            table = self._find(identity, name)
+            if table is None:
+                if if_exists:
+                    return False
+                raise table_not_found(name)
+            with self._catalog.connect() as connection, connection.transaction():
+                self._end_table(connection, identity, table)
+                act.done(connection)
         self._tables.forget(identity.tenant_id, name)
         return True
 
@@ -543,7 +567,7 @@ class Writes:
         table's columns are not those of `table` any more.
         """
         key = (identity.tenant_id, table.table_id)
-        with self._catalog.connect() as connection, connection.transaction():
+        with self._act(identity, "alter_table", table.name) as (connection, act):
             # Counter row first, head row second: the lock order of ingest_bus.postgres. The first
             # fence refuses nothing that the last did not; it takes the counter row.
             self._bus.fence(*key, below=table.schema.version, within=connection)
@@ -555,6 +579,7 @@ class Writes:
                 created_by=identity.principal,
             )
             self._bus.fence(*key, below=altered.version, within=connection)
+            act.done(connection, schema_version=altered.version)
         self._tables.forget(identity.tenant_id, table.name)
         return altered
 
@@ -574,7 +599,7 @@ class Writes:
         if new_name == table.name:
             return
         key = (identity.tenant_id, table.table_id)
-        with self._catalog.connect() as connection, connection.transaction():
+        with self._act(identity, "rename_table", table.name) as (connection, act):
             # The locks and their order are those of `alter_table`.
             self._bus.fence(*key, below=table.schema.version, within=connection)
             renamed = tables.rename_table(
@@ -583,6 +608,7 @@ class Writes:
             self._bus.fence(*key, below=renamed.version, within=connection)
             if transaction is not None:
                 transaction.follow(connection, table, renamed.version)
+            act.done(connection, new_name=new_name)
         for name in (table.name, new_name):
             self._tables.forget(identity.tenant_id, name)
 
@@ -590,14 +616,15 @@ class Writes:
         """Give a view another name in a new snapshot. Raises TABLE_NOT_FOUND, TABLE_EXISTS."""
         if new_name == name:
             return
-        with self._catalog.connect() as connection:
+        with self._act(identity, "rename_view", name) as (connection, act):
             views.rename_view(
                 connection, identity.tenant_id, name, new_name, created_by=identity.principal
             )
+            act.done(connection, new_name=new_name)
 
     def create_view(self, identity: Identity, view: View, *, replace: bool) -> None:
         """Create a view. Raises Conflict (TABLE_EXISTS) when its name is taken."""
-        with self._catalog.connect() as connection:
+        with self._act(identity, "create_view", view.name) as (connection, act):
             views.create_view(
                 connection,
                 identity.tenant_id,
@@ -605,11 +632,13 @@ class Writes:
                 replace=replace,
                 created_by=identity.principal,
             )
+            act.done(connection, replace=replace)
 
     def drop_view(self, identity: Identity, name: str) -> None:
         """End a view in a new snapshot. Raises TABLE_NOT_FOUND."""
-        with self._catalog.connect() as connection:
+        with self._act(identity, "drop_view", name) as (connection, act):
             views.drop_view(connection, identity.tenant_id, name, created_by=identity.principal)
+            act.done(connection)
 
     def is_view(self, identity: Identity, name: str) -> bool:
         """Whether there is a view of that name now."""
@@ -681,10 +710,11 @@ class Writes:
             _check_is_retry(table, write.idempotency_key)
         # Field ids count too: the staged files were written with those of `write.schema`.
         if write.mode is IngestMode.REPLACE and not _same_columns(table.schema, write.schema):
-            with self._catalog.connect() as connection:
-                return replace(
-                    table, schema=tables.propose_schema(connection, table, write.schema.arrow)
-                )
+            with self._act(write.identity, "replace_table", table.name) as (connection, act):
+                # Written down as it is proposed: the write that brings it may still be refused.
+                proposed = tables.propose_schema(connection, table, write.schema.arrow)
+                act.done(connection, proposed_schema_version=proposed.version)
+                return replace(table, schema=proposed)
         return table
 
     def adopt(self, table: Table, version: SchemaVersion) -> None:

@@ -384,11 +384,15 @@ CREATE TABLE query_audit (
     row_count            bigint NOT NULL DEFAULT 0,
     byte_count           bigint NOT NULL DEFAULT 0,
     scanned_files        integer NOT NULL DEFAULT 0,
-    outcome              text NOT NULL
+    -- OK, or the error code.
+    outcome              text NOT NULL,
+    scanned_bytes        bigint NOT NULL DEFAULT 0
 );
 
 CREATE INDEX query_audit_of_tenant ON query_audit (tenant_id, started_at DESC);
+CREATE INDEX query_audit_by_start ON query_audit (started_at);
 
+-- Administrative acts, done and refused. One that is done has its row in its own transaction.
 CREATE TABLE incident_audit (
     incident_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     tenant_id   bigint REFERENCES tenant,
@@ -397,10 +401,13 @@ CREATE TABLE incident_audit (
     subject     text NOT NULL,
     detail      jsonb NOT NULL DEFAULT '{}',
     trace_id    text,
-    noted_at    timestamptz NOT NULL DEFAULT now()
+    noted_at    timestamptz NOT NULL DEFAULT now(),
+    -- OK, or the error code that refused the act.
+    outcome     text NOT NULL DEFAULT 'OK'
 );
 
 CREATE INDEX incident_audit_of_tenant ON incident_audit (tenant_id, noted_at DESC);
+CREATE INDEX incident_audit_by_time ON incident_audit (noted_at);
 
 -- =================================================================================================
 -- Sessions: what is known of a client's conversation beside its signed token.

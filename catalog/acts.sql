@@ -1,0 +1,22 @@
+-- name: record
+INSERT INTO incident_audit (tenant_id, principal, act, subject, detail, trace_id, outcome)
+VALUES (%(tenant_id)s, %(principal)s, %(act)s, %(subject)s, %(detail)s, %(trace_id)s, %(outcome)s)
+
+-- name: recent
+-- Of one tenant, or of all and of none. The identity breaks ties of one transaction's time.
+SELECT a.incident_id, a.noted_at, t.name, a.principal, a.act, a.subject, a.outcome, a.detail,
+       a.trace_id
+FROM incident_audit a LEFT JOIN tenant t USING (tenant_id)
+WHERE (%(tenant_id)s::bigint IS NULL OR a.tenant_id = %(tenant_id)s)
+  AND (%(principal)s::text IS NULL OR a.principal = %(principal)s)
+  AND (%(since)s::timestamptz IS NULL OR a.noted_at >= %(since)s)
+ORDER BY a.noted_at DESC, a.incident_id DESC
+LIMIT %(limit)s
+
+-- name: forget
+DELETE FROM incident_audit WHERE incident_id IN (
+    SELECT incident_id FROM incident_audit
+    WHERE noted_at < duckmesh_now() - %(older_than)s::interval
+    ORDER BY noted_at LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+)
