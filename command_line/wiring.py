@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ from command_line.stores import open_object_store
 from duckmesh import metrics
 from duckmesh.errors import ErrorCode, Invalid
 from duckmesh.settings import FlightSettings, Settings
+from duckmesh.telemetry import get_logger
 from flight_server.server import DoorOptions, FlightDoor, Tls
 from flight_server.tickets import Seal
 from gateway.limits import IngestLimits
@@ -35,6 +37,10 @@ from query_engine.engine import QueryEngine, WorkerSettings
 from query_engine.stream import QueryLimits
 
 _SEAL_PURPOSE: Final = "flight"
+_WORKER_PATIENCE: Final = timedelta(seconds=10)
+"""How long a start waits for its first query worker. It serves without one: writes need none."""
+
+_log = get_logger(__name__)
 
 
 @contextmanager
@@ -42,8 +48,8 @@ def open_doors(settings: Settings, catalog: Catalog) -> Iterator[Doors]:
     """A serving process's rooms, with its doors open in front of them.
 
     The catalog must be reachable and migrated. On leaving, the rooms behind the doors are closed;
-    the doors themselves are their caller's to drain and close. Raises Conflict when a port is
-    taken.
+    the doors themselves are their caller's to drain and close. Blocks until a query worker waits
+    ready, for a few seconds at most. Raises Conflict when a port is taken.
     """
     with ExitStack() as rooms:
         bus = open_bus(catalog)
@@ -70,7 +76,6 @@ def open_doors(settings: Settings, catalog: Catalog) -> Iterator[Doors]:
             store,
             engine=engine,
             cache=cache,
-            cache_root=cache_root,
             visibility=Visibility(catalog, bus),
             limits=_read_limits(settings),
         )
@@ -105,6 +110,8 @@ def open_doors(settings: Settings, catalog: Catalog) -> Iterator[Doors]:
         lag = LiveLag(catalog, bus, tenants_max=0)
         rooms.enter_context(metrics.LIVE.asking(lag.metrics))
         rooms.enter_context(metrics.LIVE.asking(ServingMetrics(reads, cache, flight).metrics))
+        if not engine.await_ready(_WORKER_PATIENCE):
+            _log.warning("no_worker_ready", seconds=_WORKER_PATIENCE.total_seconds())
         yield Doors(flight, http)
 
 

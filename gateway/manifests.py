@@ -89,6 +89,13 @@ class LocalFiles:
         self._store = store
         self._cache = cache
 
+    def folder(self, tenant: str) -> Path:
+        """Where the tenant's copies lie. Made now if need be: a worker sees no folder made later.
+
+        Raises Unavailable when the disk refuses.
+        """
+        return self._cache.folder(tenant)
+
     def pin(self, tenant: str, wanted: Collection[DataFile]) -> tuple[list[Path], PinnedFiles]:
         """The paths of the files, in order, good until the pin is released.
 

@@ -93,7 +93,6 @@ class Reads:
         *,
         engine: QueryEngine,
         cache: FileCache,
-        cache_root: Path,
         visibility: Visibility,
         limits: ReadLimits,
     ) -> None:
@@ -102,7 +101,6 @@ class Reads:
         self._store = store
         self._engine = engine
         self._visibility = visibility
-        self._cache_root = cache_root
         self._limits = limits
         self._manifests = Manifests(catalog)
         self._files = LocalFiles(catalog, store, cache)
@@ -383,7 +381,7 @@ class Reads:
 
     def _directories(self, tenant: str) -> tuple[Path, ...]:
         in_store = self._store.local_path(keys.tenant_prefix(tenant) + "any")
-        cached = self._cache_root / tenant
+        cached = self._files.folder(tenant)
         return (cached,) if in_store is None else (cached, in_store.parent)
 
     # -- metadata

@@ -113,6 +113,8 @@ class FileCache:
         # Least recently used first; held and being fetched alike.
         self._entries: OrderedDict[_Name, _Entry] = OrderedDict()
         self._bytes = 0
+        # A set's own add and look-up are whole steps: no lock is held for it.
+        self._folders: set[str] = set()
         self._hits = self._misses = self._evictions = 0
         self._root_lock: RootLock | None = open_root(self._root)
         try:
@@ -121,6 +123,21 @@ class FileCache:
             self._root_lock.release()
             raise local_disk_failed("", error) from error
         self._pool = ThreadPoolExecutor(_FETCH_THREADS, thread_name_prefix="duckmesh-fetch")
+
+    def folder(self, tenant: str) -> Path:
+        """Where the tenant's copies lie; it is made at its first call, and stays.
+
+        Raises Invalid for an unsafe name, and Unavailable when it cannot be made.
+        """
+        check_tenant_name(tenant)
+        folder = self._root / tenant
+        if tenant not in self._folders:
+            try:
+                folder.mkdir(exist_ok=True)
+            except OSError as error:
+                raise local_disk_failed(tenant, error) from error
+            self._folders.add(tenant)
+        return folder
 
     def pinned(self, tenant: str, wanted: Sequence[Wanted]) -> PinnedFiles:
         """The files on the local disk, held there until released. Blocks while any is fetched.

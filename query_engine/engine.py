@@ -8,6 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -86,6 +87,10 @@ class QueryEngine:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def await_ready(self, timeout: timedelta) -> bool:
+        """Block until a first query waits for no process to start; False when that is later."""
+        return self._answers.await_ready(timeout)
 
     def classify(self, sql: str) -> Statement:
         """What the statement is. Raises Invalid for a text that is not one statement."""

@@ -3,6 +3,7 @@
 import contextlib
 import tempfile
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import partial
 
 import duckdb
@@ -42,6 +43,9 @@ class LocalAnswers:
         self._watch.close()
         self._parameters.close()
         self._sketch.close()
+
+    def await_ready(self, timeout: timedelta) -> bool:  # noqa: ARG002 - it is ready at once
+        return True
 
     def run(self, question: Question, stop: Interruption) -> RunningQuery:
         """Start a query; returns when its first rows are under way, which may take long."""

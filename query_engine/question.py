@@ -5,6 +5,7 @@ It is made of plain values and Arrow, so that it may be answered in another proc
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
@@ -71,9 +72,13 @@ class Question:
 class Answering(Protocol):
     """Who answers questions: this process, or its workers. Safe from any thread.
 
-    Both calls raise only errors of `duckmesh.errors`, and `run` returns when the first rows are
-    under way. `close` ends it; queries still running end with their readers.
+    `run` and `describe` raise only errors of `duckmesh.errors`, and `run` returns when the first
+    rows are under way. `close` ends it; queries still running end with their readers.
     """
+
+    def await_ready(self, timeout: timedelta) -> bool:
+        """Block until a first query waits for no process to start; False when that is later."""
+        ...
 
     def run(self, question: Question, stop: Interruption) -> RunningQuery: ...
 

@@ -45,6 +45,9 @@ class RemoteAnswers:
         self.pool.close()
         self._watch.close()
 
+    def await_ready(self, timeout: timedelta) -> bool:
+        return self.pool.await_spare(timeout)
+
     def run(self, question: Question, stop: Interruption) -> RunningQuery:
         """Start a query; returns when its first rows are under way, which may take long."""
         guard = Guard(question.limits.wall_time)

@@ -38,6 +38,8 @@ def main() -> None:
 
     from query_engine.channels import Channels
 
+    # Everything is imported: a query need not wait for this worker. Of walls it tells later.
+    control.send(b"{}")
     content = control.recv(MESSAGE_MAX_BYTES)
     if not content:
         os._exit(0)

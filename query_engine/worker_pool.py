@@ -147,6 +147,14 @@ class WorkerPool:
         if idle:
             self._keeper.join()
 
+    def await_spare(self, timeout: timedelta) -> bool:
+        """Block until a worker waits ready, so that a first query need not; whether one does."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: self._closing or any(each.started for each in self._spares),
+                timeout.total_seconds(),
+            )
+
     @property
     def pids(self) -> list[int]:
         """The processes of the workers that are bound."""
@@ -217,7 +225,8 @@ class WorkerPool:
         if self._closing:
             return None
         while self._spares:
-            process = self._spares.pop()
+            process = next((each for each in self._spares if each.started), self._spares[0])
+            self._spares.remove(process)
             instance = self._instance
             binding = Binding(
                 directories=question.directories,
@@ -369,7 +378,13 @@ class WorkerPool:
             self._strike_out(process)
             self._bury(process)
             return
-        if walls is not None and not self._walls_said:
+        if walls is None:
+            return
+        if not process.started:
+            with self._changed:
+                process.started = True
+                self._changed.notify_all()
+        if walls and not self._walls_said:
             self._walls_said = True
             for wall, holds in walls.items():
                 if not holds:

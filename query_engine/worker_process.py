@@ -76,6 +76,8 @@ class WorkerProcess:
                 start_new_session=True,
             )
         self.pid = self._process.pid
+        self.started = False
+        """Whether it waits for orders by now. Set by who hears it."""
 
     def _places(self) -> dict[str, str]:
         root = Path(query_engine.__file__).parents[1]
@@ -110,7 +112,10 @@ class WorkerProcess:
             self._say(ORDER.pack(Order.STOP, channel.number))
 
     def hear(self) -> dict[str, bool] | None:
-        """Which of its walls hold, once it has said so; None before. Raises Lost at its end."""
+        """What it says, or None for nothing. Raises Lost at its end.
+
+        First an empty message: it has started. Once it is bound, which of its walls hold.
+        """
         try:
             content = self.control.recv(MESSAGE_MAX_BYTES)
             if not content:

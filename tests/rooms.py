@@ -72,7 +72,6 @@ class Rooms:
             self.store,
             engine=self.engine,
             cache=self.cache,
-            cache_root=cache_root,
             visibility=self.visibility,
             limits=ReadLimits(),
         )

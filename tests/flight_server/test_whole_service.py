@@ -76,7 +76,6 @@ class Service:
             self.store,
             engine=engine,
             cache=cache,
-            cache_root=cache_root,
             visibility=Visibility(self.catalog, self.bus),
             limits=ReadLimits(),
         )

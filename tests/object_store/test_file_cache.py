@@ -82,6 +82,18 @@ def test_paths_come_in_the_order_wanted(cache: FileCache, origin: Origin, root: 
     assert origin.fetched == {"a": 1, "b": 1, "c": 1}
 
 
+def test_a_tenants_folder_is_there_before_its_first_file(
+    cache: FileCache, origin: Origin, root: Path
+) -> None:
+    assert cache.folder("acme") == root / "acme"
+    made = (root / "acme").stat()
+    with cache.pinned("acme", [origin.wanted("a")]) as pinned:
+        assert pinned.paths[0].parent.stat().st_ino == made.st_ino
+    assert cache.folder("acme") == root / "acme"
+    with pytest.raises(Invalid):
+        cache.folder("../acme")
+
+
 def test_nothing_wanted_is_nothing_pinned(cache: FileCache) -> None:
     with cache.pinned("acme", []) as pinned:
         assert pinned.paths == ()

@@ -99,6 +99,21 @@ def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+# --- the start
+
+
+def test_a_first_query_waits_for_no_process_to_start(engine) -> None:
+    assert engine.await_ready(timedelta(seconds=30))
+    waiting = children()
+    assert one(engine, "SELECT 1") == 1
+    assert set(pool_of(engine).pids) <= waiting
+
+
+def test_an_engine_whose_worker_is_not_there_yet_says_so() -> None:
+    with engine_of() as engine:
+        assert not engine.await_ready(timedelta(0))
+
+
 # --- time
 
 
