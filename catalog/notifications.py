@@ -30,6 +30,8 @@ WANTED_CHANNEL: Final = "duckmesh_wanted"
 """Somebody waits for what is accepted: publish now, do not gather."""
 CREDENTIALS_CHANNEL: Final = "duckmesh_credentials"
 """Keys or tenants were shut out: ask the catalog again who is let in."""
+QUOTAS_CHANNEL: Final = "duckmesh_quotas"
+"""A tenant's quotas were changed: ask the catalog again."""
 
 Subscriber = Callable[[str], None]
 

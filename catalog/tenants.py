@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from catalog import acts
+from catalog import acts, quotas
 from catalog.connection import Connection
 from catalog.notifications import CREDENTIALS_CHANNEL
 from duckmesh.errors import ErrorCode, NotFound
 from duckmesh.identifiers import KeyId, TenantId, check_tenant_name
+from duckmesh.quotas import NO_QUOTAS, Quotas
 from duckmesh.statements import Statements
 
 _SQL = Statements("catalog", "tenants.sql")
@@ -41,6 +42,7 @@ class ApiKey:
     revoked_at: datetime | None
     last_used_at: datetime | None = None
     """To within minutes."""
+    quotas: Quotas = NO_QUOTAS
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +103,21 @@ def list_tenants(connection: Connection) -> list[Tenant]:
 
 
 def create_key(
-    connection: Connection, tenant_id: TenantId, *, name: str, roles: Sequence[str]
+    connection: Connection,
+    tenant_id: TenantId,
+    *,
+    name: str,
+    roles: Sequence[str],
+    own_quotas: Quotas = NO_QUOTAS,
 ) -> tuple[KeyId, str]:
     """Create an API key; return its id and its secret, which is stored nowhere and shown once."""
     key_id = KeyId(secrets.token_hex(6))
     secret = f"{_KEY_PREFIX}{key_id}_{secrets.token_urlsafe(32)}"
-    connection.execute(
-        _SQL["create_key"], (key_id, tenant_id, name, hash_secret(secret), sorted(set(roles)))
-    )
+    with connection.transaction():
+        connection.execute(
+            _SQL["create_key"], (key_id, tenant_id, name, hash_secret(secret), sorted(set(roles)))
+        )
+        quotas.set_key_quotas(connection, key_id, own_quotas)
     return key_id, secret
 
 
@@ -137,8 +146,12 @@ def note_use(connection: Connection, key_id: KeyId) -> None:
 
 
 def list_keys(connection: Connection, tenant_id: TenantId) -> list[ApiKey]:
-    rows = connection.execute(_SQL["list_keys"], (tenant_id, _LIST_LIMIT))
-    return [ApiKey(key, name, tuple(roles), *times) for key, name, roles, *times in rows]
+    rows = connection.execute(_SQL["list_keys"], (tenant_id, _LIST_LIMIT)).fetchall()
+    own = quotas.key_quotas(connection, tenant_id)
+    return [
+        ApiKey(key, name, tuple(roles), *times, quotas=own.get(key, NO_QUOTAS))
+        for key, name, roles, *times in rows
+    ]
 
 
 def revoke_key(connection: Connection, tenant_id: TenantId, key_id: KeyId) -> None:
@@ -153,7 +166,7 @@ def revoke_key(connection: Connection, tenant_id: TenantId, key_id: KeyId) -> No
 
 
 def rotate_key(connection: Connection, tenant_id: TenantId, key_id: KeyId) -> tuple[KeyId, str]:
-    """A new key of the same name and roles in the place of a live one, which ends. Atomic.
+    """A new key of the same name, roles and quotas in the place of a live one, which ends. Atomic.
 
     Raises NotFound when the tenant has no live key of that id.
     """
@@ -163,7 +176,10 @@ def rotate_key(connection: Connection, tenant_id: TenantId, key_id: KeyId) -> tu
         revoke_key(connection, tenant_id, key_id)
         if holder is None:
             raise NotFound(ErrorCode.NOT_FOUND, "the key's tenant is disabled: enable it first")
-        return create_key(connection, tenant_id, name=holder.key_name, roles=sorted(holder.roles))
+        roles = sorted(holder.roles)
+        made, secret = create_key(connection, tenant_id, name=holder.key_name, roles=roles)
+        quotas.copy_key_quotas(connection, source=key_id, target=made)
+        return made, secret
 
 
 def sealing_secret(connection: Connection, purpose: str) -> bytes:

@@ -42,6 +42,23 @@ CREATE TABLE api_key (
 
 CREATE INDEX api_key_of_tenant ON api_key (tenant_id, created_at);
 
+-- A quota that has no row here is the setting's default.
+CREATE TABLE tenant_quota (
+    tenant_id  bigint NOT NULL REFERENCES tenant,
+    quota      text NOT NULL,
+    value      bigint NOT NULL CHECK (value >= 0),
+    changed_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (tenant_id, quota)
+);
+
+-- Smaller than the tenant's; a quota that has no row here is the tenant's.
+CREATE TABLE api_key_quota (
+    key_id text NOT NULL REFERENCES api_key,
+    quota  text NOT NULL,
+    value  bigint NOT NULL CHECK (value >= 0),
+    PRIMARY KEY (key_id, quota)
+);
+
 -- Tickets and sessions are sealed with this, so that any serving process opens them.
 CREATE TABLE sealing_secret (
     purpose    text PRIMARY KEY,
@@ -244,7 +261,9 @@ CREATE TABLE publication_head (
     snapshot_id          bigint NOT NULL REFERENCES snapshot,
     created_at           timestamptz NOT NULL,
     max_visibility_token bigint NOT NULL,
-    publisher_epoch      bigint NOT NULL DEFAULT 0
+    publisher_epoch      bigint NOT NULL DEFAULT 0,
+    -- What the live files take.
+    live_bytes           bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 10);
 
 CREATE TABLE snapshot_table_watermark (
@@ -310,6 +329,36 @@ CREATE INDEX data_file_live ON data_file (table_id) WHERE end_snapshot IS NULL;
 -- A restore makes new rows of old files: several rows may name one object. It stays in the store
 -- until no row names it.
 CREATE INDEX data_file_by_path ON data_file (path) WHERE path IS NOT NULL;
+
+-- Every publication locks the head row before it touches a file: these take no new lock.
+CREATE FUNCTION count_added_bytes() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE publication_head h SET live_bytes = h.live_bytes + a.size_bytes
+    FROM (SELECT tenant_id, sum(file_size_bytes) AS size_bytes FROM added
+          WHERE end_snapshot IS NULL GROUP BY tenant_id) a
+    WHERE h.tenant_id = a.tenant_id;
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION count_changed_bytes() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE publication_head h SET live_bytes = h.live_bytes + c.size_bytes
+    FROM (SELECT tenant_id, sum(size_bytes) AS size_bytes
+          FROM (SELECT tenant_id, file_size_bytes AS size_bytes FROM after
+                WHERE end_snapshot IS NULL
+                UNION ALL
+                SELECT tenant_id, -file_size_bytes FROM before WHERE end_snapshot IS NULL) f
+          GROUP BY tenant_id HAVING sum(size_bytes) <> 0) c
+    WHERE h.tenant_id = c.tenant_id;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER data_file_adds_bytes AFTER INSERT ON data_file
+    REFERENCING NEW TABLE AS added
+    FOR EACH STATEMENT EXECUTE FUNCTION count_added_bytes();
+CREATE TRIGGER data_file_changes_bytes AFTER UPDATE ON data_file
+    REFERENCING OLD TABLE AS before NEW TABLE AS after
+    FOR EACH STATEMENT EXECUTE FUNCTION count_changed_bytes();
 
 CREATE TABLE data_file_content (
     file_id uuid PRIMARY KEY REFERENCES data_file ON DELETE CASCADE,
