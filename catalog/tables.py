@@ -16,8 +16,9 @@ from catalog.table_schema import (
     with_field_ids,
     with_missing_ids,
 )
-from duckmesh.errors import Conflict, ErrorCode, NotFound
+from duckmesh.errors import Conflict, ErrorCode, Exceeded, NotFound
 from duckmesh.identifiers import SchemaVersion, SnapshotId, TableId, TenantId
+from duckmesh.quotas import Quota
 from duckmesh.statements import Statements
 from duckmesh.tokens import VisibilityToken
 
@@ -84,11 +85,13 @@ def create_table(
     creation_key: str | None,
     created_by: str,
     primary_key: Sequence[str] = (),
+    tables_max: int | None = None,
 ) -> Table | None:
     """Create an empty table and publish the snapshot that has it; None when the name is taken.
 
     One transaction, joined when the caller has one open, and serialised with every publication of
-    the tenant by the head's row lock. Raises Conflict (TABLE_EXISTS) for the name of a view.
+    the tenant by the head's row lock. Raises Conflict (TABLE_EXISTS) for the name of a view,
+    Exceeded (QUOTA_EXCEEDED) when the tenant has `tables_max` tables.
     """
     with connection.transaction():
         head = snapshots.lock_head(connection, tenant_id)
@@ -100,6 +103,8 @@ def create_table(
                 f"there is a view {name!r}: drop it, or choose another name",
                 table=name,
             )
+        if tables_max is not None:
+            _check_count(connection, tenant_id, tables_max)
         born = snapshots.append_snapshot(
             connection, head, created_by=created_by, operation="create_table"
         )
@@ -110,6 +115,21 @@ def create_table(
         assert row is not None  # noqa: S101 - RETURNING of one inserted row
         _insert_version(connection, row[0], schema, begin_snapshot=born.snapshot_id)
     return Table(row[0], tenant_id, name, schema, creation_key, tuple(primary_key))
+
+
+def _check_count(connection: Connection, tenant_id: TenantId, tables_max: int) -> None:
+    """Exact: whoever creates or drops a table of the tenant holds the head's lock."""
+    row = connection.execute(_SQL["count_tables"], (tenant_id,)).fetchone()
+    used = row[0] if row else 0
+    if used >= tables_max:
+        raise Exceeded(
+            ErrorCode.QUOTA_EXCEEDED,
+            f"the tenant has {used} tables and may have {tables_max}: drop one, or ask the "
+            "operator for more",
+            quota=Quota.TABLES.value,
+            used=used,
+            limit=tables_max,
+        )
 
 
 def _insert_version(

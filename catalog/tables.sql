@@ -33,6 +33,9 @@ JOIN table_schema_version v
   ON v.table_id = t.table_id AND v.schema_version = t.schema_version
 WHERE t.tenant_id = %s AND t.name = %s AND t.end_snapshot IS NULL
 
+-- name: count_tables
+SELECT count(*) FROM table_def WHERE tenant_id = %s AND end_snapshot IS NULL
+
 -- name: is_view
 SELECT 1 FROM view_def
 WHERE tenant_id = %s AND lower(name) = lower(%s) AND end_snapshot IS NULL

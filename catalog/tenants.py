@@ -149,8 +149,8 @@ def list_keys(connection: Connection, tenant_id: TenantId) -> list[ApiKey]:
     rows = connection.execute(_SQL["list_keys"], (tenant_id, _LIST_LIMIT)).fetchall()
     own = quotas.key_quotas(connection, tenant_id)
     return [
-        ApiKey(key, name, tuple(roles), *times, quotas=own.get(key, NO_QUOTAS))
-        for key, name, roles, *times in rows
+        ApiKey(key, name, tuple(roles), created_at, revoked_at, used_at, own.get(key, NO_QUOTAS))
+        for key, name, roles, created_at, revoked_at, used_at in rows
     ]
 
 

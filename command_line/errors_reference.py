@@ -141,11 +141,13 @@ REFERENCE: Final[Mapping[ErrorCode, Entry]] = {
         Conflict,
     ),
     ErrorCode.RATE_LIMITED: _met(
-        "Too many wrong secrets of one API key came from one source.", Overloaded
+        "The tenant or the API key sends rows faster than its quota and cannot be slowed down, or "
+        "too many wrong secrets of one API key came from one source.",
+        Overloaded,
     ),
     ErrorCode.QUOTA_EXCEEDED: _met(
-        "Too much of the tenant is accepted and not visible yet (Overloaded), or a result is "
-        "larger than its limit (Exceeded).",
+        "Too much of the tenant is accepted and not visible yet (Overloaded); it has no room or no "
+        "table left, or a result is larger than its limit (Exceeded).",
         Overloaded,
         Exceeded,
     ),
@@ -162,7 +164,9 @@ REFERENCE: Final[Mapping[ErrorCode, Entry]] = {
     ErrorCode.QUERY_TIMEOUT: _met(
         "The query ran longer than it may, or its rows waited too long for their reader.", Exceeded
     ),
-    ErrorCode.QUERY_MEMORY: _met("The query needs more memory than it may have.", Exceeded),
+    ErrorCode.QUERY_MEMORY: _met(
+        "The query needs more memory, or more disk beside it, than it may have.", Exceeded
+    ),
     ErrorCode.QUERY_WORKER_LOST: _met(
         "The process that ran the query ended before it did, after the query was tried again.",
         Unavailable,
@@ -217,6 +221,8 @@ The trailer `x-duckmesh-error` carries the whole as JSON:
 
 The trailers `x-sqlstate` and `x-trace-id` come with it. When the context has `latest_token`, the
 trailer `x-duckmesh-visibility-token` repeats it; `retry-after` repeats `retry_after_seconds`.
+What a limit refuses says in its context which it is (`quota`, or `setting`), how much is `used`, and
+the `limit`; `retry_after_ms` is there when waiting helps: [Quotas](quotas.md).
 ADBC shows all of them in `exc.details`. An error in the middle of a result has the text alone.
 
 *Retryable* says whether the same request, unchanged, may succeed later.

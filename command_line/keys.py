@@ -8,8 +8,10 @@ from catalog.tenants import ApiKey
 from command_line.catalog_access import open_catalog
 from command_line.invocation import Invocation
 from command_line.output import as_json, print_json, print_rows
+from command_line.quotas import given, quota_options
 from duckmesh.errors import ErrorCode, NotFound
 from duckmesh.identifiers import KeyId
+from duckmesh.quotas import KEY_QUOTAS
 from gateway import tenancy
 from gateway.identity import Role
 
@@ -32,16 +34,29 @@ def keys() -> None:
     type=click.Choice([role.value for role in Role]),
     help="What the key may do. May be repeated.",
 )
+@quota_options(KEY_QUOTAS, "max-")
 @as_json
 @click.pass_obj
 def create(
-    invocation: Invocation, tenant: str, name: str, roles: tuple[str, ...], as_json: bool
+    invocation: Invocation,
+    /,
+    tenant: str,
+    name: str,
+    roles: tuple[str, ...],
+    *,
+    as_json: bool,
+    **limits: int | None,
 ) -> None:
-    """Create a key. Its secret is shown now and never again."""
+    """Create a key. Its secret is shown now and never again.
+
+    The limits hold for this key alone, beside those of its tenant.
+    """
+    own = given(limits)
     with open_catalog(invocation.tool_settings()) as catalog:
-        key_id, secret = tenancy.create_key(catalog, tenant, name=name, roles=roles)
+        key_id, secret = tenancy.create_key(catalog, tenant, name=name, roles=roles, quotas=own)
     if as_json:
-        print_json({"key_id": key_id, "secret": secret, "tenant": tenant, "roles": sorted(roles)})
+        made = {"key_id": key_id, "secret": secret, "tenant": tenant, "roles": sorted(roles)}
+        print_json({**made, "quotas": own.own()})
         return
     click.echo(f"key {key_id} of tenant {tenant}; store its secret now:", err=True)
     click.echo(secret)
@@ -65,6 +80,7 @@ def list_(invocation: Invocation, tenant: str, as_json: bool) -> None:
                     "created_at": key.created_at,
                     "revoked_at": key.revoked_at,
                     "last_used_at": key.last_used_at,
+                    "quotas": key.quotas.own(),
                 }
                 for key in found
             ]

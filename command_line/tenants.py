@@ -7,12 +7,16 @@ from catalog.tenants import list_tenants
 from command_line.catalog_access import open_catalog
 from command_line.invocation import Invocation
 from command_line.output import as_json, print_json, print_rows
-from gateway import tenancy
+from command_line.quotas import quota
+from gateway import tenancy, tenant_quotas
 
 
 @click.group()
 def tenants() -> None:
-    """Create, list, disable and enable tenants."""
+    """Create, list, disable and enable tenants; set their quotas."""
+
+
+tenants.add_command(quota)
 
 
 @tenants.command()
@@ -53,19 +57,35 @@ def enable(invocation: Invocation, name: str) -> None:
 @as_json
 @click.pass_obj
 def list_(invocation: Invocation, as_json: bool) -> None:
-    """List the tenants."""
-    with open_catalog(invocation.tool_settings()) as catalog, catalog.connect() as connection:
-        found = list_tenants(connection)
+    """List the tenants, with what their newest snapshots hold."""
+    with open_catalog(invocation.tool_settings()) as catalog:
+        with catalog.connect() as connection:
+            found = list_tenants(connection)
+        held = tenant_quotas.held_by(catalog, [each.tenant_id for each in found])
     if as_json:
         print_json(
             [
-                {"tenant_id": each.tenant_id, "name": each.name, "disabled": each.disabled}
+                {
+                    "tenant_id": each.tenant_id,
+                    "name": each.name,
+                    "disabled": each.disabled,
+                    "tables": held[each.tenant_id].tables,
+                    "storage_bytes": held[each.tenant_id].live_bytes,
+                }
                 for each in found
             ]
         )
         return
     print_rows(
-        ("tenant", "disabled"),
-        [(each.name, each.disabled) for each in found],
+        ("tenant", "disabled", "tables", "storage bytes"),
+        [
+            (
+                each.name,
+                each.disabled,
+                held[each.tenant_id].tables,
+                held[each.tenant_id].live_bytes,
+            )
+            for each in found
+        ],
         empty="there is no tenant yet: `duckmesh tenants create NAME` makes one",
     )

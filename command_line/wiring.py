@@ -15,6 +15,7 @@ from command_line.doors import Doors, open_http_door
 from command_line.identities import open_tenancy
 from command_line.live_lag import LiveLag
 from command_line.ports import check_port_is_free
+from command_line.quota_defaults import quota_defaults
 from command_line.serving_metrics import ServingMetrics
 from command_line.stores import open_object_store
 from duckmesh import metrics
@@ -23,6 +24,7 @@ from duckmesh.settings import FlightSettings, Settings
 from duckmesh.telemetry import get_logger
 from flight_server.server import DoorOptions, FlightDoor, Tls
 from flight_server.tickets import Seal
+from gateway.known_quotas import KnownQuotas
 from gateway.limits import IngestLimits
 from gateway.reads import ReadLimits, Reads
 from gateway.sessions import ClientSessions
@@ -60,6 +62,7 @@ def open_doors(settings: Settings, catalog: Catalog) -> Iterator[Doors]:
         rooms.callback(cache.close)
         spill = _spill_root(cache_root)
         engine = rooms.enter_context(_engine(settings, spill))
+        quotas = KnownQuotas(catalog, quota_defaults(settings))
         writes = Writes(
             catalog,
             bus,
@@ -69,6 +72,7 @@ def open_doors(settings: Settings, catalog: Catalog) -> Iterator[Doors]:
                 inline_max_bytes=settings.ingest.inline_max_bytes,
                 staged_file_target_bytes=settings.ingest.staged_file_target_bytes,
             ),
+            quotas=quotas,
         )
         reads = Reads(
             catalog,
@@ -78,6 +82,7 @@ def open_doors(settings: Settings, catalog: Catalog) -> Iterator[Doors]:
             cache=cache,
             visibility=Visibility(catalog, bus),
             limits=_read_limits(settings),
+            quotas=quotas,
         )
         sql_writes = rooms.enter_context(SqlWrites(reads, writes, engine=engine))
         tenancy = open_tenancy(settings, catalog)

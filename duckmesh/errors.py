@@ -7,7 +7,7 @@
     ├── Conflict       someone was first; look, then decide
     ├── NotYetVisible  ask again later, or allow a longer time
     ├── Overloaded     slow down, retry after the time given
-    ├── Exceeded       the query broke one of its limits
+    ├── Exceeded       take less: a limit is reached, and waiting does not help
     ├── Cancelled      nothing: the caller asked for it
     ├── NotSupported   use another way; the message names it
     ├── Unavailable    a dependency is down; retry with backoff
@@ -131,7 +131,7 @@ class Overloaded(DuckMeshError):
 
 
 class Exceeded(DuckMeshError):
-    """The query broke a limit; the context says which, and the figure."""
+    """A limit is reached, of the query or the tenant; the context says which, and the figure."""
 
 
 class Cancelled(DuckMeshError):

@@ -32,6 +32,7 @@ from duckmesh.settings_groups import (
     LogLevel,
     Profile,
     QuerySettings,
+    QuotaSettings,
     StoreSettings,
     TransactionSettings,
     UserPath,
@@ -50,6 +51,7 @@ __all__ = [
     "LoggingSettings",
     "Profile",
     "QuerySettings",
+    "QuotaSettings",
     "Settings",
     "StoreSettings",
     "TransactionSettings",
@@ -107,6 +109,7 @@ class Settings(BaseSettings):
     transaction: TransactionSettings = TransactionSettings()
     coordinator: CoordinatorSettings = CoordinatorSettings()
     query: QuerySettings = QuerySettings()
+    quota: QuotaSettings = QuotaSettings()
     logging: LoggingSettings = LoggingSettings()
 
     @classmethod

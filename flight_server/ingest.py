@@ -88,6 +88,7 @@ class IngestDesk:
             trace_id=call.trace_id,
             session=call.writing,
             transaction=self._transactions.of(call, command.transaction_id),
+            stop=call.stop,
         )
         try:
             _take_all(write, context, reader)
@@ -138,6 +139,7 @@ class IngestDesk:
                     trace_id=call.trace_id,
                     session=call.writing,
                     at_once=number == 0,
+                    stop=call.stop,
                 )
                 give = receipts.answer_first if number == 0 else receipts.put
                 give(partial(answer, number, accepted))

@@ -5,17 +5,21 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from duckmesh.errors import ErrorCode, Overloaded
+from duckmesh.errors import ErrorCode, Exceeded, Overloaded
 from duckmesh.identifiers import TenantId
+from duckmesh.quotas import Quota, Quotas
+from gateway.identity import Identity
+from gateway.known_quotas import KnownQuotas
 from ingest_bus.envelope import Backlog
 from ingest_bus.port import IngestBus
 
 _LOOK_AGAIN_SECONDS: Final = 0.25
+_NOTHING: Final = Backlog(0, 0, None)
 
 
 @dataclass(frozen=True, slots=True)
 class IngestLimits:
-    """How large one write may be, and how much may wait to become visible."""
+    """How large one write may be, and how much may wait to become visible by default."""
 
     write_max_bytes: int = 64 * 2**30
     max_pending_events: int = 1_000_000
@@ -23,54 +27,78 @@ class IngestLimits:
 
 
 class Backpressure:
-    """Refuses writes of a tenant while too much of it waits. Thread-safe.
+    """Refuses writes of a tenant while too much of it waits, or is stored. Thread-safe.
 
-    The backlog is looked at a few times a second, not at every write: the cap may be passed by what
-    comes in between.
+    What a tenant has is looked at a few times a second, not at every write: a cap may be passed by
+    what comes in between.
     """
 
-    def __init__(self, bus: IngestBus, limits: IngestLimits) -> None:
+    def __init__(self, bus: IngestBus, limits: IngestLimits, quotas: KnownQuotas) -> None:
         self._bus = bus
-        self._limits = limits
+        self._quotas = quotas
+        self._defaults = Quotas(
+            pending_events=limits.max_pending_events, pending_bytes=limits.max_pending_bytes
+        )
         self._lock = threading.Lock()
-        self._seen: dict[TenantId, tuple[float, Backlog | None]] = {}
+        self._seen: dict[TenantId, tuple[float, Backlog]] = {}
 
-    def check(self, tenant_id: TenantId) -> None:
-        """Raise Overloaded (QUOTA_EXCEEDED) while the tenant's backlog is over a cap."""
-        with self._lock:
-            until, over = self._seen.get(tenant_id, (0.0, None))
-            now = time.monotonic()
-            stale = now >= until
-            if stale:
-                # Only this caller looks; the others go by the last look meanwhile.
-                self._seen[tenant_id] = (now + _LOOK_AGAIN_SECONDS, over)
-        if stale:
-            over = self._look(tenant_id)
-            with self._lock:
-                self._seen[tenant_id] = (time.monotonic() + _LOOK_AGAIN_SECONDS, over)
-        if over is not None:
-            # A new exception each time: one that is raised twice gathers tracebacks.
-            raise self._refusal(over)
+    def check(self, identity: Identity, *, adds: bool = True) -> None:
+        """Raise what forbids a write now.
 
-    def _look(self, tenant_id: TenantId) -> Backlog | None:
-        """The backlog, when it is over a cap."""
-        backlog = self._bus.backlog(tenant_id)
-        limits = self._limits
-        if (
-            backlog.events <= limits.max_pending_events
-            and backlog.bytes <= limits.max_pending_bytes
+        Overloaded (QUOTA_EXCEEDED) while the tenant's backlog is over a cap; Exceeded
+        (QUOTA_EXCEEDED) for a write that `adds` to a tenant that has no room left.
+        """
+        allowance = self._quotas.of(identity)
+        tenant = allowance.tenant
+        room = tenant.storage_bytes
+        if adds and room is not None and allowance.live_bytes >= room:
+            raise _no_room(allowance.live_bytes, room)
+        backlog = self._backlog(identity.tenant_id)
+        for quota, used in (
+            (Quota.PENDING_EVENTS, backlog.events),
+            (Quota.PENDING_BYTES, backlog.bytes),
         ):
-            return None
+            limit = tenant.value(quota)
+            limit = self._defaults.value(quota) if limit is None else limit
+            if limit is not None and used > limit:
+                # A new exception each time: one that is raised twice gathers tracebacks.
+                raise _too_much_waits(quota, used, limit)
+
+    def _backlog(self, tenant_id: TenantId) -> Backlog:
+        """What waits, as of the last look."""
+        with self._lock:
+            until, backlog = self._seen.get(tenant_id, (0.0, _NOTHING))
+            now = time.monotonic()
+            if now < until:
+                return backlog
+            # Only this caller looks; the others go by the last look meanwhile.
+            self._seen[tenant_id] = (now + _LOOK_AGAIN_SECONDS, backlog)
+        backlog = self._bus.backlog(tenant_id)
+        with self._lock:
+            self._seen[tenant_id] = (time.monotonic() + _LOOK_AGAIN_SECONDS, backlog)
         return backlog
 
-    def _refusal(self, backlog: Backlog) -> Overloaded:
-        limits = self._limits
-        return Overloaded(
-            ErrorCode.QUOTA_EXCEEDED,
-            "too much is accepted and not visible yet: retry in a second",
-            pending_events=backlog.events,
-            pending_bytes=backlog.bytes,
-            max_pending_events=limits.max_pending_events,
-            max_pending_bytes=limits.max_pending_bytes,
-            retry_after_seconds=1,
-        )
+
+def _too_much_waits(quota: Quota, used: int, limit: int) -> Overloaded:
+    unit = "writes" if quota is Quota.PENDING_EVENTS else "bytes"
+    return Overloaded(
+        ErrorCode.QUOTA_EXCEEDED,
+        f"{used} {unit} of the tenant are accepted and not visible yet, and {limit} may be: retry "
+        "in a second",
+        quota=quota.value,
+        used=used,
+        limit=limit,
+        retry_after_ms=1000,
+        retry_after_seconds=1,
+    )
+
+
+def _no_room(used: int, limit: int) -> Exceeded:
+    return Exceeded(
+        ErrorCode.QUOTA_EXCEEDED,
+        f"the tenant's tables hold {used} bytes of files and may hold {limit}: drop tables or "
+        "replace their rows by fewer, or ask the operator for more",
+        quota=Quota.STORAGE_BYTES.value,
+        used=used,
+        limit=limit,
+    )

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -21,10 +21,11 @@ from duckmesh.tokens import BEFORE_ALL, VisibilityToken
 from gateway import system_tables
 from gateway.counts import count_query
 from gateway.identity import Identity, Role
+from gateway.known_quotas import KnownQuotas
 from gateway.manifests import LocalFiles, Manifest, Manifests
 from gateway.open_answers import Answer, OpenAnswers
 from gateway.time_travel import PastTable, TimeTravel
-from gateway.turns import Turns
+from gateway.turns import Share, Turns
 from gateway.visibility import Visibility
 from ingest_bus.port import IngestBus
 from object_store import keys
@@ -95,7 +96,9 @@ class Reads:
         cache: FileCache,
         visibility: Visibility,
         limits: ReadLimits,
+        quotas: KnownQuotas | None = None,
     ) -> None:
+        self._quotas = KnownQuotas(catalog) if quotas is None else quotas
         self._catalog = catalog
         self._bus = bus
         self._store = store
@@ -261,7 +264,7 @@ class Reads:
         past = [_past_relation(each, {}) for each in travelled.tables]
         relations = self._relations(identity, sql, manifest, {}, past)
         return self._engine.describe(
-            travelled.sql, relations, limits=self._limits.query, interruption=stop
+            travelled.sql, relations, limits=self._query_limits(identity), interruption=stop
         )
 
     def run(
@@ -299,7 +302,10 @@ class Reads:
         stop: Interruption,
     ) -> Answer:
         identity.require(Role.QUERY_READER)
-        turns = self._turns.of(identity.tenant)
+        allowed = self._quotas.of(identity)
+        turns = self._turns.of(
+            Share.of(identity.tenant, allowed.tenant, identity.key_id, allowed.key)
+        )
         with metrics.QUERY_QUEUE_SECONDS.time():
             queued = turns.take(stop)
         with contextlib.ExitStack() as undo:
@@ -317,7 +323,7 @@ class Reads:
                 travelled.sql,
                 self._relations(identity, sql, manifest, paths, past),
                 parameters=parameters,
-                limits=self._limits.query,
+                limits=self._query_limits(identity),
                 session_values=_session_values(last_token),
                 interruption=stop,
             )
@@ -328,6 +334,19 @@ class Reads:
         metrics.QUERY_SCANNED_FILES.observe(len(sizes))
         metrics.QUERY_SCANNED_BYTES.observe(scanned)
         return Answer(running, pinned, turns, stop=stop, among=self._open, scanned_bytes=scanned)
+
+    def _query_limits(self, identity: Identity) -> QueryLimits:
+        """What one query of this caller may take: the settings' limits, and its quotas."""
+        quotas = self._quotas.of(identity).caller
+        limits = self._limits.query
+        time_ms = quotas.query_time_ms
+        return replace(
+            limits,
+            wall_time=limits.wall_time if time_ms is None else timedelta(milliseconds=time_ms),
+            memory_bytes=quotas.query_memory_bytes or limits.memory_bytes,
+            rows=limits.rows if quotas.query_rows is None else quotas.query_rows,
+            bytes=limits.bytes if quotas.query_bytes is None else quotas.query_bytes,
+        )
 
     def _pin_files(
         self, identity: Identity, wanted: Sequence[tuple[Manifest, TableAt]]
@@ -377,7 +396,13 @@ class Reads:
         if not self._engine.system_tables_read(sql):
             return system_tables.EMPTY
         self._manifests.load_files(manifest, list(manifest.tables.values()))
-        return system_tables.build(self._catalog, self._bus, manifest, identity)
+        return system_tables.build(
+            self._catalog,
+            self._bus,
+            manifest,
+            identity,
+            default_quotas=self._quotas.defaults,
+        )
 
     def _directories(self, tenant: str) -> tuple[Path, ...]:
         in_store = self._store.local_path(keys.tenant_prefix(tenant) + "any")

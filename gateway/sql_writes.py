@@ -312,6 +312,8 @@ class SqlWrites:
             session=request.session,
             transaction=request.transaction,
             trace_id=request.trace_id,
+            # Nobody holds a statement back while it runs.
+            slows=False,
         )
         return _sent(pending, rows, request.stop)
 

@@ -9,10 +9,12 @@ import pyarrow as pa
 
 from catalog import snapshots
 from catalog.connection import Catalog
+from duckmesh.quotas import NO_QUOTAS, Quotas
 from duckmesh.tokens import BEFORE_ALL
-from gateway.identity import Identity
+from gateway.identity import Identity, Role
 from gateway.manifests import Manifest
 from gateway.sessions import ClientSessions
+from gateway.tenant_quotas import TenantQuotas
 from ingest_bus.envelope import PendingTable
 from ingest_bus.port import IngestBus
 from query_engine.relations import SYSTEM_SCHEMA, TableRelation
@@ -90,10 +92,24 @@ _LAG: Final = pa.schema(
         ("snapshot_id", pa.int64()),
     ]
 )
+_QUOTAS: Final = pa.schema(
+    [
+        ("quota", pa.string()),
+        # `limit` is a word of SQL.
+        ("quota_limit", pa.int64()),
+        ("used", pa.int64()),
+        ("is_own", pa.bool_()),
+    ]
+)
 
 
 def build(
-    catalog: Catalog, bus: IngestBus, manifest: Manifest, identity: Identity
+    catalog: Catalog,
+    bus: IngestBus,
+    manifest: Manifest,
+    identity: Identity,
+    *,
+    default_quotas: Quotas = NO_QUOTAS,
 ) -> tuple[TableRelation, ...]:
     """The system tables of one tenant at one snapshot; receipts and snapshots are the newest."""
     return (
@@ -103,6 +119,7 @@ def build(
         _relation("data_files", _DATA_FILES, _data_files(manifest)),
         _relation("sessions", _SESSIONS, _sessions(catalog, identity)),
         _relation("lag", _LAG, _lag(catalog, bus, manifest)),
+        _relation("quotas", _QUOTAS, _quotas(TenantQuotas(catalog, bus, default_quotas), identity)),
     )
 
 
@@ -121,6 +138,7 @@ EMPTY: Final = tuple(
         ("data_files", _DATA_FILES),
         ("sessions", _SESSIONS),
         ("lag", _LAG),
+        ("quotas", _QUOTAS),
     )
 )
 """The system tables without rows, for listings."""
@@ -154,6 +172,16 @@ def _sessions(catalog: Catalog, identity: Identity) -> list[tuple[object, ...]]:
             record.last_seen,
         )
         for record in ClientSessions(catalog).visible_to(identity)
+    ]
+
+
+def _quotas(quotas: TenantQuotas, identity: Identity) -> list[tuple[object, ...]]:
+    """What the tenant's operators may see, and nobody else."""
+    if Role.OPS_ADMIN not in identity.roles:
+        return []
+    return [
+        (each.quota.value, each.limit, each.used, each.is_own)
+        for each in quotas.of_caller(identity)
     ]
 
 

@@ -11,8 +11,10 @@ from catalog.connection import Catalog, Connection
 from catalog.tenants import ApiKey, Tenant
 from duckmesh.errors import Denied, ErrorCode, Invalid, NotFound
 from duckmesh.identifiers import KeyId, TenantId
+from duckmesh.quotas import KEY_QUOTAS, NO_QUOTAS, Quotas
 from gateway.identity import EVERY_ROLE, Identity, Role
 from gateway.known_keys import KnownKeys
+from gateway.tenant_quotas import check_values
 from gateway.web_tokens import WebTokens, refused
 
 _CACHE_SECONDS: Final = 1.0
@@ -180,9 +182,11 @@ def create_key(
     *,
     name: str,
     roles: Sequence[str],
+    quotas: Quotas = NO_QUOTAS,
     principal: str = OPERATOR,
 ) -> tuple[KeyId, str]:
     """Create an API key; return its id and its secret, which cannot be shown again."""
+    check_values(quotas, allowed=KEY_QUOTAS)
     wrong = sorted(set(roles) - {role.value for role in Role})
     if wrong or not roles:
         raise Invalid(
@@ -192,7 +196,9 @@ def create_key(
         )
     with catalog.connect() as connection, connection.transaction():
         tenant = tenants.find_tenant(connection, tenant_name)
-        made = tenants.create_key(connection, tenant.tenant_id, name=name, roles=roles)
+        made = tenants.create_key(
+            connection, tenant.tenant_id, name=name, roles=roles, own_quotas=quotas
+        )
         _done(
             connection,
             tenant,
@@ -201,6 +207,7 @@ def create_key(
             principal,
             name=name,
             roles=sorted(roles),
+            quotas={quota.value: value for quota, value in quotas.own().items()},
         )
     return made
 

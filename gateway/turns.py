@@ -1,8 +1,8 @@
 """How many queries run at once, and whose is next.
 
 Tenants that wait are served in rotation, so that one tenant's long queue does not stand before
-another's first query. Within a tenant, who came first is first. A query under way that reads on
-after a pause goes before its tenant's new ones.
+another's first query. Within a tenant, who came first is first, unless his API key runs as many as
+it may. A query under way that reads on after a pause goes before its tenant's new ones.
 """
 
 import threading
@@ -13,14 +13,42 @@ from datetime import timedelta
 from typing import Final
 
 from duckmesh.errors import ErrorCode, Overloaded
+from duckmesh.quotas import Quota, Quotas
 from query_engine.engine import Interruption
 
 _RETRY_AFTER_SECONDS: Final = 1
 
 
+_RETRY_AFTER_MS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Whose turns they are, and how many he may have. None is no limit of his own."""
+
+    tenant: str
+    running_max: int | None = None
+    waiting_max: int | None = None
+    key: str | None = None
+    """Set when the caller's API key has a limit of its own."""
+    key_running_max: int | None = None
+
+    @classmethod
+    def of(cls, tenant: str, quotas: Quotas, key: str | None, key_quotas: Quotas) -> "Share":
+        """The share that these quotas give."""
+        of_key = key_quotas.concurrent_queries
+        return cls(
+            tenant,
+            quotas.concurrent_queries,
+            quotas.queued_queries,
+            None if of_key is None else key,
+            of_key,
+        )
+
+
 @dataclass(slots=True, eq=False)
 class _Waiter:
-    tenant: str
+    share: Share
     granted: bool = False
     ousted: bool = False
 
@@ -42,6 +70,9 @@ class Turns:
         self._patience_seconds = patience.total_seconds()
         self._changed = threading.Condition()
         self._running: dict[str, int] = {}
+        self._running_of_keys: dict[str, int] = {}
+        # What each tenant that has or wants turns may have: by its newest query.
+        self._shares: dict[str, int] = {}
         self._taken = 0
         # Tenants that wait, the one to be served next first.
         self._queues: OrderedDict[str, deque[_Waiter]] = OrderedDict()
@@ -59,59 +90,72 @@ class Turns:
         with self._changed:
             return self._waiting
 
-    def of(self, tenant: str) -> "TenantTurns":
+    def of(self, tenant: str | Share) -> "TenantTurns":
         """The turns as one tenant takes them."""
-        return TenantTurns(self, tenant)
+        return TenantTurns(self, Share(tenant) if isinstance(tenant, str) else tenant)
 
-    def take(self, tenant: str, stop: Interruption | None) -> timedelta:
+    def take(self, share: Share, stop: Interruption | None) -> timedelta:
         """See TenantTurns, of which all these are the other side."""
         with self._changed:
-            if self._waiting >= self._waiting_max and not self._is_free_for(tenant):
-                self._make_room(tenant)
-        return self._wait(tenant, self._patience_seconds, stop, again=False)
+            self._shares[share.tenant] = self._most_of(share)
+            # A larger one than before may let others in at once.
+            self._grant()
+            if not self._is_free_for(share):
+                self._check_queue(share)
+        return self._wait(share, self._patience_seconds, stop, again=False)
 
-    def take_again(self, tenant: str, patience: timedelta, stop: Interruption | None) -> None:
-        self._wait(tenant, patience.total_seconds(), stop, again=True)
+    def take_again(self, share: Share, patience: timedelta, stop: Interruption | None) -> None:
+        self._wait(share, patience.total_seconds(), stop, again=True)
 
-    def give_back(self, tenant: str) -> None:
+    def give_back(self, share: Share) -> None:
         with self._changed:
-            self._running[tenant] -= 1
-            if self._running[tenant] == 0:
-                del self._running[tenant]
+            _less(self._running, share.tenant)
+            if share.key is not None:
+                _less(self._running_of_keys, share.key)
             self._taken -= 1
             self._grant()
+            self._forget(share.tenant)
 
-    def _is_free_for(self, tenant: str) -> bool:
+    def _is_free_for(self, share: Share) -> bool:
         """Whether it need not wait: nobody is passed over, for those who wait are granted first."""
         free = self._taken < self._running_max
-        return free and self._running.get(tenant, 0) < self._tenant_max
+        return free and self._has_room(share.tenant) and self._key_has_room(share)
 
-    def _make_room(self, tenant: str) -> None:
+    def _check_queue(self, share: Share) -> None:
+        """Raise Overloaded unless one more may wait."""
+        own = len(self._queues.get(share.tenant, ()))
+        if share.waiting_max is not None and own >= share.waiting_max:
+            raise _queue_is_full(own, share.waiting_max)
+        if self._waiting >= self._waiting_max:
+            self._make_room(share)
+
+    def _make_room(self, share: Share) -> None:
         longest = max(self._queues.values(), key=len, default=None)
-        own = len(self._queues.get(tenant, ()))
+        own = len(self._queues.get(share.tenant, ()))
         if longest is None or len(longest) <= own + 1:
-            raise self._refusal()
+            raise self._refusal(share)
         ousted = longest[-1]
         ousted.ousted = True
         self._leave(ousted)
         self._changed.notify_all()
 
     def _wait(
-        self, tenant: str, seconds: float, stop: Interruption | None, *, again: bool
+        self, share: Share, seconds: float, stop: Interruption | None, *, again: bool
     ) -> timedelta:
         stop = stop or Interruption()
         began = time.monotonic()
         former = stop.connect(self._look_up)
         try:
             with self._changed:
-                self._wait_until_granted(self._enter(tenant, again=again), seconds, stop)
+                self._wait_until_granted(self._enter(share, again=again), seconds, stop)
         finally:
             stop.connect(former)
         return timedelta(seconds=time.monotonic() - began)
 
-    def _enter(self, tenant: str, *, again: bool) -> _Waiter:
-        waiter = _Waiter(tenant)
-        queue = self._queues.setdefault(tenant, deque())
+    def _enter(self, share: Share, *, again: bool) -> _Waiter:
+        waiter = _Waiter(share)
+        self._shares.setdefault(share.tenant, self._most_of(share))
+        queue = self._queues.setdefault(share.tenant, deque())
         if again:
             queue.appendleft(waiter)
         else:
@@ -131,63 +175,126 @@ class Turns:
             stop.check()
         else:
             self._undo(waiter)
-        raise self._refusal()
+        raise self._refusal(waiter.share)
 
     def _undo(self, waiter: _Waiter) -> None:
         """It wants no turn any more: leave the queue, or pass the turn on."""
         if waiter.granted:
-            self.give_back(waiter.tenant)
+            self.give_back(waiter.share)
         elif not waiter.ousted:
             self._leave(waiter)
 
     def _leave(self, waiter: _Waiter) -> None:
-        queue = self._queues[waiter.tenant]
+        tenant = waiter.share.tenant
+        queue = self._queues[tenant]
         queue.remove(waiter)
         self._waiting -= 1
         if not queue:
-            del self._queues[waiter.tenant]
+            del self._queues[tenant]
+            self._forget(tenant)
+
+    def _forget(self, tenant: str) -> None:
+        if tenant not in self._running and tenant not in self._queues:
+            self._shares.pop(tenant, None)
 
     def _grant(self) -> None:
         """Hand out every free turn, one tenant after the other."""
         granted = False
-        while self._taken < self._running_max:
-            tenant = next((each for each in self._queues if self._has_room(each)), None)
-            if tenant is None:
-                break
-            waiter = self._queues[tenant][0]
+        while self._taken < self._running_max and (waiter := self._next()) is not None:
+            share = waiter.share
+            # First: a tenant that has nothing is forgotten.
+            _more(self._running, share.tenant)
+            if share.key is not None:
+                _more(self._running_of_keys, share.key)
             self._leave(waiter)
             waiter.granted = granted = True
-            self._running[tenant] = self._running.get(tenant, 0) + 1
             self._taken += 1
-            if tenant in self._queues:
-                self._queues.move_to_end(tenant)
+            if share.tenant in self._queues:
+                self._queues.move_to_end(share.tenant)
         if granted:
             self._changed.notify_all()
 
+    def _next(self) -> _Waiter | None:
+        for tenant, queue in self._queues.items():
+            if self._has_room(tenant):
+                waiter = next((each for each in queue if self._key_has_room(each.share)), None)
+                if waiter is not None:
+                    return waiter
+        return None
+
+    def _most_of(self, share: Share) -> int:
+        return min(self._running_max, share.running_max or self._tenant_max)
+
     def _has_room(self, tenant: str) -> bool:
-        return self._running.get(tenant, 0) < self._tenant_max
+        return self._running.get(tenant, 0) < self._shares.get(tenant, self._tenant_max)
+
+    def _key_has_room(self, share: Share) -> bool:
+        if share.key is None or share.key_running_max is None:
+            return True
+        return self._running_of_keys.get(share.key, 0) < share.key_running_max
 
     def _look_up(self) -> None:
         with self._changed:
             self._changed.notify_all()
 
-    def _refusal(self) -> Overloaded:
+    def _refusal(self, share: Share) -> Overloaded:
+        """Which limit stands in the way: the key's, the tenant's, or the process's."""
+        with self._changed:
+            of_tenant = self._running.get(share.tenant, 0)
+            tenant_max = self._shares.get(share.tenant, self._tenant_max)
+            of_key = self._running_of_keys.get(share.key or "", 0)
+            taken = self._taken
+        quota: str | None = Quota.CONCURRENT_QUERIES.value
+        if share.key_running_max is not None and of_key >= share.key_running_max:
+            used, limit, whose = of_key, share.key_running_max, "of the API key"
+        elif of_tenant >= tenant_max:
+            used, limit, whose = of_tenant, tenant_max, "of the tenant"
+        else:
+            used, limit, whose, quota = taken, self._running_max, "of this process", None
         return Overloaded(
             ErrorCode.TOO_MANY_QUERIES,
-            "too many queries run at once: finish reading open results, or retry in a second",
+            f"too many queries run at once, {used} {whose} where {limit} may: finish reading open "
+            "results, or retry in a second",
+            **({} if quota is None else {"quota": quota}),
+            used=used,
+            limit=limit,
             max_concurrent=self._running_max,
-            max_concurrent_of_tenant=self._tenant_max,
+            max_concurrent_of_tenant=tenant_max,
             max_queued=self._waiting_max,
+            retry_after_ms=_RETRY_AFTER_MS,
             retry_after_seconds=_RETRY_AFTER_SECONDS,
         )
+
+
+def _more(counts: dict[str, int], name: str) -> None:
+    counts[name] = counts.get(name, 0) + 1
+
+
+def _less(counts: dict[str, int], name: str) -> None:
+    counts[name] -= 1
+    if counts[name] == 0:
+        del counts[name]
+
+
+def _queue_is_full(used: int, limit: int) -> Overloaded:
+    return Overloaded(
+        ErrorCode.TOO_MANY_QUERIES,
+        f"{used} queries of the tenant wait for a turn, and {limit} may: finish reading open "
+        "results, or retry in a second",
+        quota=Quota.QUEUED_QUERIES.value,
+        used=used,
+        limit=limit,
+        retry_after_ms=_RETRY_AFTER_MS,
+        retry_after_seconds=_RETRY_AFTER_SECONDS,
+    )
 
 
 class TenantTurns:
     """One tenant's way to turns. Thread-safe."""
 
-    def __init__(self, turns: Turns, tenant: str) -> None:
+    def __init__(self, turns: Turns, share: Share) -> None:
         self._turns = turns
-        self._tenant = tenant
+        self._share = share
 
     def take(self, stop: Interruption | None = None) -> timedelta:
         """Wait for a turn, and return for how long it was; `give_back` must follow.
@@ -196,12 +303,12 @@ class TenantTurns:
         and Cancelled when `stop` is pressed meanwhile. A full queue still takes the query of a
         tenant that has fewer in it than another: the other's last is refused instead.
         """
-        return self._turns.take(self._tenant, stop)
+        return self._turns.take(self._share, stop)
 
     def take_again(self, patience: timedelta, stop: Interruption | None = None) -> None:
         """As `take`, for a query under way that gave its turn back: no queue is too long for it."""
-        self._turns.take_again(self._tenant, patience, stop)
+        self._turns.take_again(self._share, patience, stop)
 
     def give_back(self) -> None:
         """End a turn that was taken."""
-        self._turns.give_back(self._tenant)
+        self._turns.give_back(self._share)

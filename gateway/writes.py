@@ -36,9 +36,11 @@ from gateway.conform import Conformer
 from gateway.counts import WriteCount
 from gateway.groups import EnvelopeGroup, KeyedRows
 from gateway.identity import Identity, Role
+from gateway.known_quotas import KnownQuotas
 from gateway.known_tables import KnownTables
 from gateway.limits import Backpressure, IngestLimits
 from gateway.pump import Pump
+from gateway.rates import IngestRates
 from gateway.staging import Gathered, Staging, StagingLimits
 from gateway.transactions import ClientTransaction
 from ingest_bus.envelope import (
@@ -52,8 +54,13 @@ from ingest_bus.envelope import (
 from ingest_bus.port import IngestBus
 from object_store import keys
 from object_store.port import ObjectStore
+from query_engine.engine import Interruption
 
 _NO_TABLE_YET: Final = TableId(0)
+
+
+Pace = Callable[[int, int], None]
+"""Told the rows and bytes that come next; blocks, or raises, while they come too fast."""
 
 
 class IngestMode(StrEnum):
@@ -89,13 +96,16 @@ class Writes:
         *,
         limits: IngestLimits,
         staging: StagingLimits,
+        quotas: KnownQuotas | None = None,
     ) -> None:
+        self._quotas = KnownQuotas(catalog) if quotas is None else quotas
+        self._rates = IngestRates(self._quotas)
         self._catalog = catalog
         self._bus = bus
         self._store = store
         self._limits = limits
         self._staging = staging
-        self._backpressure = Backpressure(bus, limits)
+        self._backpressure = Backpressure(bus, limits, self._quotas)
         self._tables = KnownTables(catalog)
 
     # -- one write of any size
@@ -112,16 +122,23 @@ class Writes:
         trace_id: str | None = None,
         session: WritingSession | None = None,
         transaction: ClientTransaction | None = None,
+        slows: bool = True,
+        stop: Interruption | None = None,
     ) -> "PendingWrite":
         """Begin a write whose rows follow. In a transaction it is held until that is committed.
+
+        Rows that come faster than the caller's quota are waited with, until `stop` is pressed;
+        without `slows`, for rows that nobody can hold back, the write is refused instead.
 
         A `payload_hash` stands for the rows where their sender knows better what makes a repeat of
         the write: a statement's rows come from what it reads, and that may have changed.
         Raises what can be known without them: Denied, TABLE_NOT_FOUND, TABLE_EXISTS,
-        SCHEMA_INCOMPATIBLE, QUOTA_EXCEEDED. Changes nothing.
+        SCHEMA_INCOMPATIBLE, QUOTA_EXCEEDED, RATE_LIMITED. Changes nothing.
         """
         count = WriteCount()
         with count.refusals():
+            if not slows:
+                self._rates.check(identity)
             return self._begin(
                 identity,
                 table_name,
@@ -133,6 +150,11 @@ class Writes:
                 session=session,
                 transaction=transaction,
                 count=count,
+                pace=(
+                    partial(self._rates.pace, identity, stop=stop)
+                    if slows
+                    else partial(self._rates.charge, identity)
+                ),
             )
 
     def _begin(
@@ -148,12 +170,13 @@ class Writes:
         session: WritingSession | None,
         transaction: ClientTransaction | None,
         count: WriteCount,
+        pace: Pace,
     ) -> "PendingWrite":
         identity.require(Role.INGEST_WRITER)
         check_table_name(table_name)
         if idempotency_key is not None:
             check_idempotency_key(idempotency_key)
-        self._backpressure.check(identity.tenant_id)
+        self._backpressure.check(identity, adds=mode is not IngestMode.REPLACE)
         table, conformer = self._target(identity, table_name, offered, mode, transaction)
         if table is None and mode is IngestMode.APPEND:
             raise table_not_found(table_name)
@@ -183,6 +206,7 @@ class Writes:
             conformer=conformer or Conformer.between(offered, schema.arrow),
             staging=staging,
             count=count,
+            pace=pace,
         )
 
     def check_size(self, size_bytes: int) -> None:
@@ -242,11 +266,20 @@ class Writes:
             raise table_not_found(table_name)
         return StreamTarget(*fitted, offered)
 
-    def check_may_write(self, identity: Identity, table_name: str) -> None:
+    def check_may_write(
+        self,
+        identity: Identity,
+        table_name: str,
+        *,
+        mode: IngestMode = IngestMode.APPEND,
+        slows: bool = True,
+    ) -> None:
         """Raise now what a write would raise before its first row, of its caller and its size."""
         identity.require(Role.INGEST_WRITER)
         check_table_name(table_name)
-        self._backpressure.check(identity.tenant_id)
+        self._backpressure.check(identity, adds=mode is not IngestMode.REPLACE)
+        if not slows:
+            self._rates.check(identity)
 
     def target(self, identity: Identity, table_name: str) -> StreamTarget:
         """The table that rows are to be made for; they have its very columns."""
@@ -267,9 +300,11 @@ class Writes:
         trace_id: str | None = None,
         session: WritingSession | None = None,
         at_once: bool = False,
+        stop: Interruption | None = None,
     ) -> "Future[list[Receipt]]":
-        """Accept one batch as one write, without waiting; the future holds one receipt.
+        """Accept one batch as one write, without waiting for it; the future holds one receipt.
 
+        Blocks while batches come faster than the caller's quota, until `stop` is pressed.
         With `at_once` it is accepted on this thread, and the future is done: a lone small write
         waits for no other thread. Tokens follow the order of calls. Raises at once what the rows
         alone tell (Invalid, Overloaded); the future raises Conflict and Unavailable, and what a
@@ -277,6 +312,8 @@ class Writes:
         """
         count = WriteCount()
         with count.refusals():
+            self._rates.pace(identity, batch.num_rows, bytes_of(batch), stop)
+            count.complete()
             answer = self._append_batch(
                 identity,
                 target,
@@ -303,7 +340,7 @@ class Writes:
         first, target.begun = not target.begun, True
         if idempotency_key is not None:
             check_idempotency_key(idempotency_key)
-        self._backpressure.check(identity.tenant_id)
+        self._backpressure.check(identity)
         self.check_size(bytes_of(batch))
         conformed = target.conformer.conform(batch)
         if bytes_of(conformed) > self._staging.inline_max_bytes:
@@ -403,8 +440,12 @@ class Writes:
         for part in parts:
             if part.idempotency_key is not None:
                 check_idempotency_key(part.idempotency_key)
-        self._backpressure.check(identity.tenant_id)
-        self.check_size(sum(part.rows.nbytes for part in parts))
+        self._backpressure.check(identity)
+        size_bytes = sum(part.rows.nbytes for part in parts)
+        self.check_size(size_bytes)
+        # Together or not at all: rows that are here already can be held back no more.
+        self._rates.check(identity)
+        self._rates.charge(identity, sum(part.rows.num_rows for part in parts), size_bytes)
         group = EnvelopeGroup(
             identity,
             target.table,
@@ -453,8 +494,9 @@ class Writes:
             trace_id=trace_id,
             session=session,
             transaction=None,
-            # Counted by the caller of `append_batch`.
+            # Counted, and waited with, by the caller of `append_batch`.
             count=WriteCount.of_another(),
+            pace=_at_once,
         )
         answer: Future[list[Receipt]] = Future()
         try:
@@ -476,7 +518,8 @@ class Writes:
         creation_key: str | None,
         primary_key: Sequence[str] = (),
     ) -> Table | None:
-        """Create the table; None when another was first."""
+        """Create the table; None when another was first. Raises Exceeded (QUOTA_EXCEEDED)."""
+        tables_max = self._quotas.of(identity).tenant.tables
         with self._act(identity, "create_table", name) as (connection, act):
             made = tables.create_table(
                 connection,
@@ -486,6 +529,7 @@ class Writes:
                 creation_key=creation_key,
                 created_by=identity.principal,
                 primary_key=primary_key,
+                tables_max=tables_max,
             )
             if made is not None:
                 act.done(connection)
@@ -515,6 +559,7 @@ class Writes:
 
         The old table keeps its rows in older snapshots; writes that began for it are refused.
         """
+        tables_max = self._quotas.of(identity).tenant.tables
         with self._act(identity, "replace_table", name) as (connection, act):
             old = tables.find_table(connection, identity.tenant_id, name)
             if old is not None:
@@ -527,6 +572,7 @@ class Writes:
                 creation_key=None,
                 created_by=identity.principal,
                 primary_key=primary_key,
+                tables_max=tables_max,
             )
             if made is None:
                 raise _exists(name)
@@ -762,7 +808,9 @@ class PendingWrite:
         conformer: Conformer,
         staging: Staging,
         count: WriteCount,
+        pace: Pace,
     ) -> None:
+        self._pace = pace
         self.identity = identity
         self.table_name = table_name
         self.schema = schema
@@ -781,10 +829,15 @@ class PendingWrite:
         self._count = count
 
     def append(self, batch: pa.RecordBatch) -> None:
-        """Add rows. Raises Invalid (INVALID_PAYLOAD, PAYLOAD_TOO_LARGE), Unavailable."""
+        """Add rows. Blocks while they come faster than the caller's quota.
+
+        Raises Invalid (INVALID_PAYLOAD, PAYLOAD_TOO_LARGE), Unavailable, Overloaded, Cancelled.
+        """
         with self._count.refusals():
-            self._received_bytes += bytes_of(batch)
+            size_bytes = bytes_of(batch)
+            self._received_bytes += size_bytes
             self._writes.check_size(self._received_bytes)
+            self._pace(batch.num_rows, size_bytes)
             self._pump.put(self._conformer.conform(batch))
 
     def commit(self) -> Receipt:
@@ -860,6 +913,10 @@ class PendingWrite:
         self._pump.abandon()
         with contextlib.suppress(Unavailable):
             self._staging.abort()
+
+
+def _at_once(_rows: int, _size_bytes: int) -> None:
+    """The pace of rows that were waited with already."""
 
 
 def _done(receipts: list[Receipt]) -> "Future[list[Receipt]]":

@@ -14,6 +14,7 @@ from http_shim.calls import Call
 from http_shim.files import SELF_DESCRIBING, FileLimits, RowFile, open_rows
 from http_shim.receipts import PlacedReceipt, Wish, answered
 from http_shim.rooms import Door
+from query_engine.engine import Interruption
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +40,12 @@ def ingest_file(
                 "text has no column types: create the table first, then append",
             )
         columns = writes.target(who, asked.table).table.schema.arrow
+    stop = Interruption()
     limits = FileLimits(line_max_bytes=door.limits.json_max_bytes, spool=door.limits.spool)
-    with open_rows(asked.media_type, body, columns, limits) as file:
+    with (
+        call.stoppable(stop.interrupt),
+        open_rows(asked.media_type, body, columns, limits) as file,
+    ):
         write = writes.begin(
             who,
             asked.table,
@@ -48,6 +53,7 @@ def ingest_file(
             mode=asked.mode,
             idempotency_key=asked.idempotency_key,
             trace_id=call.trace_id,
+            stop=stop,
         )
         with _aborted_on_error(write):
             rows = _append_all(write, file)

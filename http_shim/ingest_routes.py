@@ -60,7 +60,7 @@ async def ingest(
         raise refusal(415, f"rows are sent as {', '.join((JSON, *FILE_TYPES))}: name one of them")
     asked = FileWrite(table=table, media_type=kind, mode=mode, idempotency_key=_key_of(request))
     # Before the body: who may not write need not send it.
-    await call.run(lambda who: door.rooms.writes.check_may_write(who, table))
+    await call.run(lambda who: door.rooms.writes.check_may_write(who, table, mode=mode))
     body = open_body(
         request,
         asyncio.get_running_loop(),
@@ -85,7 +85,7 @@ async def _ingest_records(
             ErrorCode.INVALID_COMMAND,
             "records carry their own idempotency_key: leave the header out",
         )
-    await call.run(lambda who: door.rooms.writes.check_may_write(who, table))
+    await call.run(lambda who: door.rooms.writes.check_may_write(who, table, slows=False))
     idle_seconds = door.limits.idle.total_seconds()
     body = await read_json(request, limit=door.limits.json_max_bytes, idle_seconds=idle_seconds)
     return await call.run(

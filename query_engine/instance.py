@@ -144,6 +144,7 @@ class Instance:
 
     def __init__(self, directories: Iterable[Path], settings: InstanceSettings) -> None:
         self.directories = frozenset(directories)
+        self.memory_limit_bytes = settings.memory_limit_bytes
         self.users = 0
         """Queries that hold this instance; counted by the pool, under its lock."""
         self.retired = False

@@ -67,7 +67,7 @@ class LocalAnswers:
             limits=question.limits,
             stats=stats,
             batch_rows=self._batch_rows,
-            failure=FailureContext(self._memory_limit_bytes, instance.hidden),
+            failure=FailureContext(instance.memory_limit_bytes, instance.hidden),
             on_cancel=partial(self._watch.cancel, guard),
             on_release=partial(self._release, instance, session, guard),
         )
@@ -145,7 +145,7 @@ class LocalAnswers:
         self._pool.release(instance, broken=broken)
 
     def _translated(self, error: BaseException, instance: Instance) -> DuckMeshError:
-        return translate(error, FailureContext(self._memory_limit_bytes, instance.hidden))
+        return translate(error, FailureContext(instance.memory_limit_bytes, instance.hidden))
 
     def _result_schema(
         self,

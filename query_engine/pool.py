@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from query_engine.instance import Instance, InstanceSettings
 from query_engine.listing import ListingInstance, listing_shape
@@ -71,8 +72,11 @@ class InstancePool:
         with lock:
             yield
 
+    def _memory_of(self, question: Question) -> int:
+        return question.limits.memory_bytes or self._settings.memory_limit_bytes
+
     def _find(self, question: Question, needs: Needs) -> Instance | None:
-        fits = _fitting(question, needs)
+        fits = _fitting(question, needs, self._memory_of(question))
         with self._lock:
             for at in range(len(self._instances) - 1, -1, -1):
                 tenant, instance = self._instances[at]
@@ -87,7 +91,10 @@ class InstancePool:
         instance = (
             ListingInstance(needs.whole, self._settings)
             if needs.listing and needs.whole is not None
-            else Instance(question.directories, self._settings)
+            else Instance(
+                question.directories,
+                replace(self._settings, memory_limit_bytes=self._memory_of(question)),
+            )
         )
         instance.users = 1
         with self._lock:
@@ -109,7 +116,9 @@ class InstancePool:
         self._instances = [each for each in self._instances if each[1] is not instance]
 
 
-def _fitting(question: Question, needs: Needs) -> Callable[[Instance], bool]:
+def _fitting(
+    question: Question, needs: Needs, memory_limit_bytes: int
+) -> Callable[[Instance], bool]:
     """The test of instances for one question."""
     if needs.listing and needs.whole is not None:
         shape = listing_shape(needs.whole)
@@ -117,6 +126,7 @@ def _fitting(question: Question, needs: Needs) -> Callable[[Instance], bool]:
     directories = frozenset(question.directories)
     return lambda instance: (
         not isinstance(instance, ListingInstance)
+        and instance.memory_limit_bytes == memory_limit_bytes
         and directories <= instance.directories
         and instance.fits(needs.relations, needs.whole)
         and instance.fits_tables(needs.tables)

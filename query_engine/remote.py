@@ -201,7 +201,7 @@ class Inquiry:
             return verdict
         if errand is not None and errand.lease.exit_code() == -signal.SIGABRT:
             # Alone in its worker, and each time: an allocation failed where nothing could catch it.
-            return memory_exceeded(self._memory_limit_bytes)
+            return memory_exceeded(self._question.limits.memory_bytes or self._memory_limit_bytes)
         return lost(self._attempts)
 
     def give_up(self) -> DuckMeshError:

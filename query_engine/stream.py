@@ -9,6 +9,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from duckmesh.errors import DuckMeshError, ErrorCode, Exceeded, Internal, Invalid
+from duckmesh.quotas import Quota
 from query_engine.failures import FailureContext, translate
 from query_engine.instance import Session
 from query_engine.parameters import Bindings, with_typed_nulls
@@ -56,6 +57,7 @@ _WIDTHS: Final = {
 }
 """Bytes of a value on the wire, for the types whose values all have one size."""
 
+_RESULT_QUOTAS: Final = {"rows": Quota.QUERY_ROWS, "bytes": Quota.QUERY_BYTES}
 _log = logging.getLogger(__name__)
 
 
@@ -68,6 +70,8 @@ class QueryLimits:
     bytes: int | None = None
     row_bytes: int | None = None
     """Of one row: it travels in one message, and clients refuse messages that are too large."""
+    memory_bytes: int | None = None
+    """Of all queries of the tenant that have this limit; None is the engine's."""
 
 
 @dataclass(slots=True)
@@ -279,7 +283,8 @@ def _check_limit(what: str, used: int, limit: int | None) -> None:
     if limit is not None and used > limit:
         raise Exceeded(
             ErrorCode.QUOTA_EXCEEDED,
-            f"the result is larger than its limit of {limit} {what}; ask for less, or aggregate",
+            f"the result has {used} {what} so far and may have {limit}; ask for less, or aggregate",
+            quota=_RESULT_QUOTAS[what].value,
             limit=limit,
             used=used,
             unit=what,

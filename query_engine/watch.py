@@ -65,7 +65,7 @@ class Guard:
         if self._cancelled:
             return cancelled()
         if self._timed_out and self._limit is not None:
-            return timed_out(self._limit)
+            return timed_out(self._limit, max(self.seconds, self._limit.total_seconds()))
         return None
 
     def cancel(self) -> None:

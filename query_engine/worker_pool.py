@@ -58,6 +58,7 @@ class Worker:
     tenant: str
     places: frozenset[_Place]
     """Its directories, as they were: one that was made anew is behind its walls."""
+    memory_limit_bytes: int = 0
     users: int = 0
     alone: bool = False
     condemned: bool = False
@@ -206,7 +207,12 @@ class WorkerPool:
             if not places <= worker.places:
                 # Behind its walls a directory is missing that was made since.
                 self._retire(worker)
-        own = [worker for worker in of_tenant if not worker.condemned and not worker.alone]
+        memory = self._memory_of(question)
+        own = [
+            worker
+            for worker in of_tenant
+            if not worker.condemned and not worker.alone and worker.memory_limit_bytes == memory
+        ]
         fit = [worker for worker in own if worker.users < (1 if alone else _SHARE)]
         if fit:
             return fit[0]
@@ -221,6 +227,9 @@ class WorkerPool:
         # None comes free soon: better crowded than refused, and evenly.
         return min(own, key=lambda worker: worker.users, default=None)
 
+    def _memory_of(self, question: Question) -> int:
+        return question.limits.memory_bytes or self._instance.memory_limit_bytes
+
     def _bind(self, question: Question, places: frozenset[_Place]) -> Worker | None:
         if self._closing:
             return None
@@ -233,7 +242,7 @@ class WorkerPool:
                 home=process.home,
                 spills=instance.temp_directory is not None,
                 threads=instance.threads,
-                memory_limit_bytes=instance.memory_limit_bytes,
+                memory_limit_bytes=self._memory_of(question),
                 temp_limit_bytes=instance.temp_limit_bytes,
                 batch_rows=self._batch_rows,
             )
@@ -242,7 +251,7 @@ class WorkerPool:
             except Lost:
                 self._ended.append(process)
                 continue
-            worker = Worker(process, question.tenant, places)
+            worker = Worker(process, question.tenant, places, self._memory_of(question))
             self._workers.append(worker)
             self._wake()
             return worker

@@ -9,6 +9,7 @@ from duckmesh.settings_groups.fields import Form, Group, UserPath
 from duckmesh.settings_groups.identities import AuthSettings
 from duckmesh.settings_groups.process import LogFormat, LoggingSettings, LogLevel, Profile
 from duckmesh.settings_groups.query import QuerySettings
+from duckmesh.settings_groups.quotas import QuotaSettings
 from duckmesh.settings_groups.stores import CacheSettings, CatalogSettings, StoreSettings
 from duckmesh.settings_groups.writes import IngestSettings, TransactionSettings
 
@@ -28,6 +29,7 @@ __all__ = [
     "LoggingSettings",
     "Profile",
     "QuerySettings",
+    "QuotaSettings",
     "StoreSettings",
     "TransactionSettings",
     "UserPath",

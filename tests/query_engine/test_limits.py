@@ -92,7 +92,10 @@ def test_a_query_past_its_time_is_exceeded(engine: QueryEngine) -> None:
     with pytest.raises(Exceeded) as late:
         engine.run(FOREVER, EMPTY, limits=limits).reader.read_all()
     assert late.value.code is ErrorCode.QUERY_TIMEOUT
-    assert late.value.context == {"limit_seconds": 0.3}
+    used = late.value.context.pop("used")
+    assert 300 <= used < 5000
+    assert late.value.context == {"quota": "query_time_ms", "limit": 300, "limit_seconds": 0.3}
+    assert f"ran {used / 1000:.2f} s and may run 0.3 s" in late.value.message
     assert 0.3 <= time.monotonic() - started < 5
 
 
@@ -222,7 +225,14 @@ def test_too_little_memory_is_exceeded_with_the_limit(workers) -> None:
                 "SELECT list(range ORDER BY hash(range)) FROM range(50000000)", EMPTY
             ).reader.read_all()
         assert large.value.code is ErrorCode.QUERY_MEMORY
-        assert large.value.context == {"limit_bytes": 64 * 2**20}
+        used = large.value.context.pop("used")
+        assert 0 < used <= 64 * 2**20
+        assert large.value.context == {
+            "quota": "query_memory_bytes",
+            "limit": 64 * 2**20,
+            "limit_bytes": 64 * 2**20,
+        }
+        assert f"where it has {used / 2**20:.0f} MiB already" in large.value.message
         assert "temp_directory" not in str(large.value)
         assert engine.run("SELECT 1", EMPTY).reader.read_all().num_rows == 1
 
@@ -246,7 +256,45 @@ def test_a_result_past_its_size_is_exceeded(limits, unit, engine: QueryEngine) -
         pytest.raises(Exceeded) as large,
     ):
         running.reader.read_all()
-    assert large.value.context["unit"] == unit
+    context = large.value.context
+    assert (context["unit"], context["quota"]) == (unit, f"query_{unit}")
+    assert context["used"] > context["limit"]
+    assert f"{context['used']} {unit} so far and may have {context['limit']}" in large.value.message
+
+
+@pytest.mark.parametrize("workers", HERE_AND_WORKERS)
+def test_too_much_on_disk_is_exceeded_with_the_limit(tmp_path, workers) -> None:
+    with (
+        QueryEngine(
+            threads=2,
+            memory_limit_bytes=96 * 2**20,
+            temp_directory=tmp_path,
+            temp_limit_bytes=16 * 2**20,
+            workers=workers,
+        ) as engine,
+        pytest.raises(Exceeded) as large,
+    ):
+        engine.run(
+            "SELECT range AS i FROM range(50000000) ORDER BY hash(range)", EMPTY
+        ).reader.read_all()
+    assert large.value.code is ErrorCode.QUERY_MEMORY
+    assert large.value.context["setting"] == "query.spill_max_bytes"
+    assert large.value.context["limit"] == 16 * 2**20
+    assert 0 < large.value.context["used"] <= 16 * 2**20
+
+
+@pytest.mark.parametrize("workers", HERE_AND_WORKERS)
+def test_a_query_may_have_less_memory_than_another_of_its_tenant(workers) -> None:
+    sql = "SELECT count(*) FROM (SELECT range AS i FROM range(4000000) ORDER BY hash(range))"
+    hungry = "SELECT list(range ORDER BY hash(range)) FROM range(3000000)"
+    with QueryEngine(
+        threads=2, memory_limit_bytes=2**30, temp_directory=None, workers=workers
+    ) as engine:
+        assert engine.run(hungry, EMPTY).reader.read_all().num_rows == 1
+        with pytest.raises(Exceeded) as large:
+            engine.run(hungry, EMPTY, limits=QueryLimits(memory_bytes=64 * 2**20)).reader.read_all()
+        assert large.value.context["limit"] == 64 * 2**20
+        assert engine.run(sql, EMPTY).reader.read_all().to_pydict() == {"count_star()": [4000000]}
 
 
 def test_an_error_midway_is_mapped_like_any_other(engine: QueryEngine) -> None:
