@@ -221,8 +221,8 @@ The trailer `x-duckmesh-error` carries the whole as JSON:
 
 The trailers `x-sqlstate` and `x-trace-id` come with it. When the context has `latest_token`, the
 trailer `x-duckmesh-visibility-token` repeats it; `retry-after` repeats `retry_after_seconds`.
-What a limit refuses says in its context which it is (`quota`, or `setting`), how much is `used`, and
-the `limit`; `retry_after_ms` is there when waiting helps: [Quotas](quotas.md).
+What a limit refuses says in its context which it is (`quota`, or `setting`), how much is `used`,
+and the `limit`; `retry_after_ms` is there when waiting helps: [Quotas](quotas.md).
 ADBC shows all of them in `exc.details`. An error in the middle of a result has the text alone.
 
 *Retryable* says whether the same request, unchanged, may succeed later.
