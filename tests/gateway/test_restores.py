@@ -1,6 +1,7 @@
 """Restore: a new snapshot that is equal to an old one, whatever happened in between."""
 
 from datetime import timedelta
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -166,9 +167,25 @@ def test_a_restore_that_cannot_wait_for_what_was_accepted_changes_nothing(
 
 
 def test_a_write_that_began_before_its_table_was_made_anew_reaches_the_new_one(
-    rooms: Rooms, restores: Restores, tmp_path
+    rooms: Rooms, restores: Restores, tmp_path: Path
 ) -> None:
     """Another serving process still knows the ended table: its rows are not lost with it."""
+    written(rooms, 1)
+    old = newest(rooms)
+    rooms.execute("DROP TABLE t")
+    written(rooms, 2)
+    with open_rooms(rooms.dsn, tmp_path / "other") as other:
+        other.write("t", rows(2))
+        rooms.publish_all()
+        restored(restores, rooms, old)
+        other.write("t", rows(3))
+    rooms.publish_all()
+    assert values(rooms) == [1, 3]
+
+
+def test_a_write_with_other_columns_than_the_restored_ones_is_refused(
+    rooms: Rooms, restores: Restores, tmp_path: Path
+) -> None:
     rooms.execute("CREATE TABLE t (v BIGINT NOT NULL)")
     written(rooms, 1)
     old = newest(rooms)
@@ -177,9 +194,12 @@ def test_a_write_that_began_before_its_table_was_made_anew_reaches_the_new_one(
         other.write("t", rows(2))
         rooms.publish_all()
         restored(restores, rooms, old)
-        other.write("t", rows(3))
+        with pytest.raises(Conflict) as raised:
+            other.write("t", rows(3))
+        assert raised.value.code is ErrorCode.SCHEMA_INCOMPATIBLE
+        other.write("t", rows(4))
     rooms.publish_all()
-    assert values(rooms) == [1, 3]
+    assert values(rooms) == [1, 4]
 
 
 def test_a_key_of_an_undone_write_is_still_known(rooms: Rooms, restores: Restores) -> None:
