@@ -10,11 +10,15 @@ from duckmesh.settings import FlightSettings, HttpSettings, Settings
 from flight_server.server import FlightDoor
 from gateway.api_keys import ApiKeys
 from gateway.credentials import Authenticator
+from gateway.dead_letters import DeadLetters
 from gateway.history import History
+from gateway.pins import SnapshotPins
 from gateway.readiness import Readiness
 from gateway.reads import Reads
+from gateway.restores import Restores
 from gateway.sql_writes import SqlWrites
 from gateway.tables import TableAdministration
+from gateway.visibility import Visibility
 from gateway.writes import Writes
 from http_shim.door import HttpDoor, HttpOptions, HttpTls
 from http_shim.rooms import HttpLimits, HttpRooms
@@ -60,6 +64,7 @@ def open_http_door(
     catalog: Catalog,
     bus: IngestBus,
     store: ObjectStore,
+    visibility: Visibility,
     reads: Reads,
     writes: Writes,
     sql_writes: SqlWrites,
@@ -81,6 +86,9 @@ def open_http_door(
         tables=TableAdministration(reads, writes, sql_writes),
         history=History(catalog, bus),
         api_keys=ApiKeys(catalog),
+        dead_letters=DeadLetters(catalog, bus),
+        pins=SnapshotPins(catalog),
+        restores=Restores(catalog, bus, visibility),
         readiness=Readiness(catalog, store),
     )
     limits = HttpLimits(

@@ -74,13 +74,14 @@ def open_doors(settings: Settings, catalog: Catalog) -> Iterator[Doors]:
             ),
             quotas=quotas,
         )
+        visibility = Visibility(catalog, bus)
         reads = Reads(
             catalog,
             bus,
             store,
             engine=engine,
             cache=cache,
-            visibility=Visibility(catalog, bus),
+            visibility=visibility,
             limits=_read_limits(settings),
             quotas=quotas,
         )
@@ -92,6 +93,7 @@ def open_doors(settings: Settings, catalog: Catalog) -> Iterator[Doors]:
             catalog=catalog,
             bus=bus,
             store=store,
+            visibility=visibility,
             reads=reads,
             writes=writes,
             sql_writes=sql_writes,

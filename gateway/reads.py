@@ -9,14 +9,14 @@ from typing import Final
 
 import pyarrow as pa
 
-from catalog import snapshots
+from catalog import pins, snapshots
 from catalog.connection import Catalog
 from catalog.snapshots import Snapshot
 from catalog.tables import TableAt
 from duckmesh import metrics
 from duckmesh.clock import Deadline
 from duckmesh.errors import ErrorCode, Invalid, NotSupported
-from duckmesh.identifiers import SnapshotId, TableId
+from duckmesh.identifiers import SnapshotId, TableId, check_tag
 from duckmesh.tokens import BEFORE_ALL, VisibilityToken
 from gateway import system_tables
 from gateway.counts import count_query
@@ -47,11 +47,12 @@ _QUEUE_PATIENCE: Final = timedelta(seconds=5)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadPoint:
-    """Where in time a question is to be answered. At most one of the first three is set."""
+    """Where in time a question is to be answered. At most one of the first four is set."""
 
     min_token: VisibilityToken | None = None
     snapshot_id: SnapshotId | None = None
     snapshot_time: datetime | None = None
+    tag: str | None = None
     strong: bool = False
     """Everything accepted before the question."""
     timeout: timedelta | None = None
@@ -165,6 +166,9 @@ class Reads:
         if point.snapshot_time is not None:
             with self._catalog.connect() as connection:
                 return snapshots.by_time(connection, identity.tenant_id, point.snapshot_time)
+        if point.tag is not None:
+            with self._catalog.connect() as connection:
+                return pins.by_tag(connection, identity.tenant_id, check_tag(point.tag))
         token = point.min_token
         if point.strong:
             token = max(token or BEFORE_ALL, self._visibility.last_token(identity.tenant_id))
@@ -444,6 +448,7 @@ def _check_one_selector(point: ReadPoint) -> None:
         for name, value in (
             ("snapshot_id", point.snapshot_id),
             ("snapshot_time", point.snapshot_time),
+            ("tag", point.tag),
             ("min_visibility_token", point.min_token),
         )
         if value is not None

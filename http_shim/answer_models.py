@@ -108,6 +108,86 @@ class SnapshotList(AnswerModel):
     next_through: int | None
 
 
+class PinAnswer(AnswerModel):
+    """What keeps a snapshot; with a tag, also its name."""
+
+    snapshot_id: int
+    tag: str | None
+    created_by: str
+    created_at: AwareDatetime
+    expires_at: AwareDatetime | None
+
+
+class PinList(AnswerModel):
+    """The pins that hold, newest snapshot first."""
+
+    pins: list[PinAnswer]
+
+
+class UnpinAnswer(AnswerModel):
+    """The snapshot that one pin less keeps."""
+
+    snapshot_id: int
+    tag: str | None
+    unpinned: bool
+
+
+class RestoreAnswer(AnswerModel):
+    """What a restore did, or would do."""
+
+    dry_run: bool
+    restored_snapshot_id: int
+    snapshot_id: int | None = Field(description="The new snapshot; null for a dry run.")
+    rewound_tables: list[str] = Field(description="They got the files back that they had then.")
+    recreated_tables: list[str] = Field(description="They were made anew as they were then.")
+    ended_tables: list[str] = Field(description="They live in older snapshots only.")
+    max_visibility_token: int | None
+    files_added: int | None
+    files_ended: int | None
+
+
+class DeadLetterAnswer(AnswerModel):
+    """A write that was given up."""
+
+    visibility_token: int
+    table: str | None = Field(description="Null when the table was dropped.")
+    operation: Literal["insert", "overwrite"]
+    schema_version: int
+    idempotency_key: str | None
+    row_count: int
+    byte_count: int
+    accepted_at: AwareDatetime
+    attempts: int
+    reason: str
+    trace_id: str | None
+    group_last_token: int | None = Field(description="Of a transaction: its last token.")
+    replay_token: int | None = Field(description="With which it was accepted again.")
+
+
+class DeadLetterList(AnswerModel):
+    """Dead letters in token order."""
+
+    dead_letters: list[DeadLetterAnswer]
+    next_above: int | None
+
+
+class ReplayedWrite(AnswerModel):
+    """A dead letter, and the token of its new acceptance."""
+
+    dead_token: int
+    visibility_token: int | None
+    row_count: int
+    duplicate: bool = Field(description="Whether it had been replayed before.")
+
+
+class ReplayAnswer(AnswerModel):
+    """The new acceptances. Wait for the largest token to see all of them."""
+
+    dry_run: bool
+    replayed: list[ReplayedWrite]
+    max_visibility_token: int | None
+
+
 class LagAnswer(AnswerModel):
     """How far what is visible is behind what is accepted."""
 

@@ -14,30 +14,41 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from http_shim import (
+    dead_letter_routes,
     ingest_routes,
     key_routes,
     operation_routes,
+    pin_routes,
     query_routes,
     snapshot_routes,
     table_routes,
     waiting_routes,
 )
 from http_shim.answer_models import (
+    DeadLetterAnswer,
+    DeadLetterList,
     ErrorAnswer,
     ExecutedAnswer,
     IngestAnswer,
     KeyAnswer,
     KeyList,
     LagAnswer,
+    PinAnswer,
+    PinList,
     QueryAnswer,
+    ReplayAnswer,
+    RestoreAnswer,
     SnapshotAnswer,
     SnapshotList,
     TableAnswer,
     TableList,
+    UnpinAnswer,
 )
+from http_shim.dead_letter_routes import ReplayRequest
 from http_shim.files import FILE_TYPES
 from http_shim.formats import ARROW, JSON, MEDIA_TYPES, PARQUET
 from http_shim.key_routes import CreateKeyRequest
+from http_shim.pin_routes import PinRequest, RestoreRequest, UnpinRequest
 from http_shim.query_routes import QueryRequest
 from http_shim.record_ingest import IngestRequest
 from http_shim.table_routes import ChangeTableRequest, CreateTableRequest
@@ -49,7 +60,10 @@ ROUTERS: Final[Sequence[APIRouter]] = (
     ingest_routes.router,
     query_routes.router,
     table_routes.router,
+    # Before the snapshots by number: `pins` is none.
+    pin_routes.router,
     snapshot_routes.router,
+    dead_letter_routes.router,
     key_routes.router,
     waiting_routes.router,
 )
@@ -64,6 +78,10 @@ _BODIES: Final[Mapping[str, type[BaseModel]]] = {
     "/v1/keys": CreateKeyRequest,
     "/v1/tables/{table}": ChangeTableRequest,
     "/v1/ingest/{table}": IngestRequest,
+    "/v1/dead-letters/replay": ReplayRequest,
+    "/v1/snapshots/pin": PinRequest,
+    "/v1/snapshots/unpin": UnpinRequest,
+    "/v1/snapshots/restore": RestoreRequest,
 }
 _ANSWERS: Final[Mapping[tuple[str, str], type[BaseModel]]] = {
     ("post", "/v1/ingest/{table}"): IngestAnswer,
@@ -73,6 +91,13 @@ _ANSWERS: Final[Mapping[tuple[str, str], type[BaseModel]]] = {
     ("patch", "/v1/tables/{table}"): TableAnswer,
     ("get", "/v1/snapshots"): SnapshotList,
     ("get", "/v1/snapshots/{snapshot_id}"): SnapshotAnswer,
+    ("get", "/v1/snapshots/pins"): PinList,
+    ("post", "/v1/snapshots/pin"): PinAnswer,
+    ("post", "/v1/snapshots/unpin"): UnpinAnswer,
+    ("post", "/v1/snapshots/restore"): RestoreAnswer,
+    ("get", "/v1/dead-letters"): DeadLetterList,
+    ("get", "/v1/dead-letters/{visibility_token}"): DeadLetterAnswer,
+    ("post", "/v1/dead-letters/replay"): ReplayAnswer,
     ("get", "/v1/lag"): LagAnswer,
     ("get", "/v1/keys"): KeyList,
     ("post", "/v1/keys"): KeyAnswer,

@@ -52,6 +52,7 @@ class QueryRequest(StrictModel):
     snapshot_time: AwareDatetime | None = Field(
         default=None, description="Answer from the newest snapshot at that moment (RFC 3339)."
     )
+    tag: str | None = Field(default=None, description="Answer from the snapshot with this tag.")
     min_visibility_token: Annotated[int, Field(ge=1, le=_INT64_MAX)] | None = Field(
         default=None, description="Wait until the write with this token is visible."
     )
@@ -81,6 +82,7 @@ class QueryRequest(StrictModel):
             else VisibilityToken(self.min_visibility_token),
             snapshot_id=None if self.snapshot_id is None else SnapshotId(self.snapshot_id),
             snapshot_time=self.snapshot_time,
+            tag=self.tag,
             strong=self.consistency == "strong",
             timeout=None if timeout is None else timedelta(milliseconds=timeout),
         )

@@ -8,9 +8,12 @@ from fastapi import Request
 
 from gateway.api_keys import ApiKeys
 from gateway.credentials import Authenticator
+from gateway.dead_letters import DeadLetters
 from gateway.history import History
+from gateway.pins import SnapshotPins
 from gateway.readiness import Readiness
 from gateway.reads import Reads
+from gateway.restores import Restores
 from gateway.sql_writes import SqlWrites
 from gateway.tables import TableAdministration
 from gateway.writes import Writes
@@ -44,6 +47,9 @@ class HttpRooms:
     tables: TableAdministration
     history: History
     api_keys: ApiKeys
+    dead_letters: DeadLetters
+    pins: SnapshotPins
+    restores: Restores
     readiness: Readiness
 
 

@@ -11,13 +11,9 @@ from http_shim.calls import call_of
 router = APIRouter(tags=["planned"])
 
 WAITING: Final = (
-    ("POST", "/v1/snapshots/pin", "pinning a snapshot"),
-    ("POST", "/v1/snapshots/restore", "restoring a snapshot"),
     ("POST", "/v1/compaction/run", "running a compaction"),
     ("POST", "/v1/retention/run", "running retention"),
     ("POST", "/v1/integrity/run", "checking integrity"),
-    ("GET", "/v1/dead-letters", "listing dead letters"),
-    ("POST", "/v1/dead-letters/replay", "replaying dead letters"),
 )
 """Method, path and feature of each."""
 

@@ -16,15 +16,19 @@ import pyarrow as pa
 import pytest
 from pyarrow import flight
 
+from duckmesh.identifiers import ConsumerId
 from flight_server import messages, server
 from flight_server.server import DoorOptions, FlightDoor
 from flight_server.tickets import Seal
 from gateway import tenancy
 from gateway.api_keys import ApiKeys
+from gateway.dead_letters import DeadLetters
 from gateway.history import History
 from gateway.identity import EVERY_ROLE, Identity, Role
+from gateway.pins import SnapshotPins
 from gateway.readiness import Readiness
 from gateway.reads import ReadPoint
+from gateway.restores import Restores
 from gateway.sessions import ClientSessions
 from gateway.tables import TableAdministration
 from gateway.tenancy import Tenancy
@@ -50,6 +54,17 @@ HTTP: list[tuple[str, str, dict[str, Any] | None, set[Role]]] = [
     ("DELETE", "/v1/tables/{table}", None, TABLES),
     ("GET", "/v1/snapshots", None, READER),
     ("GET", "/v1/snapshots/{snapshot_id}", None, READER),
+    ("GET", "/v1/snapshots/pins", None, READER),
+    ("POST", "/v1/snapshots/pin", {"snapshot_id": "{snapshot}", "tag": "{role}"}, OPERATOR),
+    ("POST", "/v1/snapshots/unpin", {"tag": "{role}"}, OPERATOR),
+    (
+        *("POST", "/v1/snapshots/restore"),
+        {"snapshot_id": "{snapshot}", "tables": ["t"], "dry_run": True},
+        OPERATOR,
+    ),
+    ("GET", "/v1/dead-letters", None, OPERATOR),
+    ("GET", "/v1/dead-letters/{visibility_token}", None, OPERATOR),
+    ("POST", "/v1/dead-letters/replay", {"visibility_tokens": ["{dead}"]}, OPERATOR),
     ("GET", "/v1/lag", None, OPERATOR),
     ("GET", "/v1/keys", None, TABLES | OPERATOR),
     ("POST", "/v1/keys", {"name": "n", "roles": ["{role}"]}, TABLES | OPERATOR),
@@ -109,6 +124,20 @@ class World:
     def snapshot_of(self, who: Identity) -> int:
         return int(self.rooms.reads.pin(who, None, ReadPoint()).snapshot_id)
 
+    def dead_letter(self) -> int:
+        """The token of a write of acme that was given up, once for all."""
+        if not (known := self.rooms.bus.dead_letters(self.rooms.acme.tenant_id, limit=1)):
+            self.rooms.write("t", rows(3))
+            lease = timedelta(seconds=30)
+            held = self.rooms.bus.claim_batch(
+                ConsumerId("c"), limit=1, max_bytes=2**20, lease=lease
+            )
+            assert held is not None
+            event = held.events[0]
+            self.rooms.bus.nack(held, [event.envelope.event_id], "broken", dead=True)
+            return event.visibility_token
+        return known[0].visibility_token
+
     def key_of(self, tenant: str, roles: list[str]) -> tuple[str, str]:
         return tenancy.create_key(self.rooms.catalog, tenant, name="test", roles=roles)
 
@@ -138,6 +167,9 @@ def world(module_database_dsn: str, tmp_path_factory: pytest.TempPathFactory) ->
             tables=TableAdministration(rooms.reads, rooms.writes, rooms.sql_writes),
             history=History(rooms.catalog, rooms.bus),
             api_keys=ApiKeys(rooms.catalog),
+            dead_letters=DeadLetters(rooms.catalog, rooms.bus),
+            pins=SnapshotPins(rooms.catalog),
+            restores=Restores(rooms.catalog, rooms.bus, rooms.visibility),
             readiness=Readiness(rooms.catalog, rooms.store),
         )
         http = HttpDoor(HttpOptions(), reached, HttpLimits())
@@ -188,22 +220,26 @@ def test_each_role_passes_its_endpoints_and_no_other(world: World, role: Role) -
         world.rooms.publish_all()
         # A key that gives no more than the caller holds.
         spare, _ = world.key_of("acme", [role.value])
+        snapshot_id, dead = world.snapshot_of(world.rooms.acme), world.dead_letter()
         named = path.format(
-            table=table, key_id=spare, snapshot_id=world.snapshot_of(world.rooms.acme)
+            table=table, key_id=spare, snapshot_id=snapshot_id, visibility_token=dead
         )
-        sent = None if body is None else _filled(body, role)
+        numbers = {"{snapshot}": snapshot_id, "{dead}": dead}
+        sent = None if body is None else _filled(body, role, numbers)
         assert world.ask(None, method, named, sent).status_code == 401, path
         answer = world.ask(secret, method, named, sent)
         expected = answer.is_success if role in allowed else answer.status_code == 403
         assert expected, f"{method} {path}: {answer.status_code} {answer.text}"
 
 
-def _filled(body: Any, role: Role) -> Any:
+def _filled(body: Any, role: Role, numbers: dict[str, int]) -> Any:
     if isinstance(body, dict):
-        return {name: _filled(value, role) for name, value in body.items()}
+        return {name: _filled(value, role, numbers) for name, value in body.items()}
     if isinstance(body, list):
-        return [_filled(value, role) for value in body]
-    return body.replace("{role}", role.value) if isinstance(body, str) else body
+        return [_filled(value, role, numbers) for value in body]
+    if isinstance(body, str):
+        return numbers.get(body, body.replace("{role}", role.value))
+    return body
 
 
 @each_role
@@ -260,13 +296,21 @@ def test_another_tenants_names_are_answered_as_names_that_were_never_given(world
             *("secret_zeta", "secret_none"),
         ),
         ("GET", "/v1/snapshots/{}", None, str(world.snapshot_of(world.zeta)), str(unborn)),
+        *(
+            ("POST", path, {"snapshot_id": "{}"}, str(world.snapshot_of(world.zeta)), str(unborn))
+            for path in ("/v1/snapshots/pin", "/v1/snapshots/restore")
+        ),
+        ("GET", "/v1/dead-letters/{}", None, "1", str(unborn)),
         ("DELETE", "/v1/keys/{}", None, world.zetas_key_id, "0" * 12),
         ("POST", "/v1/keys/{}/rotate", None, world.zetas_key_id, "0" * 12),
     ]
     for method, path, body, foreign, missing in pairs:
         answers = []
         for name in (foreign, missing):
-            answer = world.ask(world.keys[None], method, path.format(name), body)
+            sent = body
+            if body == {"snapshot_id": "{}"}:
+                sent = {"snapshot_id": int(name)}
+            answer = world.ask(world.keys[None], method, path.format(name), sent)
             said = answer.json()
             del said["trace_id"]
             answers.append((answer.status_code, str(said).replace(name, "<name>")))

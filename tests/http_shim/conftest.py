@@ -8,8 +8,11 @@ import httpx
 import pytest
 
 from gateway.api_keys import ApiKeys
+from gateway.dead_letters import DeadLetters
 from gateway.history import History
+from gateway.pins import SnapshotPins
 from gateway.readiness import Readiness
+from gateway.restores import Restores
 from gateway.tables import TableAdministration
 from gateway.tenancy import Tenancy
 from http_shim.door import HttpDoor, HttpOptions
@@ -34,6 +37,9 @@ def open_http(rooms: Rooms) -> Iterator[OpenHttp]:
                 tables=TableAdministration(rooms.reads, rooms.writes, rooms.sql_writes),
                 history=History(rooms.catalog, rooms.bus),
                 api_keys=ApiKeys(rooms.catalog),
+                dead_letters=DeadLetters(rooms.catalog, rooms.bus),
+                pins=SnapshotPins(rooms.catalog),
+                restores=Restores(rooms.catalog, rooms.bus, rooms.visibility),
                 readiness=Readiness(rooms.catalog, rooms.store),
             )
             door = HttpDoor(HttpOptions(), reached, HttpLimits(**limits))
