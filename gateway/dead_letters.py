@@ -8,6 +8,7 @@ from catalog import tables
 from catalog.connection import Catalog
 from duckmesh.errors import ErrorCode, Invalid, NotFound
 from duckmesh.tokens import BEFORE_ALL, VisibilityToken
+from gateway.acts import administrative_act
 from gateway.identity import Identity, Role
 from ingest_bus.dead_letters import not_dead
 from ingest_bus.envelope import DeadLetter, Replay
@@ -90,8 +91,17 @@ class DeadLetters:
         Repeatable: what was replayed before answers with its first replay. Raises what `to_replay`
         raises, and Conflict (SCHEMA_INCOMPATIBLE) when the table has other columns by now.
         """
-        self.to_replay(identity, tokens)
-        return self._bus.replay(identity.tenant_id, tokens)
+        with administrative_act(self._catalog, identity, "replay", _span(tokens)) as act:
+            self.to_replay(identity, tokens)
+            with self._catalog.connect() as connection, connection.transaction():
+                joined = connection if self._bus.joins(connection) else None
+                done = self._bus.replay(identity.tenant_id, tokens, within=joined)
+                act.done(
+                    connection,
+                    dead_tokens=[each.dead_token for each in done],
+                    visibility_tokens=[each.receipt.visibility_token for each in done],
+                )
+        return done
 
     def _named(self, identity: Identity, found: Sequence[DeadLetter]) -> list[NamedDeadLetter]:
         table_ids = {dead.table_id for dead in found}
@@ -99,6 +109,14 @@ class DeadLetters:
             places = tables.places(connection, identity.tenant_id, table_ids)
         live = {table_id: place.name for table_id, place in places.items() if not place.dropped}
         return [NamedDeadLetter(dead, live.get(dead.table_id)) for dead in found]
+
+
+def _span(tokens: Collection[VisibilityToken]) -> str:
+    """The dead letters for people: the first of them, and the last."""
+    if not tokens:
+        return ""
+    first, last = min(tokens), max(tokens)
+    return str(first) if first == last else f"{first}..{last}"
 
 
 def _check_count(tokens: Collection[VisibilityToken]) -> None:

@@ -9,6 +9,7 @@ from catalog.connection import Catalog, Connection
 from catalog.restores import Restored, RestorePlan
 from duckmesh.clock import Deadline
 from duckmesh.identifiers import SchemaVersion, SnapshotId, check_table_name
+from gateway.acts import administrative_act
 from gateway.identity import Identity, Role
 from gateway.visibility import Visibility
 from ingest_bus.port import IngestBus
@@ -51,23 +52,42 @@ class Restores:
         Denied, and NotYetVisible (CONSISTENCY_TIMEOUT), with nothing changed, when accepted rows
         are not visible within `timeout`.
         """
-        # Before the wait: what cannot be is said at once.
-        self.plan(identity, snapshot_id, names)
-        tenant_id = identity.tenant_id
+        with administrative_act(self._catalog, identity, "restore", str(snapshot_id)) as act:
+            # Before the wait: what cannot be is said at once.
+            self.plan(identity, snapshot_id, names)
+            self._wait_for_all(identity, timeout)
+            with self._catalog.connect() as connection, connection.transaction():
+                done = self._publish(connection, identity, snapshot_id, names)
+                act.done(
+                    connection,
+                    tables=None if names is None else sorted(names),
+                    snapshot_id=done.snapshot.snapshot_id,
+                )
+        return done
+
+    def _wait_for_all(self, identity: Identity, timeout: timedelta) -> None:
         self._visibility.wait(
-            tenant_id,
-            self._visibility.last_token(tenant_id),
+            identity.tenant_id,
+            self._visibility.last_token(identity.tenant_id),
             tables_of=lambda _: None,
             deadline=Deadline.after(timeout),
         )
-        with self._catalog.connect() as connection, connection.transaction():
-            self._lock_counter(connection, identity)
-            done = restores.restore(
-                connection, tenant_id, snapshot_id, names, created_by=identity.principal
-            )
-            for table in done.plan.ended:
-                # A write that began for it is looked at again, and goes to the table of its name.
-                self._bus.fence(tenant_id, table.table_id, below=_NO_VERSION, within=connection)
+
+    def _publish(
+        self,
+        connection: Connection,
+        identity: Identity,
+        snapshot_id: SnapshotId,
+        names: Collection[str] | None,
+    ) -> Restored:
+        tenant_id = identity.tenant_id
+        self._lock_counter(connection, identity)
+        done = restores.restore(
+            connection, tenant_id, snapshot_id, names, created_by=identity.principal
+        )
+        for table in done.plan.ended:
+            # A write that began for it is looked at again, and goes to the table of its name.
+            self._bus.fence(tenant_id, table.table_id, below=_NO_VERSION, within=connection)
         return done
 
     def _lock_counter(self, connection: Connection, identity: Identity) -> None:

@@ -441,7 +441,14 @@ class MemoryIngestBus:
             ]
             return found[:limit]
 
-    def replay(self, tenant_id: TenantId, tokens: Collection[VisibilityToken]) -> list[Replay]:
+    def replay(
+        self,
+        tenant_id: TenantId,
+        tokens: Collection[VisibilityToken],
+        *,
+        within: Any | None = None,
+    ) -> list[Replay]:
+        _refuse_transaction(within)
         with self._lock:
             tenant = self._tenants.get(tenant_id, _Tenant())
             dead = _dead(tenant)

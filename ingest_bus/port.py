@@ -191,14 +191,20 @@ class IngestBus(Protocol):
         """
         ...
 
-    def replay(self, tenant_id: TenantId, tokens: Collection[VisibilityToken]) -> list[Replay]:
+    def replay(
+        self,
+        tenant_id: TenantId,
+        tokens: Collection[VisibilityToken],
+        *,
+        within: Any | None = None,
+    ) -> list[Replay]:
         """Accept dead letters again, all or none: new events, with new tokens and the old payloads.
 
         They follow each other in the order of their dead tokens. With one event of a group comes
         the whole group, and is a group again. A dead letter is replayed once: later calls return
         the receipt of the first, with `inserted` False. Its idempotency key, while it is known,
         stands for the new event from then on. Raises NotFound when a token is that of no dead
-        letter, and Conflict (SCHEMA_INCOMPATIBLE) as `publish` does.
+        letter, and Conflict (SCHEMA_INCOMPATIBLE) as `publish` does. `within` is as for `publish`.
         """
         ...
 

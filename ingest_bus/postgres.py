@@ -289,11 +289,15 @@ class PostgresIngestBus:
                 connection, tenant_id, above=above, limit=limit, replayed=replayed, named=named
             )
 
-    def replay(self, tenant_id: TenantId, tokens: Collection[VisibilityToken]) -> list[Replay]:
-        with self._database.connect() as connection:
-            replays = replay_dead(connection, tenant_id, tokens)
-        self._database.announce(ACCEPTED_CHANNEL)
-        return replays
+    def replay(
+        self,
+        tenant_id: TenantId,
+        tokens: Collection[VisibilityToken],
+        *,
+        within: Any | None = None,
+    ) -> list[Replay]:
+        with self._transaction(within) as connection:
+            return replay_dead(connection, tenant_id, tokens)
 
     # -- upkeep
 

@@ -45,19 +45,18 @@ def list_dead(
 def replay_dead(
     connection: Connection, tenant_id: TenantId, tokens: Collection[VisibilityToken]
 ) -> list[Replay]:
-    """As IngestBus.replay, in one transaction. Died before its commit: nothing was accepted.
+    """As IngestBus.replay, in the caller's transaction. Died before its commit: nothing happened.
 
     Died after it: the dead letters name their replays, and the next call returns those.
     """
     values: dict[str, Any] = {"tenant_id": tenant_id, "tokens": list(tokens)}
-    with connection.transaction():
-        found = connection.execute(_SQL["lock_dead"], values).fetchall()
-        _check_known(tokens, found)
-        waiting = [row[0] for row in found if row[1] is None]
-        if waiting:
-            _accept_again(connection, tenant_id, waiting)
-        values["tokens"] = [row[0] for row in found]
-        rows = connection.execute(_SQL["replays"], values).fetchall()
+    found = connection.execute(_SQL["lock_dead"], values).fetchall()
+    _check_known(tokens, found)
+    waiting = [row[0] for row in found if row[1] is None]
+    if waiting:
+        _accept_again(connection, tenant_id, waiting)
+    values["tokens"] = [row[0] for row in found]
+    rows = connection.execute(_SQL["replays"], values).fetchall()
     return [
         Replay(token, Receipt(event_id, new_token, row_count, token in waiting))
         for token, event_id, new_token, row_count in rows
@@ -80,6 +79,7 @@ def _accept_again(
     _check_fences(connection, values)
     connection.execute(_SQL["insert_replays"], values | {"before": row[0]})
     connection.execute(_SQL["mark_replayed"], values | {"before": row[0]})
+    connection.execute(_SQL["tell_accepted"])
 
 
 def _check_known(

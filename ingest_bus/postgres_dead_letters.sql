@@ -75,3 +75,7 @@ FROM ingest_event d
 LEFT JOIN ingest_event n ON n.tenant_id = d.tenant_id AND n.visibility_token = d.replay_token
 WHERE d.tenant_id = %(tenant_id)s AND d.visibility_token = ANY (%(tokens)s)
 ORDER BY d.visibility_token
+
+-- name: tell_accepted
+-- Sent when the transaction commits.
+SELECT pg_notify('duckmesh_accepted', '')
