@@ -3,10 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from catalog.acts import OPERATOR
 from catalog.connection import Catalog
+from catalog.tenants import find_tenant
 from command_line.data_directory import DataDirectory
 from duckmesh.errors import ErrorCode, Invalid
 from duckmesh.settings import Settings
+from gateway.identity import EVERY_ROLE, Identity
 from ingest_bus.port import IngestBus
 from ingest_bus.postgres import PostgresIngestBus
 
@@ -44,3 +47,10 @@ def open_catalog(settings: Settings) -> Iterator[Catalog]:
 def open_bus(catalog: Catalog) -> IngestBus:
     """The bus that lives in the catalog's database."""
     return PostgresIngestBus(catalog)
+
+
+def operator_of(catalog: Catalog, tenant: str) -> Identity:
+    """Whoever holds the catalog's address, in a tenant: every role. Raises TENANT_NOT_FOUND."""
+    with catalog.connect() as connection:
+        found = find_tenant(connection, tenant)
+    return Identity(found.tenant_id, found.name, OPERATOR, None, EVERY_ROLE)

@@ -24,6 +24,7 @@ COMMANDS: Final = (
     "keys",
     "tables",
     "snapshots",
+    "dead-letters",
     "lag",
     "completion",
 )
@@ -41,7 +42,8 @@ class _Program(DuckMeshGroup):
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        found: click.Command = getattr(import_module(f"command_line.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        found: click.Command = getattr(import_module(f"command_line.{name}"), name)
         return found
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -12,11 +12,11 @@ from duckmesh.identifiers import SchemaVersion, SnapshotId, check_table_name
 from gateway.acts import administrative_act
 from gateway.identity import Identity, Role
 from gateway.visibility import Visibility
+from gateway.writes import NO_VERSION
 from ingest_bus.port import IngestBus
 
 _PATIENCE: Final = timedelta(seconds=10)
 _ANY_VERSION: Final = SchemaVersion(0)
-_NO_VERSION: Final = SchemaVersion(2**31 - 1)
 
 
 class Restores:
@@ -87,7 +87,7 @@ class Restores:
         )
         for table in done.plan.ended:
             # A write that began for it is looked at again, and goes to the table of its name.
-            self._bus.fence(tenant_id, table.table_id, below=_NO_VERSION, within=connection)
+            self._bus.fence(tenant_id, table.table_id, below=NO_VERSION, within=connection)
         return done
 
     def _lock_counter(self, connection: Connection, identity: Identity) -> None:

@@ -64,7 +64,7 @@ class TableAdministration:
         """
         self._writes.require_admin(identity, "create_table", name)
         check_table_name(name)
-        schema = TableSchema.first(_with_key(columns, primary_key))
+        schema = TableSchema.first(with_key(columns, primary_key))
         made = self._writes.create_table(
             identity, name, schema, creation_key=None, primary_key=primary_key
         )
@@ -102,7 +102,8 @@ class TableAdministration:
         self._writes.drop_table(identity, name)
 
 
-def _with_key(columns: pa.Schema, key: Sequence[str]) -> pa.Schema:
+def with_key(columns: pa.Schema, key: Sequence[str]) -> pa.Schema:
+    """The columns, those of the key NOT NULL. Raises Invalid for a key of other columns."""
     missing = [name for name in key if name not in columns.names]
     if missing or len(set(key)) < len(key):
         raise Invalid(

@@ -693,7 +693,7 @@ class Writes:
 
     def _end_table(self, connection: Connection, identity: Identity, table: Table) -> None:
         # Counter row first, head row second: the lock order of ingest_bus.postgres.
-        self._bus.fence(identity.tenant_id, table.table_id, below=_NO_VERSION, within=connection)
+        self._bus.fence(identity.tenant_id, table.table_id, below=NO_VERSION, within=connection)
         tables.drop_table(connection, table, created_by=identity.principal)
 
     def live_name(self, identity: Identity, name: str) -> str | None:
@@ -772,7 +772,7 @@ class Writes:
     def adopt_fence(self, table: Table, conflict: Conflict) -> None:
         """Sent back by a fence: adopt its version, in case the replacement died before it could."""
         version = conflict.context.get("min_schema_version")
-        if isinstance(version, int) and version != _NO_VERSION:
+        if isinstance(version, int) and version != NO_VERSION:
             self.adopt(table, SchemaVersion(version))
         else:
             self._tables.forget(table.tenant_id, table.name)
@@ -781,7 +781,7 @@ class Writes:
 _ADDING: Final = (IngestMode.APPEND, IngestMode.CREATE_APPEND)
 """The modes that only add rows to a table that is there."""
 
-_NO_VERSION: Final = SchemaVersion(2**31 - 1)
+NO_VERSION: Final = SchemaVersion(2**31 - 1)
 """Above every schema version: a fence at it refuses every write."""
 
 

@@ -17,7 +17,7 @@ def test_the_page_is_current() -> None:
 
 
 def test_every_command_has_a_section() -> None:
-    sections = re.findall(r"^## `duckmesh (\w+)`$", command_page(), re.MULTILINE)
+    sections = re.findall(r"^## `duckmesh ([\w-]+)`$", command_page(), re.MULTILINE)
     assert sections == list(COMMANDS)
 
 
