@@ -15,10 +15,12 @@ SELECT content FROM data_file_content WHERE file_id = %s
 SELECT file_id, content FROM data_file_content WHERE file_id = ANY (%s)
 
 -- name: live_inline_files
+-- Without those that a compaction holds: it carries them on.
 SELECT f.file_id, f.table_id, f.path, f.schema_version, f.record_count, f.file_size_bytes,
        f.min_event_time, f.max_event_time, f.min_token, f.max_token, f.begin_snapshot
 FROM data_file f
 WHERE f.table_id = ANY (%(table_ids)s) AND f.end_snapshot IS NULL AND f.path IS NULL
+  AND (f.held_until IS NULL OR f.held_until <= duckmesh_now())
 ORDER BY f.table_id, f.min_token, f.file_id
 LIMIT %(limit)s
 

@@ -171,6 +171,27 @@ def commit_snapshot(connection: Connection, publication: Publication) -> Snapsho
     return born
 
 
+def replace_files(
+    connection: Connection,
+    tenant_id: TenantId,
+    *,
+    replaced: Sequence[FileId],
+    files: Sequence[NewFile],
+    created_by: str,
+) -> Snapshot:
+    """Carry the rows of live files on in other files: a snapshot with the same rows and watermark.
+
+    The commit point of a compaction, when the caller's transaction commits. Raises Fenced, changing
+    nothing, when one of `replaced` is no longer live.
+    """
+    head = lock_head(connection, tenant_id)
+    born = append_snapshot(connection, head, created_by=created_by, operation="compact")
+    _end_named_files(connection, born, replaced)
+    if files:
+        _insert_files(connection, born, files)
+    return born
+
+
 def end_files(connection: Connection, born: Snapshot, table_ids: Collection[TableId]) -> None:
     """Take every live file of the tables out of the manifest at `born`."""
     connection.execute(

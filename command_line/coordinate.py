@@ -5,12 +5,16 @@ from datetime import timedelta
 
 import click
 
+from catalog.connection import Catalog
 from command_line.catalog_access import open_bus, open_catalog
 from command_line.coordinating import consumer_id, new_coordinator, observed
 from command_line.invocation import Invocation
+from command_line.maintaining import new_maintenance
 from command_line.readiness import await_catalog, say_ready
 from command_line.stopping import end_hard_after, stop_requests
+from coordinator.maintenance import Maintenance
 from duckmesh.imports import do_without_pandas
+from duckmesh.settings import Settings
 from duckmesh.telemetry import get_logger
 from ingest_bus.port import IngestBus
 
@@ -41,13 +45,19 @@ def coordinate(invocation: Invocation, grace_seconds: float) -> None:
                 return
             do_without_pandas()
             bus = open_bus(catalog)
-            coordinator = new_coordinator(settings, catalog, bus)
+            coordinator = new_coordinator(
+                settings, catalog, bus, maintenance=_maintenance(settings, catalog)
+            )
             threading.Thread(target=_wake_at, args=(stop, bus), daemon=True).start()
             with observed(settings, catalog, bus, stop):
                 say_ready(consumer_id(settings))
                 coordinator.run(stop)
             bus.close()
     _log.info("stopped")
+
+
+def _maintenance(settings: Settings, catalog: Catalog) -> Maintenance | None:
+    return new_maintenance(settings, catalog) if settings.maintenance.in_coordinator else None
 
 
 def _wake_at(stop: threading.Event, bus: IngestBus) -> None:

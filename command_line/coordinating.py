@@ -10,6 +10,7 @@ from catalog.connection import Catalog
 from command_line.live_lag import LiveLag
 from command_line.metrics_port import metrics_port
 from command_line.stores import open_object_store
+from coordinator.maintenance import Maintenance
 from coordinator.run import Coordinator, CoordinatorOptions
 from duckmesh import metrics
 from duckmesh.settings import Settings
@@ -25,7 +26,9 @@ def consumer_id(settings: Settings) -> str:
     return settings.coordinator.consumer_id or f"{socket.gethostname()}-{os.getpid()}"
 
 
-def new_coordinator(settings: Settings, catalog: Catalog, bus: IngestBus) -> Coordinator:
+def new_coordinator(
+    settings: Settings, catalog: Catalog, bus: IngestBus, *, maintenance: Maintenance | None = None
+) -> Coordinator:
     """A coordinator over the settings' store. It does nothing before `run`."""
     group = settings.coordinator
     return Coordinator(
@@ -46,6 +49,7 @@ def new_coordinator(settings: Settings, catalog: Catalog, bus: IngestBus) -> Coo
             transaction_idle=settings.transaction.idle,
             session_kept=2 * settings.auth.session_lifetime,
         ),
+        maintenance=maintenance,
     )
 
 

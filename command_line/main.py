@@ -16,6 +16,7 @@ COMMANDS: Final = (
     "demo",
     "serve",
     "coordinate",
+    "maintain",
     "migrate",
     "doctor",
     "sql",
@@ -26,6 +27,7 @@ COMMANDS: Final = (
     "snapshots",
     "dead-letters",
     "lag",
+    "compact",
     "completion",
 )
 """Each is the one command of the module of its name."""

@@ -12,6 +12,7 @@ from catalog.connection import Catalog
 from catalog.notifications import WANTED_CHANNEL
 from coordinator import duties
 from coordinator.cadence import Cadence
+from coordinator.maintenance import Maintenance
 from coordinator.materialize import MaterializeOptions, Materializer, Published
 from duckmesh.errors import Fenced
 from duckmesh.identifiers import ConsumerId, TenantId
@@ -44,12 +45,19 @@ class Coordinator:
     """Publishes accepted writes of every tenant until it is stopped."""
 
     def __init__(
-        self, catalog: Catalog, bus: IngestBus, store: ObjectStore, *, options: CoordinatorOptions
+        self,
+        catalog: Catalog,
+        bus: IngestBus,
+        store: ObjectStore,
+        *,
+        options: CoordinatorOptions,
+        maintenance: Maintenance | None = None,
     ) -> None:
         self._catalog = catalog
         self._bus = bus
         self._store = store
         self._options = options
+        self._maintenance = maintenance
         self._cadence = Cadence(options.flush_interval)
         self._materializer = Materializer(
             catalog,
@@ -126,4 +134,6 @@ class Coordinator:
                 kept=max(options.session_kept, options.key_window),
             ),
         ]
+        if self._maintenance is not None:
+            kept += self._maintenance.duties(stop)
         duties.keep(kept, self._catalog, holder=self._options.consumer_id, stop=stop)

@@ -162,6 +162,9 @@ COMPACTION_RUNS: Final = _counter("compaction_runs", "Compactions that were publ
 COMPACTION_BYTES: Final = _counter(
     "compaction_bytes_rewritten", "Bytes of the files that compactions replaced."
 )
+COMPACTION_LAG_FILES: Final = _gauge(
+    "compaction_small_files", "Small live files of the tables that have several, at the last look."
+)
 GC_FILES_DELETED: Final = _counter("gc_files_deleted", "Objects that garbage collection deleted.")
 INTEGRITY_RUNS: Final = _counter("integrity_runs", "Integrity checks that came to their end.")
 INTEGRITY_FILES: Final = _counter("integrity_files_checked", "Files that integrity checks saw.")

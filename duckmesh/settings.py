@@ -30,6 +30,7 @@ from duckmesh.settings_groups import (
     LogFormat,
     LoggingSettings,
     LogLevel,
+    MaintenanceSettings,
     Profile,
     QuerySettings,
     QuotaSettings,
@@ -49,6 +50,7 @@ __all__ = [
     "LogFormat",
     "LogLevel",
     "LoggingSettings",
+    "MaintenanceSettings",
     "Profile",
     "QuerySettings",
     "QuotaSettings",
@@ -108,6 +110,7 @@ class Settings(BaseSettings):
     ingest: IngestSettings = IngestSettings()
     transaction: TransactionSettings = TransactionSettings()
     coordinator: CoordinatorSettings = CoordinatorSettings()
+    maintenance: MaintenanceSettings = MaintenanceSettings()
     query: QuerySettings = QuerySettings()
     quota: QuotaSettings = QuotaSettings()
     logging: LoggingSettings = LoggingSettings()

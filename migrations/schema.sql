@@ -320,6 +320,8 @@ CREATE TABLE data_file (
     max_token       bigint NOT NULL,
     begin_snapshot  bigint NOT NULL REFERENCES snapshot,
     end_snapshot    bigint REFERENCES snapshot,
+    -- Until when a compaction carries a live file on: publications leave it out of their folds.
+    held_until      timestamptz,
     CHECK (end_snapshot > begin_snapshot)
 );
 

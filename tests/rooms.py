@@ -1,6 +1,7 @@
 """The product's rooms wired together in one process, on a real Postgres and a directory store."""
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -11,6 +12,8 @@ import pyarrow as pa
 
 from catalog import tenants
 from catalog.connection import Catalog, Connection
+from coordinator.compact import CompactionOptions, Compactor
+from coordinator.compaction_choice import CompactionSizes
 from coordinator.materialize import MaterializeOptions, Materializer, Step
 from duckmesh.identifiers import ConsumerId, SnapshotId, TransactionId
 from gateway.identity import EVERY_ROLE, Identity
@@ -109,6 +112,25 @@ class Rooms:
             retry_delay=timedelta(0),
         )
         return Materializer(self.catalog, self.bus, self.store, options=options, step=step)
+
+    def compactor(
+        self,
+        name: str = "m1",
+        *,
+        step: Step = lambda _: None,
+        stop: threading.Event | None = None,
+        target_bytes: int = 2**20,
+        **options: Any,
+    ) -> Compactor:
+        """A compactor with small files; what it may hold, and how fast it goes, are options."""
+        sizes = CompactionSizes(target_bytes=target_bytes, min_files=2, flush_files=2)
+        return Compactor(
+            self.catalog,
+            self.store,
+            options=CompactionOptions(holder=name, sizes=sizes, **options),
+            stop=stop,
+            step=step,
+        )
 
     def publish_all(self) -> None:
         """Make everything accepted so far visible."""

@@ -7,6 +7,7 @@ from duckmesh.settings_groups.coordinator import CoordinatorSettings
 from duckmesh.settings_groups.doors import DoorSettings, FlightSettings, HttpSettings
 from duckmesh.settings_groups.fields import Form, Group, UserPath
 from duckmesh.settings_groups.identities import AuthSettings
+from duckmesh.settings_groups.maintenance import MaintenanceSettings
 from duckmesh.settings_groups.process import LogFormat, LoggingSettings, LogLevel, Profile
 from duckmesh.settings_groups.query import QuerySettings
 from duckmesh.settings_groups.quotas import QuotaSettings
@@ -27,6 +28,7 @@ __all__ = [
     "LogFormat",
     "LogLevel",
     "LoggingSettings",
+    "MaintenanceSettings",
     "Profile",
     "QuerySettings",
     "QuotaSettings",

@@ -22,7 +22,7 @@ class CoordinatorSettings(Group):
         default=30,
         ge=1,
         le=3600,
-        description="How long a claim is one coordinator's; it is extended.",
+        description="How long a claim, or a table in compaction, is one process's; it is extended.",
     )
     poll_seconds: float = Field(
         default=1.0,

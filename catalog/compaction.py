@@ -1,0 +1,139 @@
+"""What compaction reads and records: small live files, holds on them, and runs."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Final
+from uuid import UUID
+
+from catalog.connection import Connection
+from duckmesh.identifiers import FileId, SchemaVersion, SnapshotId, TableId, TenantId
+from duckmesh.statements import Statements
+from duckmesh.tokens import VisibilityToken
+
+_SQL = Statements("catalog", "compaction.sql")
+_FILES_LIMIT: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class CrowdedTable:
+    """A table with several small live files."""
+
+    tenant_id: TenantId
+    table_id: TableId
+    small_files: int
+    small_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LiveFile:
+    """A small file that the newest snapshot reads. Its bytes lie at `path`, or inline."""
+
+    file_id: FileId
+    path: str | None
+    schema_version: SchemaVersion
+    record_count: int
+    size_bytes: int
+    min_token: VisibilityToken
+    max_token: VisibilityToken
+    age: timedelta
+
+
+class RunState(StrEnum):
+    """How a run stands. Lost: another publication ended one of its files first."""
+
+    RUNNING = "running"
+    PUBLISHED = "published"
+    LOST = "lost"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run, as it is recorded."""
+
+    state: RunState
+    files_in: int
+    files_out: int
+    bytes_in: int
+    bytes_out: int
+    snapshot_id: SnapshotId | None
+    failure: str | None
+
+
+def crowded_tables(connection: Connection, *, small_bytes: int, limit: int) -> list[CrowdedTable]:
+    """Tables of all tenants with several live files below that size, the most crowded first."""
+    rows = connection.execute(_SQL["crowded_tables"], {"small_bytes": small_bytes, "limit": limit})
+    return [CrowdedTable(*row) for row in rows]
+
+
+def small_files(connection: Connection, table_id: TableId, *, small_bytes: int) -> list[LiveFile]:
+    """The table's live files below that size, in token order; the oldest if they are too many."""
+    rows = connection.execute(
+        _SQL["small_files"],
+        {"table_id": table_id, "small_bytes": small_bytes, "limit": _FILES_LIMIT},
+    )
+    return [LiveFile(*row) for row in rows]
+
+
+def hold_files(connection: Connection, file_ids: Collection[FileId], *, span: timedelta) -> bool:
+    """Ask publications to leave the files alone for a while; False when one is not live."""
+    held = connection.execute(_SQL["hold_files"], {"file_ids": list(file_ids), "span": span})
+    return held.rowcount == len(file_ids)
+
+
+def begin_run(
+    connection: Connection,
+    run_id: UUID,
+    tenant_id: TenantId,
+    table_id: TableId,
+    *,
+    files_in: int,
+    bytes_in: int,
+) -> None:
+    """Record a run; the table's earlier ones that never ended have failed. The lease is held."""
+    values = {
+        "run_id": run_id,
+        "tenant_id": tenant_id,
+        "table_id": table_id,
+        "files_in": files_in,
+        "bytes_in": bytes_in,
+    }
+    with connection.transaction():
+        connection.execute(_SQL["close_dead_runs"], values)
+        connection.execute(_SQL["begin_run"], values)
+
+
+def end_run(
+    connection: Connection,
+    run_id: UUID,
+    state: RunState,
+    *,
+    files_out: int = 0,
+    bytes_out: int = 0,
+    snapshot_id: SnapshotId | None = None,
+    failure: str | None = None,
+) -> None:
+    """Record how a run ended. Joins the caller's transaction."""
+    connection.execute(
+        _SQL["end_run"],
+        {
+            "run_id": run_id,
+            "state": state.value,
+            "files_out": files_out,
+            "bytes_out": bytes_out,
+            "snapshot_id": snapshot_id,
+            "failure": failure,
+        },
+    )
+
+
+def recent_runs(
+    connection: Connection, tenant_id: TenantId, table_id: TableId, *, limit: int
+) -> list[Run]:
+    """The table's newest runs, newest first."""
+    rows = connection.execute(
+        _SQL["recent_runs"], {"tenant_id": tenant_id, "table_id": table_id, "limit": limit}
+    )
+    return [Run(RunState(row[0]), *row[1:]) for row in rows]

@@ -1,0 +1,46 @@
+-- name: crowded_tables
+-- Tables with several small live files, the most crowded first.
+SELECT f.tenant_id, f.table_id, count(*), sum(f.file_size_bytes)::bigint
+FROM data_file f
+WHERE f.end_snapshot IS NULL AND f.file_size_bytes < %(small_bytes)s
+GROUP BY f.tenant_id, f.table_id
+HAVING count(*) > 1
+ORDER BY count(*) DESC, f.table_id
+LIMIT %(limit)s
+
+-- name: small_files
+-- A file whose snapshot is forgotten is old.
+SELECT f.file_id, f.path, f.schema_version, f.record_count, f.file_size_bytes, f.min_token,
+       f.max_token, coalesce(duckmesh_now() - s.created_at, interval '1000 days')
+FROM data_file f LEFT JOIN snapshot s ON s.snapshot_id = f.begin_snapshot
+WHERE f.table_id = %(table_id)s AND f.end_snapshot IS NULL
+  AND f.file_size_bytes < %(small_bytes)s
+ORDER BY f.min_token, f.file_id
+LIMIT %(limit)s
+
+-- name: hold_files
+-- Publications leave held files out of their folds. A hold prevents nothing: whoever ends a file
+-- first wins.
+UPDATE data_file SET held_until = duckmesh_now() + %(span)s
+WHERE file_id = ANY (%(file_ids)s) AND end_snapshot IS NULL
+
+-- name: begin_run
+INSERT INTO compaction_run (run_id, tenant_id, table_id, files_in, bytes_in)
+VALUES (%(run_id)s, %(tenant_id)s, %(table_id)s, %(files_in)s, %(bytes_in)s)
+
+-- name: close_dead_runs
+-- The caller holds the table's lease: whoever began these is gone.
+UPDATE compaction_run
+SET state = 'failed', ended_at = duckmesh_now(), failure = 'its process died'
+WHERE tenant_id = %(tenant_id)s AND table_id = %(table_id)s AND state = 'running'
+
+-- name: end_run
+UPDATE compaction_run
+SET state = %(state)s, snapshot_id = %(snapshot_id)s, files_out = %(files_out)s,
+    bytes_out = %(bytes_out)s, failure = %(failure)s, ended_at = duckmesh_now()
+WHERE run_id = %(run_id)s
+
+-- name: recent_runs
+SELECT state, files_in, files_out, bytes_in, bytes_out, snapshot_id, failure
+FROM compaction_run WHERE tenant_id = %(tenant_id)s AND table_id = %(table_id)s
+ORDER BY started_at DESC LIMIT %(limit)s

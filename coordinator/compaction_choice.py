@@ -1,0 +1,82 @@
+"""Which files of a table are merged next. Pure: no I/O, no clock.
+
+Files are in tiers by size, each four times the one before. A tier that holds enough files is merged
+together with everything smaller: a row is rewritten about once a tier, and the number of files
+grows with the logarithm of the table's size. Files of half the target and more are done. A table
+that has come to rest is merged sooner.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from catalog.compaction import LiveFile
+
+_FIRST_TIER_BYTES: Final = 2**20
+_TIER_FACTOR: Final = 4
+_RESTING_FILES: Final = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompactionSizes:
+    """How large files become, and when it is worth it."""
+
+    target_bytes: int = 128 * 2**20
+    job_max_bytes: int = 2**30
+    """What one merge reads at most."""
+    min_files: int = 8
+    flush_bytes: int = 4 * 2**20
+    """Smaller sums of files below a mebibyte wait for more, or for rest."""
+    flush_files: int = 64
+    """The same by their number."""
+
+    @property
+    def small_bytes(self) -> int:
+        """Files below this size may be merged."""
+        return self.target_bytes // 2
+
+
+def choose(
+    files: Sequence[LiveFile], sizes: CompactionSizes, *, resting: bool, eager: bool = False
+) -> list[LiveFile]:
+    """The files to merge, in token order; empty when none are due.
+
+    `resting` says that nothing was added for a while. `eager` merges whatever is small.
+    """
+    small = [file for file in files if file.size_bytes < sizes.small_bytes]
+    tiers: dict[int, list[LiveFile]] = {}
+    for file in small:
+        tiers.setdefault(_tier(file), []).append(file)
+    due = [tier for tier, members in tiers.items() if _is_due(tier, members, sizes, resting)]
+    highest = max(tiers, default=0) if eager else max(due, default=-1)
+    chosen = [file for file in small if _tier(file) <= highest]
+    return _bounded(chosen, sizes) if len(chosen) > 1 else []
+
+
+def _tier(file: LiveFile) -> int:
+    tier, bound = 0, _FIRST_TIER_BYTES
+    while file.size_bytes > bound:
+        tier, bound = tier + 1, bound * _TIER_FACTOR
+    return tier
+
+
+def _is_due(tier: int, members: Sequence[LiveFile], sizes: CompactionSizes, resting: bool) -> bool:
+    if resting:
+        return len(members) >= min(_RESTING_FILES, sizes.min_files)
+    if tier == 0:
+        total = sum(file.size_bytes for file in members)
+        enough = total >= sizes.flush_bytes or len(members) >= sizes.flush_files
+        return enough and len(members) >= sizes.min_files
+    return len(members) >= sizes.min_files
+
+
+def _bounded(files: Sequence[LiveFile], sizes: CompactionSizes) -> list[LiveFile]:
+    """The oldest of them, as many as one merge reads; at least two."""
+    chosen: list[LiveFile] = []
+    total = 0
+    for file in files:
+        if len(chosen) >= 2 and total + file.size_bytes > sizes.job_max_bytes:
+            break
+        chosen.append(file)
+        total += file.size_bytes
+    return chosen

@@ -1,0 +1,235 @@
+"""Files of a table made anew as few large ones: the same rows, in the order of their event time.
+
+Rows stream from the old files to the store. Memory holds a row group and what the sort holds; the
+sort spills to a local directory, as do objects of a remote store while they are read. Files of
+several schema versions are written as the newest of them has the columns; readers of older
+snapshots keep the old files.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from catalog import files
+from catalog.compaction import LiveFile
+from catalog.connection import Catalog
+from catalog.snapshots import NewFile
+from catalog.table_schema import TableSchema
+from data_files.parquet import ParquetStream, event_time_column
+from data_files.recast import merged_schema, read_recast
+from data_files.rechunk import Rechunker
+from data_files.time_order import in_time_order
+from duckmesh.errors import Corrupt, ErrorCode, Unavailable
+from duckmesh.identifiers import FileId, SchemaVersion, TableId, new_file_id
+from object_store.port import ObjectStore
+
+_GROUP_MAX_BYTES: Final = 64 * 2**20
+
+KeyOfFile = Callable[[FileId], str]
+"""The object key of a new file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewriteOptions:
+    """How large the new files become, what the sort may hold, and where it spills."""
+
+    target_bytes: int
+    sort_bytes: int = 64 * 2**20
+    scratch: Path | None = None
+    """A directory on a local disk; the system's own for temporary files when None."""
+
+
+class Rewrite:
+    """One rewrite of one table's files. Used by one thread; `run` ends it."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        store: ObjectStore,
+        key_of_file: KeyOfFile,
+        *,
+        options: RewriteOptions,
+        spend: Callable[[int], None],
+    ) -> None:
+        self._catalog = catalog
+        self._store = store
+        self._key_of_file = key_of_file
+        self._options = options
+        self._spend = spend
+        self._keys: list[str] = []
+
+    def run(
+        self, table_id: TableId, inputs: Sequence[LiveFile], schema: TableSchema
+    ) -> list[NewFile]:
+        """Write the rows of `inputs` as new objects, and describe them. Publishes nothing.
+
+        `schema` is of the newest version among them. `spend` is told of the bytes read, and may
+        raise to end the work. Died here, or raised: what was written is an orphan, see `discard`.
+        Raises Corrupt when rows are lost or do not fit, Unavailable when the store or disk fails.
+        """
+        try:
+            with tempfile.TemporaryDirectory(
+                prefix="duckmesh-compaction-", dir=self._options.scratch
+            ) as scratch:
+                written = self._write(table_id, inputs, schema, Path(scratch))
+        except OSError as cause:
+            raise Unavailable(
+                ErrorCode.STORE_UNAVAILABLE,
+                "the disk that a compaction sorts on does not take more: give it room",
+            ) from cause
+        rows = sum(file.record_count for file in inputs)
+        if sum(file.record_count for file in written) != rows:
+            raise Corrupt("a rewrite has other rows than its files", table_id=table_id)
+        return written
+
+    def discard(self) -> None:
+        """Remove what was written: no snapshot can have it. Deleting what is gone succeeds."""
+        for key in self._keys:
+            self._store.delete(key)
+
+    def _write(
+        self, table_id: TableId, inputs: Sequence[LiveFile], schema: TableSchema, scratch: Path
+    ) -> list[NewFile]:
+        arrow = merged_schema(schema.arrow, [self._schema_of(file, scratch) for file in inputs])
+        rows = self._rows(inputs, arrow, scratch)
+        column = event_time_column(arrow)
+        if column is not None:
+            rows = in_time_order(
+                rows, arrow, column, scratch=scratch, run_bytes=self._options.sort_bytes
+            )
+        output = _Output(self._store, self._begin_file, arrow, self._options.target_bytes)
+        try:
+            for group in _groups(rows, arrow):
+                self._spend(0)
+                output.write(group)
+            output.end_file()
+        except BaseException:
+            output.abandon()
+            raise
+        return [_new_file(file, table_id, schema.version, inputs) for file in output.files]
+
+    def _begin_file(self) -> tuple[FileId, str]:
+        file_id = new_file_id()
+        key = self._key_of_file(file_id)
+        self._keys.append(key)
+        return file_id, key
+
+    def _rows(
+        self, inputs: Sequence[LiveFile], schema: pa.Schema, scratch: Path
+    ) -> Iterator[pa.RecordBatch]:
+        for file in inputs:
+            share = file.size_bytes / max(1, file.record_count)
+            with self._opened(file, scratch) as parquet:
+                for batch in read_recast(parquet, schema):
+                    yield batch
+                    self._spend(int(share * batch.num_rows))
+
+    def _schema_of(self, file: LiveFile, scratch: Path) -> pa.Schema:
+        with self._opened(file, scratch) as parquet:
+            return parquet.schema_arrow
+
+    @contextmanager
+    def _opened(self, file: LiveFile, scratch: Path) -> Iterator[pq.ParquetFile]:
+        if file.path is None:
+            with self._catalog.connect() as connection:
+                content = files.content(connection, file.file_id)
+            with pq.ParquetFile(pa.BufferReader(content)) as parquet:
+                yield parquet
+            return
+        local = self._store.local_path(file.path)
+        if local is None:
+            local = scratch / f"{file.file_id}.parquet"
+            if not local.exists():
+                self._store.download(file.path, local)
+        with pq.ParquetFile(local, memory_map=True) as parquet:
+            yield parquet
+
+
+def _groups(rows: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The rows as row groups: of the usual number of rows, or fewer when they are wide."""
+    rechunker = Rechunker(schema)
+    for batch in rows:
+        yield from rechunker.add(batch)
+        if rechunker.waiting_bytes > _GROUP_MAX_BYTES and (wide := rechunker.flush()) is not None:
+            yield wide
+    rest = rechunker.flush()
+    if rest is not None:
+        yield rest
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    file_id: FileId
+    key: str
+    size_bytes: int
+    parquet: ParquetStream
+    stats: dict[str, Any]
+
+
+class _Output:
+    """Objects in the making, one after the other; a new one begins when one has its size."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        begin: Callable[[], tuple[FileId, str]],
+        schema: pa.Schema,
+        target_bytes: int,
+    ) -> None:
+        self._store = store
+        self._begin = begin
+        self._schema = schema
+        self._target_bytes = target_bytes
+        self._parquet: ParquetStream | None = None
+        self.files: list[_Written] = []
+
+    def write(self, group: pa.RecordBatch) -> None:
+        """Append a row group."""
+        if self._parquet is None:
+            self._file_id, self._key = self._begin()
+            self._writer = self._store.open_writer(self._key)
+            self._parquet = ParquetStream(self._writer.file, self._schema)
+        self._parquet.write(group)
+        if self._writer.file.tell() >= self._target_bytes:
+            self.end_file()
+
+    def end_file(self) -> None:
+        """Make the object at hand durable, if there is one."""
+        if self._parquet is None:
+            return
+        stats = self._parquet.finish()
+        size_bytes = self._writer.commit()
+        self.files.append(_Written(self._file_id, self._key, size_bytes, self._parquet, stats))
+        self._parquet = None
+
+    def abandon(self) -> None:
+        """Give the object at hand up; those before it are there."""
+        if self._parquet is not None:
+            self._parquet.abandon()
+            self._writer.abort()
+
+
+def _new_file(
+    written: _Written, table_id: TableId, version: SchemaVersion, inputs: Sequence[LiveFile]
+) -> NewFile:
+    """A written object as a data file of the table."""
+    times = written.parquet.event_times
+    return NewFile(
+        file_id=written.file_id,
+        table_id=table_id,
+        schema_version=version,
+        record_count=written.parquet.row_count,
+        file_size_bytes=written.size_bytes,
+        min_token=min(file.min_token for file in inputs),
+        max_token=max(file.max_token for file in inputs),
+        path=written.key,
+        min_event_time=times.earliest,
+        max_event_time=times.latest,
+        stats=written.stats,
+    )

@@ -1,0 +1,48 @@
+"""How storage is kept in order: compaction."""
+
+from pydantic import Field
+
+from duckmesh.settings_groups.fields import MIB, Group, Span, UserPath
+
+
+class MaintenanceSettings(Group):
+    """How storage is kept in order."""
+
+    in_coordinator: bool = Field(
+        default=True,
+        description="Whether `duckmesh coordinate` maintains too; else `duckmesh maintain` does.",
+    )
+    compaction_interval_seconds: float = Field(
+        default=10, gt=0, le=86_400, description="How often to look for files to merge."
+    )
+    compaction_target_bytes: int = Field(
+        default=128 * MIB,
+        ge=MIB,
+        description="The size of a merged file, about; half of it and more is left alone.",
+    )
+    compaction_min_files: int = Field(
+        default=8, ge=2, le=1000, description="Files of about one size that make a merge worth it."
+    )
+    compaction_rest_seconds: float = Field(
+        default=60,
+        ge=0,
+        le=86_400,
+        description="A table to which nothing was added for so long is merged from four files on.",
+    )
+    compaction_bytes_per_second: int = Field(
+        default=64 * MIB, ge=64 * 1024, description="What one process reads for merges, at most."
+    )
+    compaction_sort_bytes: int = Field(
+        default=64 * MIB,
+        ge=MIB,
+        description="The memory in which rows are sorted; beyond, they are sorted on disk.",
+    )
+    compaction_lag_files: int = Field(
+        default=1000, ge=1, description="More small files in one table than this are logged."
+    )
+    scratch_directory: UserPath | None = Field(
+        default=None,
+        description="Where merges sort on disk; the system's temporary directory when not set.",
+    )
+    compaction_interval = Span("compaction_interval_seconds")
+    compaction_rest = Span("compaction_rest_seconds")

@@ -1,0 +1,1 @@
+ALTER TABLE data_file DROP COLUMN held_until;
