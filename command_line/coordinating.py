@@ -48,6 +48,8 @@ def new_coordinator(
             key_window=settings.ingest.key_window,
             transaction_idle=settings.transaction.idle,
             session_kept=2 * settings.auth.session_lifetime,
+            audited_queries_kept=settings.audit.query_retention,
+            acts_kept=settings.audit.act_retention,
         ),
         maintenance=maintenance,
     )

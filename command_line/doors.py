@@ -4,11 +4,13 @@ import threading
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Final
 
 from catalog.connection import Catalog
 from duckmesh.settings import FlightSettings, HttpSettings, Settings
 from flight_server.server import FlightDoor
 from gateway.api_keys import ApiKeys
+from gateway.audit_buffer import AuditBuffer
 from gateway.credentials import Authenticator
 from gateway.dead_letters import DeadLetters
 from gateway.history import History
@@ -26,6 +28,8 @@ from ingest_bus.port import IngestBus
 from object_store.port import ObjectStore
 
 _LAST_PORT = 65_535
+AUDIT_PATIENCE: Final = timedelta(seconds=2)
+"""How long the end of a process waits for the catalog to take the last rows of the audit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +38,17 @@ class Doors:
 
     flight: FlightDoor
     http: HttpDoor | None
+    audit: AuditBuffer
 
     @property
     def calls_in_flight(self) -> int:
         return self.flight.calls_in_flight + (self.http.calls_in_flight if self.http else 0)
 
     def drain(self, grace: timedelta) -> bool:
-        """Drain all doors at once. Whether every call has ended, after at most twice `grace`."""
+        """Drain all doors at once, then write what the audit has gathered.
+
+        Whether every call has ended, after at most twice `grace` and the audit's patience.
+        """
         ended: list[bool] = []
         http = self.http
         other = threading.Thread(
@@ -49,6 +57,7 @@ class Doors:
         other.start()
         flight_ended = self.flight.drain(grace)
         other.join()
+        self.audit.close(AUDIT_PATIENCE)
         return flight_ended and ended == [True]
 
     def close(self) -> None:

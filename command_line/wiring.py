@@ -11,7 +11,7 @@ from catalog.connection import Catalog
 from catalog.tenants import sealing_secret
 from command_line.catalog_access import open_bus
 from command_line.data_directory import DataDirectory
-from command_line.doors import Doors, open_http_door
+from command_line.doors import AUDIT_PATIENCE, Doors, open_http_door
 from command_line.identities import open_tenancy
 from command_line.live_lag import LiveLag
 from command_line.ports import check_port_is_free
@@ -24,8 +24,10 @@ from duckmesh.settings import FlightSettings, Settings
 from duckmesh.telemetry import get_logger
 from flight_server.server import DoorOptions, FlightDoor, Tls
 from flight_server.tickets import Seal
+from gateway.audit_buffer import AuditBuffer
 from gateway.known_quotas import KnownQuotas
 from gateway.limits import IngestLimits
+from gateway.query_audit import QueryAudit
 from gateway.reads import ReadLimits, Reads
 from gateway.sessions import ClientSessions
 from gateway.sql_writes import SqlWrites
@@ -63,6 +65,12 @@ def open_doors(settings: Settings, catalog: Catalog) -> Iterator[Doors]:
         spill = _spill_root(cache_root)
         engine = rooms.enter_context(_engine(settings, spill))
         quotas = KnownQuotas(catalog, quota_defaults(settings))
+        audit = AuditBuffer(
+            catalog,
+            rows_max=settings.audit.buffer_rows,
+            flush_interval=settings.audit.flush_interval,
+        )
+        rooms.callback(audit.close, AUDIT_PATIENCE)
         writes = Writes(
             catalog,
             bus,
@@ -84,6 +92,7 @@ def open_doors(settings: Settings, catalog: Catalog) -> Iterator[Doors]:
             visibility=visibility,
             limits=_read_limits(settings),
             quotas=quotas,
+            audit=_query_audit(settings, audit),
         )
         sql_writes = rooms.enter_context(SqlWrites(reads, writes, engine=engine))
         tenancy = open_tenancy(settings, catalog)
@@ -119,7 +128,16 @@ def open_doors(settings: Settings, catalog: Catalog) -> Iterator[Doors]:
         rooms.enter_context(metrics.LIVE.asking(ServingMetrics(reads, cache, flight).metrics))
         if not engine.await_ready(_WORKER_PATIENCE):
             _log.warning("no_worker_ready", seconds=_WORKER_PATIENCE.total_seconds())
-        yield Doors(flight, http)
+        yield Doors(flight, http, audit)
+
+
+def _query_audit(settings: Settings, buffer: AuditBuffer) -> QueryAudit:
+    group = settings.audit
+    return QueryAudit(
+        buffer if group.queries else None,
+        redact_literals=group.redact_literals,
+        sql_max_chars=group.sql_max_chars,
+    )
 
 
 def _flight_door(

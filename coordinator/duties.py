@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import structlog
 
-from catalog import leases, sessions, transactions
+from catalog import acts, leases, queries, sessions, transactions
 from catalog.connection import Catalog
 from coordinator.counts import count_turn
 from duckmesh.errors import DuckMeshError
@@ -18,6 +18,8 @@ from object_store.port import ObjectStore
 _LOG = structlog.get_logger()
 _KEYS_AT_ONCE = 10_000
 _ROWS_AT_ONCE = 1_000
+_AUDIT_ROWS_AT_ONCE = 20_000
+"""With a turn every 30 s, more than 600 queries a second are forgotten as fast as they come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,21 @@ def end_transactions(
             _LOG.info("transactions_expired", count=expired)
 
     return Duty("end-transactions", min(idle / 4, timedelta(seconds=10)), act)
+
+
+def forget_audit(catalog: Catalog, *, queries_kept: timedelta, acts_kept: timedelta) -> Duty:
+    """Forget audited queries and administrative acts that are older; a bounded number a time."""
+
+    def act() -> None:
+        with catalog.connect() as connection:
+            forgotten = queries.forget(
+                connection, older_than=queries_kept, limit=_AUDIT_ROWS_AT_ONCE
+            )
+            forgotten += acts.forget(connection, older_than=acts_kept, limit=_AUDIT_ROWS_AT_ONCE)
+        if forgotten:
+            _LOG.info("audit_forgotten", count=forgotten)
+
+    return Duty("forget-audit", timedelta(seconds=30), act)
 
 
 def keep(duties: Sequence[Duty], catalog: Catalog, *, holder: str, stop: threading.Event) -> None:

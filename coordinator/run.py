@@ -39,6 +39,8 @@ class CoordinatorOptions:
     transaction_idle: timedelta = timedelta(minutes=15)
     session_kept: timedelta = timedelta(days=2)
     """How long a session's record outlives its last use: twice the lifetime of its token."""
+    audited_queries_kept: timedelta = timedelta(days=30)
+    acts_kept: timedelta = timedelta(days=400)
 
 
 class Coordinator:
@@ -132,6 +134,11 @@ class Coordinator:
                 self._store,
                 idle=options.transaction_idle,
                 kept=max(options.session_kept, options.key_window),
+            ),
+            duties.forget_audit(
+                self._catalog,
+                queries_kept=options.audited_queries_kept,
+                acts_kept=options.acts_kept,
             ),
         ]
         if self._maintenance is not None:

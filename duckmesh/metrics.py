@@ -177,6 +177,13 @@ INTEGRITY_MISMATCHES: Final = _counter(
 
 # --- the audit
 
+QUERY_AUDIT_ROWS: Final = _counter(
+    "query_audit_rows", "Rows of the query audit that the catalog has."
+)
+QUERY_AUDIT_DROPPED: Final = _counter(
+    "query_audit_dropped",
+    "Rows of the query audit that were lost: the catalog was away for longer than memory lasts.",
+)
 ACTS_UNWRITTEN: Final = _counter(
     "admin_audit_dropped",
     "Refused administrative acts without a row: too many in a minute, or the catalog was away.",

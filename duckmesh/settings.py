@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from duckmesh.errors import ErrorCode, Invalid
 from duckmesh.settings_forms import accepted_form, is_secret
 from duckmesh.settings_groups import (
+    AuditSettings,
     AuthSettings,
     CacheSettings,
     CatalogSettings,
@@ -40,6 +41,7 @@ from duckmesh.settings_groups import (
 )
 
 __all__ = [
+    "AuditSettings",
     "AuthSettings",
     "CacheSettings",
     "CatalogSettings",
@@ -113,6 +115,7 @@ class Settings(BaseSettings):
     maintenance: MaintenanceSettings = MaintenanceSettings()
     query: QuerySettings = QuerySettings()
     quota: QuotaSettings = QuotaSettings()
+    audit: AuditSettings = AuditSettings()
     logging: LoggingSettings = LoggingSettings()
 
     @classmethod

@@ -113,7 +113,7 @@ class StatementDesk:
                 handle, dataset_schema=None, parameter_schema=pa.schema([])
             )
         transaction = self._transactions.of(call, command.transaction_id)
-        if not self._reads.is_query(command.query):
+        if not self._reads.is_query(call.identity, command.query):
             taken = self._sql_writes.parameters(
                 call.identity,
                 command.query,
@@ -149,7 +149,7 @@ class StatementDesk:
         self, call: Call, descriptor: flight.FlightDescriptor, statement: SealedStatement
     ) -> tuple[flight.FlightInfo, VisibilityToken | None]:
         """Pin a query and seal it, or run a statement that is none. The token is of its write."""
-        if not self._reads.is_query(statement.sql):
+        if not self._reads.is_query(call.identity, statement.sql):
             return self._executed_info(call, descriptor, statement)
         pinned = self._pin(call, statement.sql, self._transaction_of(call, statement))
         described = self._describe(call, statement.sql, pinned)
@@ -159,6 +159,7 @@ class StatementDesk:
             sql=self._reads.settled(call.identity, statement.sql),
             snapshot_id=pinned.snapshot_id,
             required_token=pinned.max_visibility_token,
+            asked_token=read_point(call.options(), call.recalled()).min_token,
         )
         schema = with_snapshot(
             described.result_schema, pinned.snapshot_id, pinned.max_visibility_token
@@ -170,7 +171,7 @@ class StatementDesk:
 
     def schema(self, call: Call, statement: SealedStatement) -> pa.Schema:
         """The schema of a statement's rows; no columns when it yields none."""
-        if not self._reads.is_query(statement.sql):
+        if not self._reads.is_query(call.identity, statement.sql):
             return pa.schema([])
         pinned = self._pin(call, statement.sql, self._transaction_of(call, statement))
         described = self._describe(call, statement.sql, pinned)
@@ -194,6 +195,7 @@ class StatementDesk:
             statement.snapshot_id,
             parameters=_from_ipc(statement.parameters),
             last_token=_last_token(call, statement.sql),
+            asked_token=statement.asked_token,
             interruption=call.stop,
         )
 
@@ -206,7 +208,7 @@ class StatementDesk:
 
         `rows` that came with the call take the place of those bound before.
         """
-        if self._reads.is_query(statement.sql):
+        if self._reads.is_query(call.identity, statement.sql):
             raise Invalid(
                 ErrorCode.SQL_NOT_ALLOWED, "the statement yields rows: send it as a query"
             )

@@ -106,6 +106,8 @@ class SealedStatement:
     """The bound rows as an Arrow IPC stream."""
     snapshot_id: SnapshotId | None = None
     required_token: VisibilityToken | None = None
+    asked_token: VisibilityToken | None = None
+    """What the question asked to be visible: for the audit."""
     row_limit: int | None = None
     timeout: timedelta | None = None
     issued_at: datetime
@@ -125,6 +127,7 @@ class SealedStatement:
             parameters=self.parameters,
             snapshot_id=self.snapshot_id,
             required_token=self.required_token,
+            asked_token=self.asked_token,
             row_limit=self.row_limit,
             timeout_ms=None if self.timeout is None else milliseconds(self.timeout),
             issued_at_ms=int(self.issued_at.timestamp() * 1000),
@@ -150,7 +153,7 @@ class SealedStatement:
         if message.tenant_id != tenant_id:
             raise _refused(purpose, "was not issued by this service, or was changed on its way")
         snapshot_id, token = _number(message, "snapshot_id"), _number(message, "required_token")
-        timeout_ms = _number(message, "timeout_ms")
+        timeout_ms, asked = _number(message, "timeout_ms"), _number(message, "asked_token")
         return cls(
             tenant_id=TenantId(message.tenant_id),
             tenant=message.tenant,
@@ -158,6 +161,7 @@ class SealedStatement:
             parameters=message.parameters if message.HasField("parameters") else None,
             snapshot_id=None if snapshot_id is None else SnapshotId(snapshot_id),
             required_token=None if token is None else VisibilityToken(token),
+            asked_token=None if asked is None else VisibilityToken(asked),
             row_limit=_number(message, "row_limit"),
             timeout=None if timeout_ms is None else timedelta(milliseconds=timeout_ms),
             issued_at=datetime.fromtimestamp(message.issued_at_ms / 1000, UTC),

@@ -15,6 +15,8 @@ from typing import Final, Self
 import pyarrow as pa
 
 from duckmesh.errors import ErrorCode, Exceeded
+from gateway.counts import code_of
+from gateway.query_audit import OK, StatementRecord
 from gateway.turns import TenantTurns
 from object_store.file_cache import PinnedFiles
 from query_engine.engine import Interruption, RunningQuery
@@ -85,8 +87,9 @@ class Answer:
         stop: Interruption,
         among: OpenAnswers,
         scanned_bytes: int = 0,
+        record: StatementRecord | None = None,
     ) -> None:
-        """Takes over a turn that has been taken."""
+        """Takes over a turn that has been taken, and ends the record with itself."""
         self.scanned_bytes = scanned_bytes
         """The size of the data files that the query reads from."""
         self._running = running
@@ -94,6 +97,9 @@ class Answer:
         self._turns = turns
         self._stop = stop
         self._among = among
+        self._record = record
+        self._outcome = OK
+        self._whole = False
         self._lock = threading.Lock()
         self._has_turn = True
         self._closed = False
@@ -127,11 +133,18 @@ class Answer:
         try:
             if waits:
                 self._take_turn_again()
-            return next(self._running.reader, None)
-        except Exception:
+            batch = next(self._running.reader, None)
+        except Exception as error:
             if self._expired:
+                self._outcome = ErrorCode.QUERY_TIMEOUT.value
                 raise self._too_late() from None
+            self._outcome = code_of(error)
             raise
+        else:
+            self._whole = batch is None
+            if self._record is not None and batch is not None:
+                self._record.gave(batch)
+            return batch
         finally:
             with self._lock:
                 self._idle_since = time.monotonic()
@@ -148,6 +161,10 @@ class Answer:
         if self._expired:
             self.close()
 
+    def enough(self) -> None:
+        """The reader wants no more rows: closed now, the query has not been cancelled."""
+        self._whole = True
+
     def interrupt(self) -> None:
         """Stop the query, from any thread. Idempotent."""
         self._stop.interrupt()
@@ -163,6 +180,9 @@ class Answer:
         with self._lock:
             self._give_turn_back()
         self._among.discard(self)
+        if self._record is not None:
+            self._record.run_seconds = self.stats.seconds
+            self._record.ended(self._ending())
 
     def __enter__(self) -> Self:
         return self
@@ -174,6 +194,12 @@ class Answer:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _ending(self) -> str:
+        if self._whole or self._outcome != OK:
+            return self._outcome
+        expired, left = ErrorCode.QUERY_TIMEOUT, ErrorCode.QUERY_CANCELLED
+        return expired.value if self._expired else left.value
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         while (batch := self.next_batch()) is not None:

@@ -24,6 +24,7 @@ from gateway.identity import Identity, Role
 from gateway.known_quotas import KnownQuotas
 from gateway.manifests import LocalFiles, Manifest, Manifests
 from gateway.open_answers import Answer, OpenAnswers
+from gateway.query_audit import UNAUDITED, QueryAudit, StatementRecord, ended_by_errors
 from gateway.time_travel import PastTable, TimeTravel
 from gateway.turns import Share, Turns
 from gateway.visibility import Visibility
@@ -98,8 +99,10 @@ class Reads:
         visibility: Visibility,
         limits: ReadLimits,
         quotas: KnownQuotas | None = None,
+        audit: QueryAudit = UNAUDITED,
     ) -> None:
         self._quotas = KnownQuotas(catalog) if quotas is None else quotas
+        self.audit = audit
         self._catalog = catalog
         self._bus = bus
         self._store = store
@@ -137,11 +140,12 @@ class Reads:
         """How many answers are not read to their end: they hold files, and rows in DuckDB."""
         return self._open.count
 
-    def is_query(self, sql: str) -> bool:
+    def is_query(self, identity: Identity, sql: str) -> bool:
         """Whether the statement yields rows. Raises Invalid for what is not one statement."""
-        if read_session_statement(sql) is not None:
-            return False
-        return self._engine.classify(sql).kind in (StatementKind.QUERY, StatementKind.EXPLAIN)
+        with self.audit.refusals(identity, sql):
+            if read_session_statement(sql) is not None:
+                return False
+            return self._engine.classify(sql).kind in (StatementKind.QUERY, StatementKind.EXPLAIN)
 
     # -- the snapshot
 
@@ -158,6 +162,12 @@ class Reads:
         Raises SNAPSHOT_SELECTOR_CONFLICT, SNAPSHOT_NOT_FOUND, VISIBILITY_TOKEN_INVALID at once,
         CONSISTENCY_TIMEOUT at the deadline, and Cancelled when `stop` is pressed.
         """
+        with self.audit.refusals(identity, sql, point.min_token):
+            return self._pin(identity, sql, point, stop)
+
+    def _pin(
+        self, identity: Identity, sql: str | None, point: ReadPoint, stop: Interruption | None
+    ) -> Snapshot:
         identity.require(Role.QUERY_READER)
         _check_one_selector(point)
         if point.snapshot_id is not None:
@@ -248,7 +258,8 @@ class Reads:
         A text that is kept and run later, in a ticket, is settled first: then it always reads the
         same rows. Raises SNAPSHOT_NOT_FOUND.
         """
-        return self._travel.settled(identity.tenant_id, sql)
+        with self.audit.refusals(identity, sql):
+            return self._travel.settled(identity.tenant_id, sql)
 
     # -- the answer
 
@@ -261,6 +272,12 @@ class Reads:
         stop: Interruption | None = None,
     ) -> Description:
         """The schemas of a statement over the snapshot, without running it. Opens no file."""
+        with self.audit.refusals(identity, sql):
+            return self._describe(identity, sql, snapshot_id, stop)
+
+    def _describe(
+        self, identity: Identity, sql: str, snapshot_id: SnapshotId, stop: Interruption | None
+    ) -> Description:
         identity.require(Role.QUERY_READER)
         manifest = self._manifests.at(identity.tenant_id, snapshot_id)
         sql = self._over_tables(sql, manifest)
@@ -279,13 +296,18 @@ class Reads:
         *,
         parameters: pa.RecordBatch | None = None,
         last_token: VisibilityToken | None = None,
+        asked_token: VisibilityToken | None = None,
         interruption: Interruption | None = None,
     ) -> Answer:
         """Start a query on exactly that snapshot; its first rows are under way on return.
 
-        Raises Overloaded (TOO_MANY_QUERIES) when it gets no turn, and what the engine raises.
+        `asked_token` is what its caller asked to be visible, for the audit. Raises Overloaded
+        (TOO_MANY_QUERIES) when it gets no turn, and what the engine raises.
         """
-        with count_query():
+        record = self.audit.begin(identity, sql)
+        if record is not None:
+            record.snapshot_id, record.asked_token = snapshot_id, asked_token
+        with count_query(), ended_by_errors(record):
             return self._run(
                 identity,
                 sql,
@@ -293,6 +315,7 @@ class Reads:
                 parameters=parameters,
                 last_token=last_token,
                 stop=interruption or Interruption(),
+                record=record,
             )
 
     def _run(
@@ -304,6 +327,7 @@ class Reads:
         parameters: pa.RecordBatch | None,
         last_token: VisibilityToken | None,
         stop: Interruption,
+        record: StatementRecord | None,
     ) -> Answer:
         identity.require(Role.QUERY_READER)
         allowed = self._quotas.of(identity)
@@ -337,7 +361,18 @@ class Reads:
         scanned = sum(sizes)
         metrics.QUERY_SCANNED_FILES.observe(len(sizes))
         metrics.QUERY_SCANNED_BYTES.observe(scanned)
-        return Answer(running, pinned, turns, stop=stop, among=self._open, scanned_bytes=scanned)
+        if record is not None:
+            record.queue_seconds = queued.total_seconds()
+            record.scanned_files, record.scanned_bytes = len(sizes), scanned
+        return Answer(
+            running,
+            pinned,
+            turns,
+            stop=stop,
+            among=self._open,
+            scanned_bytes=scanned,
+            record=record,
+        )
 
     def _query_limits(self, identity: Identity) -> QueryLimits:
         """What one query of this caller may take: the settings' limits, and its quotas."""
@@ -397,7 +432,8 @@ class Reads:
         self, identity: Identity, sql: str, manifest: Manifest
     ) -> tuple[TableRelation, ...]:
         """The system tables with their rows when the query names one; else their columns alone."""
-        if not self._engine.system_tables_read(sql):
+        names = self._engine.system_tables_read(sql)
+        if not names:
             return system_tables.EMPTY
         self._manifests.load_files(manifest, list(manifest.tables.values()))
         return system_tables.build(
@@ -405,6 +441,7 @@ class Reads:
             self._bus,
             manifest,
             identity,
+            names=names,
             default_quotas=self._quotas.defaults,
         )
 

@@ -154,6 +154,14 @@ class SqlWrites:
             trace_id=trace_id,
             stop=interruption or Interruption(),
         )
+        with self._reads.audit.statement(identity, sql, request.point.min_token) as record:
+            done = self._execute(request)
+            if record is not None:
+                record.row_count = done.row_count or 0
+        return done
+
+    def _execute(self, request: _Request) -> Executed:
+        sql = request.sql
         kind = self._engine.classify(sql).kind
         match kind:
             case StatementKind.INSERT:

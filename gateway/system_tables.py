@@ -1,7 +1,7 @@
 """The schema `duckmesh_system`: what a tenant may know about itself, as small tables."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -11,6 +11,7 @@ from catalog import snapshots
 from catalog.connection import Catalog
 from duckmesh.quotas import NO_QUOTAS, Quotas
 from duckmesh.tokens import BEFORE_ALL
+from gateway import audit_tables
 from gateway.identity import Identity, Role
 from gateway.manifests import Manifest
 from gateway.sessions import ClientSessions
@@ -103,45 +104,60 @@ _QUOTAS: Final = pa.schema(
 )
 
 
+_SCHEMAS: Final[Mapping[str, pa.Schema]] = {
+    "receipts": _RECEIPTS,
+    "snapshots": _SNAPSHOTS,
+    "tables": _TABLES,
+    "data_files": _DATA_FILES,
+    "sessions": _SESSIONS,
+    "lag": _LAG,
+    "quotas": _QUOTAS,
+    "query_audit": audit_tables.QUERY_AUDIT,
+    "admin_audit": audit_tables.ADMIN_AUDIT,
+}
+
+EMPTY: Final = tuple(
+    TableRelation(SYSTEM_SCHEMA, name, schema.empty_table()) for name, schema in _SCHEMAS.items()
+)
+"""The system tables without rows, for listings."""
+
+_Rows = list[tuple[object, ...]]
+
+
 def build(
     catalog: Catalog,
     bus: IngestBus,
     manifest: Manifest,
     identity: Identity,
     *,
+    names: Collection[str],
     default_quotas: Quotas = NO_QUOTAS,
 ) -> tuple[TableRelation, ...]:
-    """The system tables of one tenant at one snapshot; receipts and snapshots are the newest."""
-    return (
-        _relation("receipts", _RECEIPTS, _receipts(bus, manifest)),
-        _relation("snapshots", _SNAPSHOTS, _snapshots(catalog, manifest)),
-        _relation("tables", _TABLES, _tables(manifest)),
-        _relation("data_files", _DATA_FILES, _data_files(manifest)),
-        _relation("sessions", _SESSIONS, _sessions(catalog, identity)),
-        _relation("lag", _LAG, _lag(catalog, bus, manifest)),
-        _relation("quotas", _QUOTAS, _quotas(TenantQuotas(catalog, bus, default_quotas), identity)),
+    """The system tables of one tenant at one snapshot, with the rows of those that are named.
+
+    Receipts, snapshots and the audit are the newest.
+    """
+    rows: Mapping[str, Callable[[], _Rows]] = {
+        "receipts": lambda: _receipts(bus, manifest),
+        "snapshots": lambda: _snapshots(catalog, manifest),
+        "tables": lambda: _tables(manifest),
+        "data_files": lambda: _data_files(manifest),
+        "sessions": lambda: _sessions(catalog, identity),
+        "lag": lambda: _lag(catalog, bus, manifest),
+        "quotas": lambda: _quotas(TenantQuotas(catalog, bus, default_quotas), identity),
+        "query_audit": lambda: audit_tables.query_audit(catalog, identity),
+        "admin_audit": lambda: audit_tables.admin_audit(catalog, identity),
+    }
+    return tuple(
+        _relation(name, schema, rows[name]() if name in names else [])
+        for name, schema in _SCHEMAS.items()
     )
 
 
-def _relation(name: str, schema: pa.Schema, rows: list[tuple[object, ...]]) -> TableRelation:
+def _relation(name: str, schema: pa.Schema, rows: _Rows) -> TableRelation:
     columns = zip(*rows, strict=True) if rows else [()] * len(schema)
     arrays = [pa.array(list(c), f.type) for c, f in zip(columns, schema, strict=True)]
     return TableRelation(SYSTEM_SCHEMA, name, pa.Table.from_arrays(arrays, schema=schema))
-
-
-EMPTY: Final = tuple(
-    TableRelation(SYSTEM_SCHEMA, name, schema.empty_table())
-    for name, schema in (
-        ("receipts", _RECEIPTS),
-        ("snapshots", _SNAPSHOTS),
-        ("tables", _TABLES),
-        ("data_files", _DATA_FILES),
-        ("sessions", _SESSIONS),
-        ("lag", _LAG),
-        ("quotas", _QUOTAS),
-    )
-)
-"""The system tables without rows, for listings."""
 
 
 def _receipts(bus: IngestBus, manifest: Manifest) -> list[tuple[object, ...]]:

@@ -90,6 +90,7 @@ class QueryStream:
             size += len(part)
             if batch is None:
                 self.ended = True
+                self._answer.enough()
                 self.close()
                 break
         return b"".join(parts)

@@ -126,7 +126,7 @@ def _begin(asking: _Asking, who: Identity) -> QueryStream | Response:
     asked = parse(QueryRequest, asking.body)
     parameters = parameter_batch(asked.params)
     reads = asking.door.rooms.reads
-    if not reads.is_query(asked.sql):
+    if not reads.is_query(who, asked.sql):
         return _executed(asking, who, asked, parameters)
     snapshot = reads.pin(who, asked.sql, asked.read_point(), stop=asking.interruption)
     answer = reads.run(
@@ -134,6 +134,7 @@ def _begin(asking: _Asking, who: Identity) -> QueryStream | Response:
         asked.sql,
         snapshot.snapshot_id,
         parameters=parameters,
+        asked_token=asked.read_point().min_token,
         interruption=asking.interruption,
     )
     try:

@@ -3,6 +3,7 @@
 Values are plain and their units stand last in the names; `timedelta`s for use inside are derived.
 """
 
+from duckmesh.settings_groups.audit import AuditSettings
 from duckmesh.settings_groups.coordinator import CoordinatorSettings
 from duckmesh.settings_groups.doors import DoorSettings, FlightSettings, HttpSettings
 from duckmesh.settings_groups.fields import Form, Group, UserPath
@@ -15,6 +16,7 @@ from duckmesh.settings_groups.stores import CacheSettings, CatalogSettings, Stor
 from duckmesh.settings_groups.writes import IngestSettings, TransactionSettings
 
 __all__ = [
+    "AuditSettings",
     "AuthSettings",
     "CacheSettings",
     "CatalogSettings",

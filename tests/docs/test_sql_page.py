@@ -21,7 +21,7 @@ def statements() -> Iterator[tuple[str, str | None]]:
 def outcome(rooms: Rooms, sql: str) -> str | None:
     """What the page would say of it: its first row, the code of its refusal, or nothing."""
     try:
-        if rooms.reads.is_query(sql):
+        if rooms.reads.is_query(rooms.acme, sql):
             (row,) = rooms.query(sql).to_pylist()
             return str(tuple(row.values()))
         rooms.execute(sql)
