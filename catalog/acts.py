@@ -97,4 +97,6 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(each) for each in value][:100]
+    if isinstance(value, Mapping):
+        return {_storable(str(name)): _plain(each) for name, each in list(value.items())[:100]}
     return _storable(str(value))
