@@ -28,6 +28,7 @@ COMMANDS: Final = (
     "dead-letters",
     "lag",
     "compact",
+    "audit",
     "completion",
 )
 """Each is the one command of the module of its name."""
