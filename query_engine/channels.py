@@ -1,9 +1,11 @@
 """The worker's end of its channels: a thread for each, that answers one question after another."""
 
+import itertools
 import logging
 import os
 import socket
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -16,8 +18,9 @@ from query_engine.instance import InstanceSettings
 from query_engine.local import LocalAnswers
 from query_engine.orders import Binding
 from query_engine.question import Question
-from query_engine.running import Interruption, RunningQuery
+from query_engine.running import Batches, Interruption, RunningQuery
 from query_engine.sandbox import address_space_bytes
+from query_engine.stream import message_bytes
 from query_engine.wire import Lost, Reply, Sink, Source
 
 _INSTANCES_MAX: Final = 8
@@ -32,6 +35,21 @@ class _Channel:
         self.socket = connected
         self.stop = Interruption()
         self.stopped = False
+
+
+def _first_rows(batches: Batches) -> tuple[list[pa.RecordBatch], bool]:
+    """The first rows, and whether they are all. After a small batch the next one is waited for.
+
+    It is likely the last: DuckDB fills its batches. A query that gives a few rows, and the next
+    ones much later, is heard of later.
+    """
+    first = list(itertools.islice(batches, 1))
+    if not first:
+        return first, True
+    if message_bytes(first[0]) > wire.SMALL_BYTES:
+        return first, False
+    more = list(itertools.islice(batches, 1))
+    return first + more, not more
 
 
 class Channels:
@@ -96,14 +114,26 @@ class Channels:
             self._fail(sink, error)
             return
         with running:
-            self._send_rows(running, sink)
+            try:
+                first, ended = _first_rows(running.batches)
+            except Exception as error:  # noqa: BLE001 - told to the other end.
+                self._fail(sink, error)
+                return
+            if ended:
+                wire.write_whole(sink, running.schema, first)
+                wire.write_trailer(sink, None, retire=False)
+                sink.send()
+            else:
+                self._send_rows(running, first, sink)
 
-    def _send_rows(self, running: RunningQuery, sink: Sink) -> None:
+    def _send_rows(
+        self, running: RunningQuery, first: Iterable[pa.RecordBatch], sink: Sink
+    ) -> None:
         failure: DuckMeshError | None = None
         sink.write(bytes([Reply.ROWS]))
         writer = pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), running.schema)
         try:
-            for batch in running.batches:
+            for batch in itertools.chain(first, running.batches):
                 writer.write_batch(batch)
                 sink.send()
         except Lost:

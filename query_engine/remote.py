@@ -155,7 +155,10 @@ class Inquiry:
         errand = self._send()
         self.guard.start()
         try:
-            if wire.read_reply(errand.source) is Reply.ROWS:
+            reply = wire.read_reply(errand.source)
+            if reply is Reply.WHOLE:
+                return wire.open_whole(errand.source)
+            if reply is Reply.ROWS:
                 return wire.open_rows(errand.source)
             failure = self._judged(errand)
         finally:

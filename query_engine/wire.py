@@ -2,7 +2,8 @@
 
 A *channel* carries one query at a time. The serving process asks: four bytes of length, a kind, a
 pickle. The worker answers: a kind; for rows an Arrow IPC stream to its end marker; and last a
-trailer, JSON behind its length, with what went wrong or nothing.
+trailer, JSON behind its length, with what went wrong or nothing. The whole of a small answer is
+sent at once, with the length of its stream in front: each end wakes up once for it.
 
 Pickles go in one direction only: a worker runs what a tenant wrote, so that nothing it sends is
 taken for more than data.
@@ -14,7 +15,7 @@ import logging
 import pickle
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from enum import IntEnum
 from pathlib import Path
@@ -30,6 +31,10 @@ from query_engine.relations import Relation
 SOCKET_BUFFER_BYTES: Final = 4 * 2**20
 """A whole batch fits: the worker computes the next one while this one is read."""
 
+SMALL_BYTES: Final = 32 * 2**10
+"""Rows up to this size travel with everything else of their answer."""
+
+_WHOLE_MAX_BYTES: Final = 64 * 2**20
 _TRAILER_MAX_BYTES: Final = 2**20
 _READ_AHEAD_BYTES: Final = 64 * 2**10
 _BUFFERS_PER_SEND: Final = 512
@@ -39,6 +44,8 @@ _LOOK_UP: Final = struct.pack("@ll", 0, 100_000)
 
 _HEAD: Final = struct.Struct("=IB")
 _LENGTH: Final = struct.Struct("=I")
+_WHOLE_HEAD: Final = struct.Struct("=BI")
+_NOTHING_WRONG: Final = _LENGTH.pack(0)
 
 
 _log = logging.getLogger(__name__)
@@ -57,6 +64,8 @@ class Reply(IntEnum):
     ROWS = 1
     DESCRIPTION = 2
     FAILURE = 3
+    WHOLE = 4
+    """All rows, and no error."""
 
 
 class Lost(Exception):
@@ -289,6 +298,26 @@ def open_rows(source: Source) -> pa.RecordBatchReader:
     return _arrow(lambda: pa.ipc.open_stream(pa.PythonFile(source, mode="r")))
 
 
+def write_whole(sink: Sink, schema: pa.Schema, batches: Sequence[pa.RecordBatch]) -> None:
+    """A small answer; its trailer must follow."""
+    content = pa.BufferOutputStream()
+    with pa.ipc.new_stream(content, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    stream = content.getvalue()
+    sink.write(_WHOLE_HEAD.pack(Reply.WHOLE, stream.size))
+    sink.write(stream)
+
+
+def open_whole(source: Source) -> pa.RecordBatchReader:
+    """The stream that follows Reply.WHOLE, received already. Raises Lost."""
+    (length,) = _LENGTH.unpack(source.take(_LENGTH.size))
+    if length > _WHOLE_MAX_BYTES:
+        raise Lost
+    content = source.take(length)
+    return _arrow(lambda: pa.ipc.open_stream(pa.py_buffer(content)))
+
+
 def read_batch(reader: pa.RecordBatchReader) -> pa.RecordBatch | None:
     """The next batch, with its buffers within its message; None at the end. Raises Lost."""
     try:
@@ -305,6 +334,9 @@ def read_batch(reader: pa.RecordBatchReader) -> pa.RecordBatch | None:
 
 def write_trailer(sink: Sink, error: DuckMeshError | None, *, retire: bool) -> None:
     """`retire` when the worker should take no further question."""
+    if error is None and not retire:
+        sink.write(_NOTHING_WRONG)
+        return
     told = {"error": None if error is None else _told(error), "retire": retire}
     content = json.dumps(told, default=str).encode()
     sink.write(_LENGTH.pack(len(content)))
@@ -314,6 +346,8 @@ def write_trailer(sink: Sink, error: DuckMeshError | None, *, retire: bool) -> N
 def read_trailer(source: Source) -> tuple[DuckMeshError | None, bool]:
     """What went wrong, as it is to be raised, and whether the worker retires. Raises Lost."""
     (length,) = _LENGTH.unpack(source.take(4))
+    if length == 0:
+        return None, False
     if length > _TRAILER_MAX_BYTES:
         raise Lost
     try:

@@ -20,7 +20,15 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from duckmesh.errors import Cancelled, DuckMeshError, ErrorCode, Exceeded, Overloaded, Unavailable
+from duckmesh.errors import (
+    Cancelled,
+    DuckMeshError,
+    ErrorCode,
+    Exceeded,
+    Invalid,
+    Overloaded,
+    Unavailable,
+)
 from query_engine.engine import Interruption, QueryEngine, WorkerSettings
 from query_engine.relations import Relation, RelationSet
 from query_engine.remote import RemoteAnswers
@@ -112,6 +120,37 @@ def test_a_first_query_waits_for_no_process_to_start(engine) -> None:
 def test_an_engine_whose_worker_is_not_there_yet_says_so() -> None:
     with engine_of() as engine:
         assert not engine.await_ready(timedelta(0))
+
+
+# --- small answers, which travel whole
+
+
+def test_a_few_rows_and_then_an_error_are_an_error_and_cost_no_worker(engine) -> None:
+    sql = "SELECT range AS n FROM range(3) UNION ALL SELECT CAST('x' || range AS INT) FROM range(9)"
+    assert one(engine, "SELECT 1") == 1
+    bound = pool_of(engine).pids
+    with pytest.raises(Invalid) as failed, engine.run(sql, EMPTY) as running:
+        running.reader.read_all()
+    assert failed.value.code is ErrorCode.QUERY_EXECUTION_FAILED
+    assert one(engine, "SELECT 2") == 2
+    assert pool_of(engine).pids == bound
+
+
+def test_a_few_rows_and_then_nothing_for_long_end_at_the_time_limit(engine) -> None:
+    sql = f"SELECT 1 AS n UNION ALL ({SLOW.replace('5000000', '500000000')})"
+    with pytest.raises(Exceeded) as late:
+        engine.run(
+            sql, EMPTY, limits=QueryLimits(wall_time=timedelta(seconds=0.5))
+        ).reader.read_all()
+    assert late.value.code is ErrorCode.QUERY_TIMEOUT
+
+
+@pytest.mark.parametrize("rows", [0, 1, 4000, 70_000])
+def test_answers_of_every_size_come_whole(engine, rows: int) -> None:
+    with engine.run(f"SELECT range AS n FROM range({rows})", EMPTY) as running:
+        answer = running.reader.read_all()
+    assert answer.schema == pa.schema([("n", pa.int64())])
+    assert sorted(answer["n"].to_pylist()) == list(range(rows))
 
 
 # --- time
