@@ -66,7 +66,7 @@ EXPIRED_LEASES: Final = _gauge(
     "expired_leases", "Claims whose lease has run out and that nobody has swept yet."
 )
 DEAD_LETTERS: Final = _gauge(
-    "dead_letters", "Events of all tenants that were given up, and that nobody has removed."
+    "dead_letters", "Events of all tenants that were given up and not replayed."
 )
 QUERIES_RUNNING: Final = _gauge("queries_running", "Queries that have a turn.")
 ANSWERS_OPEN: Final = _gauge("answers_open", "Answers that are not read to their end.")

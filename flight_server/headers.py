@@ -12,13 +12,14 @@ from enum import StrEnum
 from typing import Final
 
 from duckmesh.errors import ErrorCode, Invalid
-from duckmesh.identifiers import SnapshotId, check_idempotency_key
+from duckmesh.identifiers import SnapshotId, check_idempotency_key, check_tag
 from duckmesh.telemetry import parse_trace_id
 from duckmesh.tokens import VisibilityToken, parse_token
 
 MIN_TOKEN: Final = "x-duckmesh-min-visibility-token"  # noqa: S105 - a header's name
 SNAPSHOT_ID: Final = "x-duckmesh-snapshot-id"
 SNAPSHOT_TIME: Final = "x-duckmesh-snapshot-time"
+TAG: Final = "x-duckmesh-tag"
 CONSISTENCY: Final = "x-duckmesh-consistency"
 CONSISTENCY_TIMEOUT: Final = "x-duckmesh-consistency-timeout-ms"
 IDEMPOTENCY_KEY: Final = "x-duckmesh-idempotency-key"
@@ -48,11 +49,18 @@ class CallOptions:
     min_token: VisibilityToken | None = None
     snapshot_id: SnapshotId | None = None
     snapshot_time: datetime | None = None
+    tag: str | None = None
     consistency: Consistency | None = None
     consistency_timeout: timedelta | None = None
     idempotency_key: str | None = None
     wait: bool = False
     """Whether a write answers only when it is visible."""
+
+    @property
+    def names_snapshot(self) -> bool:
+        """Whether a snapshot is chosen, by number, time or tag."""
+        named = (self.snapshot_id, self.snapshot_time, self.tag)
+        return any(each is not None for each in named)
 
 
 def read_options(headers: RawHeaders) -> CallOptions:
@@ -62,6 +70,7 @@ def read_options(headers: RawHeaders) -> CallOptions:
         min_token=max(tokens, default=None),
         snapshot_id=_snapshot_id(_values(headers, SNAPSHOT_ID)),
         snapshot_time=_snapshot_time(_values(headers, SNAPSHOT_TIME)),
+        tag=_tag(_values(headers, TAG)),
         consistency=_consistency(_values(headers, CONSISTENCY)),
         consistency_timeout=_timeout(_values(headers, CONSISTENCY_TIMEOUT)),
         idempotency_key=_key(_values(headers, IDEMPOTENCY_KEY)),
@@ -124,6 +133,11 @@ def _snapshot_time(values: list[str]) -> datetime | None:
     return moment
 
 
+def _tag(values: list[str]) -> str | None:
+    text = _single(values, TAG)
+    return None if text is None else check_tag(text)
+
+
 def _consistency(values: list[str]) -> Consistency | None:
     if not values:
         return None
@@ -162,6 +176,7 @@ def _check_one_selector(options: CallOptions) -> None:
     named = {
         SNAPSHOT_ID: options.snapshot_id,
         SNAPSHOT_TIME: options.snapshot_time,
+        TAG: options.tag,
         MIN_TOKEN: options.min_token,
     }
     given = [name for name, value in named.items() if value is not None]

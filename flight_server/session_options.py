@@ -18,6 +18,7 @@ from flight_server.headers import (
     MIN_TOKEN,
     SNAPSHOT_ID,
     SNAPSHOT_TIME,
+    TAG,
     CallOptions,
     read_options,
 )
@@ -35,9 +36,10 @@ _HEADER_OF: Final = {
     "min_visibility_token": MIN_TOKEN,
     "snapshot_id": SNAPSHOT_ID,
     "snapshot_time": SNAPSHOT_TIME,
+    "tag": TAG,
     "consistency_timeout": CONSISTENCY_TIMEOUT,
 }
-_POINTS: Final = ("min_visibility_token", "snapshot_id", "snapshot_time")
+_POINTS: Final = ("min_visibility_token", "snapshot_id", "snapshot_time", "tag")
 """At most one of these is set: each ends the others."""
 
 _HARMLESS: Final[Mapping[str, frozenset[str] | None]] = {
@@ -68,13 +70,15 @@ def effective(options: CallOptions, session: Session) -> CallOptions:
         consistency=options.consistency or known.consistency,
         consistency_timeout=options.consistency_timeout or known.consistency_timeout,
     )
-    if options.snapshot_id is not None or options.snapshot_time is not None:
+    if options.names_snapshot:
         return merged
     tokens = [t for t in (options.min_token, known.min_token) if t is not None]
     merged = replace(merged, min_token=max(tokens, default=None))
     if options.min_token is not None or options.consistency is not None:
         return merged
-    return replace(merged, snapshot_id=known.snapshot_id, snapshot_time=known.snapshot_time)
+    return replace(
+        merged, snapshot_id=known.snapshot_id, snapshot_time=known.snapshot_time, tag=known.tag
+    )
 
 
 def _changes(name: str, value: OptionValue) -> dict[str, str | None]:

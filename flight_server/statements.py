@@ -46,15 +46,15 @@ HANDLE_LIFETIME: Final = timedelta(days=365)
 def read_point(options: CallOptions, session: Session) -> ReadPoint:
     """Where the call wants its answer from. In a session that has written, its own writes count."""
     options = effective(options, session)
-    chosen = options.snapshot_id is not None or options.snapshot_time is not None
     own = session.last_token or None
-    if chosen or options.consistency is Consistency.LATEST:
+    if options.names_snapshot or options.consistency is Consistency.LATEST:
         own = None
     tokens = [token for token in (options.min_token, own) if token is not None]
     return ReadPoint(
         min_token=VisibilityToken(max(tokens)) if tokens else None,
         snapshot_id=options.snapshot_id,
         snapshot_time=options.snapshot_time,
+        tag=options.tag,
         strong=options.consistency is Consistency.STRONG,
         timeout=options.consistency_timeout,
     )
@@ -265,7 +265,7 @@ class StatementDesk:
     def _pin(self, call: Call, sql: str | None, transaction: ClientTransaction | None) -> Snapshot:
         """The snapshot that answers. In a transaction, the one that its first query chose."""
         point = read_point(call.options(), call.recalled())
-        past = point.snapshot_id is not None or point.snapshot_time is not None
+        past = point.names_snapshot
         if transaction is None or past:
             return self._reads.pin(call.identity, sql, point, stop=call.stop)
         chosen = transaction.record.snapshot_id

@@ -59,6 +59,11 @@ class ReadPoint:
     timeout: timedelta | None = None
     """How long to wait for it; None is the setting's."""
 
+    @property
+    def names_snapshot(self) -> bool:
+        """Whether a snapshot is chosen, by number, time or tag."""
+        return any(each is not None for each in (self.snapshot_id, self.snapshot_time, self.tag))
+
 
 @dataclass(frozen=True, slots=True)
 class DescribedTable:

@@ -7,7 +7,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from catalog import snapshots
+from catalog import pins, snapshots
 from catalog.connection import Catalog
 from duckmesh.quotas import NO_QUOTAS, Quotas
 from duckmesh.tokens import BEFORE_ALL
@@ -102,6 +102,29 @@ _QUOTAS: Final = pa.schema(
         ("is_own", pa.bool_()),
     ]
 )
+_PINS: Final = pa.schema(
+    [
+        ("snapshot_id", pa.int64()),
+        ("tag", pa.string()),
+        ("created_by", pa.string()),
+        ("created_at", _MOMENT),
+        ("expires_at", _MOMENT),
+    ]
+)
+_DEAD_LETTERS: Final = pa.schema(
+    [
+        ("visibility_token", pa.int64()),
+        ("table_name", pa.string()),
+        ("operation", pa.string()),
+        ("idempotency_key", pa.string()),
+        ("row_count", pa.int64()),
+        ("byte_count", pa.int64()),
+        ("accepted_at", _MOMENT),
+        ("attempts", pa.int64()),
+        ("failure_reason", pa.string()),
+        ("replay_token", pa.int64()),
+    ]
+)
 
 
 _SCHEMAS: Final[Mapping[str, pa.Schema]] = {
@@ -111,6 +134,8 @@ _SCHEMAS: Final[Mapping[str, pa.Schema]] = {
     "data_files": _DATA_FILES,
     "sessions": _SESSIONS,
     "lag": _LAG,
+    "pins": _PINS,
+    "dead_letters": _DEAD_LETTERS,
     "quotas": _QUOTAS,
     "query_audit": audit_tables.QUERY_AUDIT,
     "admin_audit": audit_tables.ADMIN_AUDIT,
@@ -144,6 +169,8 @@ def build(
         "data_files": lambda: _data_files(manifest),
         "sessions": lambda: _sessions(catalog, identity),
         "lag": lambda: _lag(catalog, bus, manifest),
+        "pins": lambda: _pins(catalog, manifest),
+        "dead_letters": lambda: _dead_letters(bus, manifest, identity),
         "quotas": lambda: _quotas(TenantQuotas(catalog, bus, default_quotas), identity),
         "query_audit": lambda: audit_tables.query_audit(catalog, identity),
         "admin_audit": lambda: audit_tables.admin_audit(catalog, identity),
@@ -173,6 +200,36 @@ def _receipts(bus: IngestBus, manifest: Manifest) -> list[tuple[object, ...]]:
             event.failure_reason,
         )
         for event in bus.recent_events(manifest.tenant_id, limit=RECEIPTS_SHOWN)
+    ]
+
+
+def _pins(catalog: Catalog, manifest: Manifest) -> list[tuple[object, ...]]:
+    with catalog.connect() as connection:
+        found = pins.pins_of(connection, manifest.tenant_id, limit=SNAPSHOTS_SHOWN)
+    return [(p.snapshot_id, p.tag, p.created_by, p.created_at, p.expires_at) for p in found]
+
+
+def _dead_letters(
+    bus: IngestBus, manifest: Manifest, identity: Identity
+) -> list[tuple[object, ...]]:
+    """What was given up, replayed or not; without a row for those who do not operate the tenant."""
+    if Role.OPS_ADMIN not in identity.roles:
+        return []
+    names = {table.table_id: table.name for table in manifest.tables.values()}
+    return [
+        (
+            dead.visibility_token,
+            names.get(dead.table_id),
+            dead.operation.value,
+            dead.idempotency_key,
+            dead.row_count,
+            dead.byte_count,
+            dead.ingested_at,
+            dead.attempts,
+            dead.failure_reason,
+            dead.replay_token,
+        )
+        for dead in bus.dead_letters(manifest.tenant_id, limit=RECEIPTS_SHOWN, replayed=True)
     ]
 
 

@@ -77,6 +77,7 @@ def ingest_records(
     given = loads(body, exact_decimals=needs_exact_decimals(schema))
     asked = check(IngestRequest, given)
     _check_records(asked.records, door.limits.records_max)
+    _check_operations(asked.records, has_key=bool(target.table.primary_key))
     batch = batch_of([_row(record, schema) for record in asked.records], schema)
     places = _places([record.idempotency_key for record in asked.records])
     parts = [KeyedRows(_taken(batch, records), key) for key, records in places]
@@ -120,15 +121,25 @@ def _check_records(records: Sequence[IngestRecord], limit: int) -> None:
             f"one request holds at most {limit} records: send several, or NDJSON, Arrow or Parquet",
             limit=limit,
         )
+
+
+def _check_operations(records: Sequence[IngestRecord], *, has_key: bool) -> None:
     for index, record in enumerate(records):
-        if record.op != "insert":
-            raise Invalid(
-                ErrorCode.INVALID_OP,
-                f"record {index}: {record.op} needs a table with a primary key; this table has "
-                "none: insert",
-                record=index,
-                op=record.op,
-            )
+        if record.op == "insert":
+            continue
+        why = (
+            "is not here yet: read the rows that stay, and write the table anew by SQL (CREATE OR "
+            "REPLACE TABLE ... AS)"
+            if has_key
+            else "needs a table with a primary key, and this one has none: insert, or write the "
+            "table anew by SQL (CREATE OR REPLACE TABLE ... AS)"
+        )
+        raise Invalid(
+            ErrorCode.INVALID_OP,
+            f"record {index}: {record.op} {why}",
+            record=index,
+            op=record.op,
+        )
 
 
 def _row(record: IngestRecord, schema: pa.Schema) -> dict[str, Any]:

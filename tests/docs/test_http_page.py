@@ -35,6 +35,9 @@ def test_the_page_runs(database_dsn: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr + done.stdout
     assert '"accepted_count":2' in done.stdout
     assert '"rows":[[2,null],[3,"three"],[4,null],[5,"five"],[6,"six"]]' in done.stdout
+    # By its tag, and after the restore.
+    assert done.stdout.count('"rows":[[6]]') == 2
+    assert '"dead_letters":[]' in done.stdout
 
 
 def _as_shell(block: tuple[str, str]) -> str:

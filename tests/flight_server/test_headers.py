@@ -28,6 +28,7 @@ def test_a_call_without_headers_leaves_every_choice_open():
             "snapshot_time",
             datetime(2026, 1, 31, 12, tzinfo=UTC),
         ),
+        (headers.TAG, ["old", "", "month-end"], "tag", "month-end"),
         (headers.CONSISTENCY, ["latest", "STRONG"], "consistency", Consistency.STRONG),
         (headers.CONSISTENCY_TIMEOUT, ["1", "2500"], "consistency_timeout", timedelta(seconds=2.5)),
         (headers.CONSISTENCY_TIMEOUT, ["0"], "consistency_timeout", timedelta(0)),
@@ -52,6 +53,9 @@ def test_several_values_become_one(name, values, field, expected):
         ({headers.SNAPSHOT_ID: ["9" * 30]}, ErrorCode.INVALID_COMMAND),
         ({headers.SNAPSHOT_TIME: ["2026-01-31T12:00:00"]}, ErrorCode.INVALID_COMMAND),
         ({headers.SNAPSHOT_TIME: ["yesterday"]}, ErrorCode.INVALID_COMMAND),
+        ({headers.TAG: ["7up"]}, ErrorCode.INVALID_COMMAND),
+        ({headers.TAG: ["one", "other"]}, ErrorCode.SNAPSHOT_SELECTOR_CONFLICT),
+        ({headers.TAG: ["a"], headers.SNAPSHOT_ID: ["1"]}, ErrorCode.SNAPSHOT_SELECTOR_CONFLICT),
         (
             {headers.SNAPSHOT_TIME: ["2026-01-31T12:00:00Z"], headers.SNAPSHOT_ID: ["1"]},
             ErrorCode.SNAPSHOT_SELECTOR_CONFLICT,

@@ -1,11 +1,15 @@
 """Tables as they were, named inside a query: AT (VERSION => n) and AT (TIMESTAMP => ts)."""
 
+from dataclasses import replace
 from datetime import UTC, timedelta
 
 import pyarrow as pa
 import pytest
 
 from duckmesh.errors import DuckMeshError, ErrorCode
+from duckmesh.identifiers import ConsumerId
+from gateway.identity import Role
+from gateway.pins import SnapshotPins
 from gateway.reads import ReadPoint
 from gateway.writes import IngestMode
 from tests.rooms import rows as table_of
@@ -175,3 +179,24 @@ def test_a_listing_reads_no_version(rooms, versions) -> None:
     number = versions[0].snapshot_id
     sql = f"SELECT * FROM t AT (VERSION => {number}), information_schema.tables"
     assert refused(rooms, sql).code is ErrorCode.NOT_SUPPORTED
+
+
+def test_system_tables_show_pins_and_dead_letters(rooms):
+    rooms.write("t", table_of(1))
+    rooms.publish_all()
+    newest = rooms.visibility.newest(rooms.acme.tenant_id).snapshot_id
+    SnapshotPins(rooms.catalog).pin(rooms.acme, newest, tag="good")
+    found = rooms.query("SELECT snapshot_id, tag, created_by FROM duckmesh_system.pins")
+    assert found.to_pylist() == [{"snapshot_id": newest, "tag": "good", "created_by": "test"}]
+    rooms.write("t", table_of(2), key="k")
+    held = rooms.bus.claim_batch(
+        ConsumerId("c"), limit=1, max_bytes=2**20, lease=timedelta(seconds=30)
+    )
+    assert held is not None
+    rooms.bus.nack(held, [held.events[0].envelope.event_id], "broken", dead=True)
+    asked = "SELECT visibility_token, table_name, failure_reason FROM duckmesh_system.dead_letters"
+    row = {"visibility_token": 2, "table_name": "t", "failure_reason": "broken"}
+    assert rooms.query(asked).to_pylist() == [row]
+    reader = replace(rooms.acme, roles=frozenset({Role.QUERY_READER}))
+    assert rooms.query(asked, identity=reader).num_rows == 0
+    assert rooms.query("SELECT v FROM t", tag="good").column(0).to_pylist() == [1]

@@ -209,3 +209,15 @@ def test_too_many_records_or_bytes_are_413(open_http: OpenHttp, rooms: Rooms) ->
         headers = {"content-type": "application/json"}
         streamed = client.post("/v1/ingest/t", content=parts, headers=headers)
         assert (streamed.status_code, streamed.json()["error_code"]) == (413, "PAYLOAD_TOO_LARGE")
+
+
+def test_an_operation_of_a_key_says_what_to_do_instead(http) -> None:
+    column = [{"name": "id", "type": "bigint"}]
+    http.post("/v1/tables", json={"name": "k", "schema": column, "primary_key_cols": ["id"]})
+    http.post("/v1/tables", json={"name": "plain", "schema": column})
+    for table, words in (("k", "is not here yet"), ("plain", "needs a table with a primary key")):
+        body = {"records": [{"payload": {"id": 1}, "op": "upsert"}]}
+        said = http.post(f"/v1/ingest/{table}", json=body).json()
+        assert said["error_code"] == "INVALID_OP"
+        assert words in said["message"]
+        assert "CREATE OR REPLACE TABLE" in said["message"]
