@@ -9,7 +9,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from benchmarks import ingest, latency, machine, queries, streams, writes
+from benchmarks import (
+    ingest,
+    latency,
+    machine,
+    neighbours,
+    queries,
+    scans,
+    streams,
+    writes,
+)
 from benchmarks.figures import Figure
 from benchmarks.report import document, machine_line, markdown
 from benchmarks.stage import FULL, QUICK, ROOT, Sizes, Stage, open_stage
@@ -20,6 +29,8 @@ BENCHMARKS: Final[dict[str, Callable[[Stage], Iterator[Figure]]]] = {
     "latency": latency.measure,
     "ingest": ingest.measure,
     "queries": queries.measure,
+    "scans": scans.measure,
+    "neighbours": neighbours.measure,
 }
 DOCUMENT: Final = ROOT / "docs" / "benchmarks.md"
 
@@ -103,6 +114,9 @@ def _how(sizes: Sizes) -> list[str]:
         f"Writes, streams and latency: {writes}. A row has ten mixed columns.",
         "A stream has up to 32 batches under way. An INSERT waits for its commit.",
         f"Bulk ingest: {bulk}. Rows are drawn with a fixed seed before the clock starts.",
+        f"Scans: {sizes.scan_files} files of {sizes.rows_per_file:,} rows in the store, unmerged.",
+        "Cold is a fresh serving process, and a fresh DuckDB; the system has the files in memory.",
+        "Neighbours: the crowd asks for as long as the one client is measured, and before.",
         "Visible means that a query with the write's token has answered.",
         "Where nobody waits, the time is from the event's to its snapshot's, by the catalog.",
     ]

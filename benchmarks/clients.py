@@ -1,15 +1,16 @@
 """Clients in processes of their own, who write one row after the other for a while."""
 
+import contextlib
 import json
 import multiprocessing
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import psycopg
 import pyarrow as pa
@@ -18,8 +19,12 @@ from pyarrow import flight
 from benchmarks.data import one_row, one_row_batch
 from flight_server import messages
 
+_Work = TypeVar("_Work")
 PROCESSES: Final = 4
 STREAM_WINDOW: Final = 32
+_OWN_CONNECTION: Final = [("grpc.use_local_subchannel_pool", 1)]
+_RETRY_SECONDS: Final = 0.05
+_pause: Final = threading.Event().wait
 _LEAD_SECONDS: Final = 0.25
 """Between the order to begin and the common beginning: every client is connected by then."""
 
@@ -30,6 +35,20 @@ class Way(StrEnum):
     ONE_RPC_EACH = "one DoPut for each row"
     STREAM = "a batch of one row on a stream that stays open, pipelined"
     INSERT = "an INSERT into Postgres, in autocommit"
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """What one process of clients asks, one answer after the other."""
+
+    uri: str
+    sql: str
+    clients: int
+    begin_at: float
+    end_at: float
+    secret: str | None = None
+    give_up_seconds: float | None = None
+    """An answer that takes longer is given up, and one that is refused counts as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +64,11 @@ class Task:
 
 
 class PlainClient:
-    """A Flight client without a driver."""
+    """A Flight client without a driver, on a connection of its own."""
 
-    def __init__(self, uri: str) -> None:
-        self._client = flight.connect(uri)
+    def __init__(self, uri: str, *, secret: str | None = None) -> None:
+        self._client = flight.connect(uri, generic_options=_OWN_CONNECTION)
+        self._headers = [] if secret is None else [(b"authorization", f"Bearer {secret}".encode())]
 
     def put(self, table: str, batch: pa.RecordBatch) -> int:
         """Write one batch in one RPC; return its token."""
@@ -64,15 +84,32 @@ class PlainClient:
         writer, receipts = self._client.do_put(flight.FlightDescriptor.for_path(table), schema)
         return writer, receipts
 
-    def read(self, sql: str, *, token: int | None = None) -> Any:
+    def read(
+        self, sql: str, *, token: int | None = None, timeout_seconds: float | None = None
+    ) -> Any:
         """A reader of the answer to a statement, which waits for `token` when one is named."""
-        headers = [(b"x-duckmesh-consistency-timeout-ms", b"30000")]
+        headers = [*self._headers, (b"x-duckmesh-consistency-timeout-ms", b"30000")]
         if token is not None:
             headers.append((b"x-duckmesh-min-visibility-token", str(token).encode()))
-        options = flight.FlightCallOptions(headers=headers)
+        options = flight.FlightCallOptions(headers=headers, timeout=timeout_seconds)
         command = messages.wrap(messages.sql("CommandStatementQuery")(query=sql))
         info = self._client.get_flight_info(flight.FlightDescriptor.for_command(command), options)
         return self._client.do_get(info.endpoints[0].ticket, options)
+
+    def answer(self, sql: str) -> pa.Table:
+        """The whole answer; asks again while the server has too many queries."""
+        while True:
+            try:
+                return self.read(sql).read_all()
+            except (flight.FlightError, pa.ArrowException) as refused:
+                if "[TOO_MANY_QUERIES]" not in str(refused):
+                    raise
+                _pause(_RETRY_SECONDS)
+
+    def attempt(self, sql: str, timeout_seconds: float) -> None:
+        """Ask, and go when it takes longer or is refused."""
+        with contextlib.suppress(flight.FlightError, pa.ArrowException):
+            self.read(sql, timeout_seconds=timeout_seconds).read_all()
 
     def close(self) -> None:
         self._client.close()
@@ -87,10 +124,11 @@ def _token_of(receipts: Any) -> int:
 class Crew:
     """Processes that stay: each run gives every one of them its share of the clients."""
 
-    def __init__(self) -> None:
+    def __init__(self, processes: int = PROCESSES) -> None:
         context = multiprocessing.get_context("spawn")
-        self._pools = [ProcessPoolExecutor(1, mp_context=context) for _ in range(PROCESSES)]
-        for started in [pool.submit(time.monotonic) for pool in self._pools]:
+        self._pools = [ProcessPoolExecutor(1, mp_context=context) for _ in range(processes)]
+        for started in [pool.submit(_shares, 1) for pool in self._pools]:
+            # A function of this module: every process has imported all by then.
             started.result()
 
     def __enter__(self) -> Self:
@@ -109,27 +147,72 @@ class Crew:
         self, way: Way, address: str, *, table: str, clients: int, seconds: float
     ) -> list[float]:
         """The latency in seconds of each row acknowledged in `seconds`, over all clients."""
-        shares = [clients // PROCESSES + (n < clients % PROCESSES) for n in range(PROCESSES)]
-        begin_at = time.monotonic() + _LEAD_SECONDS + 0.02 * clients
+        begin_at = _begin_at(clients)
         tasks = [
             Task(way, address, table, share, begin_at, begin_at + seconds)
-            for share in shares
-            if share
+            for share in _shares(clients)
         ]
-        answers = [
-            pool.submit(write_rows, task) for pool, task in zip(self._pools, tasks, strict=False)
+        return self._spread(write_rows, tasks)
+
+    def ask(
+        self,
+        uri: str,
+        sql: str,
+        *,
+        clients: int,
+        seconds: float,
+        secret: str | None = None,
+        after: float = 0,
+        give_up_seconds: float | None = None,
+    ) -> list[float]:
+        """The same for answers to a question, each read to its end; `after` so many seconds."""
+        begin_at = _begin_at(clients) + after
+        tasks = [
+            Questions(uri, sql, share, begin_at, begin_at + seconds, secret, give_up_seconds)
+            for share in _shares(clients)
         ]
+        return self._spread(ask_questions, tasks)
+
+    def _spread(self, work: Callable[[_Work], list[float]], tasks: Sequence[_Work]) -> list[float]:
+        answers = [pool.submit(work, task) for pool, task in zip(self._pools, tasks, strict=False)]
         return [latency for answer in answers for latency in answer.result()]
+
+
+def _shares(clients: int) -> list[int]:
+    shares = [clients // PROCESSES + (n < clients % PROCESSES) for n in range(PROCESSES)]
+    return [share for share in shares if share]
+
+
+def _begin_at(clients: int) -> float:
+    return time.monotonic() + _LEAD_SECONDS + 0.02 * clients
 
 
 def write_rows(task: Task) -> list[float]:
     """Run in a client process: the latencies of what was acknowledged between begin and end."""
-    lists: list[list[float]] = [[] for _ in range(task.clients)]
+    return _at_once(task.clients, lambda latencies: _LOOPS[task.way](task, latencies))
+
+
+def ask_questions(task: Questions) -> list[float]:
+    """Run in a client process: the latencies of what was answered between begin and end."""
+
+    def loop(latencies: list[float]) -> None:
+        client = PlainClient(task.uri, secret=task.secret)
+        if task.give_up_seconds is None:
+            _closed_loop(task, latencies, lambda: client.answer(task.sql))
+        else:
+            _closed_loop(task, latencies, lambda: client.attempt(task.sql, task.give_up_seconds))
+        client.close()
+
+    return _at_once(task.clients, loop)
+
+
+def _at_once(clients: int, loop: Callable[[list[float]], None]) -> list[float]:
+    lists: list[list[float]] = [[] for _ in range(clients)]
     failures: list[BaseException] = []
 
     def run(latencies: list[float]) -> None:
         try:
-            _LOOPS[task.way](task, latencies)
+            loop(latencies)
         except Exception as error:  # noqa: BLE001 - raised below, in the thread that is asked
             failures.append(error)
 
@@ -143,7 +226,9 @@ def write_rows(task: Task) -> list[float]:
     return [latency for latencies in lists for latency in latencies]
 
 
-def _closed_loop(task: Task, latencies: list[float], write: Callable[[], object]) -> None:
+def _closed_loop(
+    task: Task | Questions, latencies: list[float], write: Callable[[], object]
+) -> None:
     """Write, wait for the answer, write again. The first writes warm up and do not count."""
     while (sent_at := time.monotonic()) < task.end_at:
         write()

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,11 +17,20 @@ from adbc_driver_flightsql import dbapi
 
 from benchmarks.clients import PROCESSES, Crew, Way
 from benchmarks.data import ROW_SCHEMA
+from catalog import tenants
+from catalog.connection import Catalog
 from catalog.embedded_postgres import EmbeddedPostgres
 from catalog.migrate import migrate_up
 from command_line.children import ChildProcess
 from command_line.up import temporary_directory
+from gateway import tenancy
+from gateway.identity import EVERY_ROLE
 
+_AUTHORIZATION: Final = "adbc.flight.sql.authorization_header"
+_FILES_SQL: Final = """
+SELECT f.path FROM data_file f JOIN table_def t USING (table_id)
+WHERE t.name = %s AND f.end_snapshot IS NULL AND f.path IS NOT NULL ORDER BY f.file_id
+"""
 ROOT: Final = Path(__file__).parents[1]
 _READY_WITHIN: Final = timedelta(seconds=60)
 _STOP_WITHIN: Final = timedelta(seconds=20)
@@ -36,13 +45,20 @@ class Sizes:
     bulk_rows: int
     bulk_repetitions: int
     questions: int
+    scan_files: int = 100
+    rows_per_file: int = 50_000
 
 
 FULL: Final = Sizes(
     repetitions=3, seconds=2.0, bulk_rows=10_000_000, bulk_repetitions=2, questions=400
 )
 QUICK: Final = Sizes(
-    repetitions=2, seconds=1.0, bulk_rows=200_000, bulk_repetitions=1, questions=20
+    repetitions=2,
+    seconds=1.0,
+    bulk_rows=200_000,
+    bulk_repetitions=1,
+    questions=20,
+    scan_files=8,
 )
 
 
@@ -60,10 +76,27 @@ class Stage:
     objects: Path
     serve: ChildProcess
     crew: Crew
+    environment: Mapping[str, str]
+    """Of the product's processes: for one more of them."""
 
-    def connect(self, uri: str | None = None) -> Any:
-        """An ADBC connection to the product."""
-        return dbapi.connect(uri or self.uri, autocommit=True)
+    def connect(self, uri: str | None = None, *, secret: str | None = None) -> Any:
+        """An ADBC connection to the product, as the open tenant or with an API key."""
+        shown = {} if secret is None else {_AUTHORIZATION: f"Bearer {secret}"}
+        return dbapi.connect(uri or self.uri, db_kwargs=shown, autocommit=True)
+
+    def tenant(self, name: str) -> str:
+        """The secret of a key with every role, of a tenant of its own."""
+        with Catalog(self.dsn, pool_max=2) as catalog:
+            with catalog.connect() as connection:
+                tenants.ensure_tenant(connection, name, created_by="benchmark")
+            made = tenancy.create_key(catalog, name, name="benchmark", roles=sorted(EVERY_ROLE))
+        return made[1]
+
+    def files_of(self, table: str) -> list[str]:
+        """The data files that the newest snapshot reads of a table of the open tenant."""
+        with self.postgres() as connection:
+            rows = connection.execute(_FILES_SQL, (table,)).fetchall()
+        return [str(self.objects / path) for (path,) in rows]
 
     def create_table(self, name: str, schema: pa.Schema = ROW_SCHEMA) -> None:
         """Create an empty table, and wait until it is visible."""
@@ -119,6 +152,7 @@ def open_stage(sizes: Sizes) -> Iterator[Stage]:
             objects=objects,
             serve=serve,
             crew=undo.enter_context(Crew()),
+            environment=environment,
         )
 
 
@@ -131,6 +165,8 @@ def _environment(dsn: str, directory: Path, objects: Path) -> dict[str, str]:
         "DUCKMESH_AUTH_OPEN_MODE": "true",
         "DUCKMESH_FLIGHT_PORT": "0",
         "DUCKMESH_LOGGING_LEVEL": "warning",
+        # A merge in the middle of a run would be measured with it, and change what is read.
+        "DUCKMESH_MAINTENANCE_IN_COORDINATOR": "false",
     }
 
 
