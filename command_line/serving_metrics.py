@@ -29,3 +29,6 @@ class ServingMetrics:
         yield live.CACHE_MISSES.of(usage.misses)
         yield live.CACHE_EVICTIONS.of(usage.evictions)
         yield live.CACHE_BYTES.of(usage.size_bytes)
+        replicas = self._reads.replicas
+        yield live.REPLICA_BYTES.of(0 if replicas is None else replicas.size_bytes)
+        yield live.REPLICA_SEGMENTS.of(0 if replicas is None else replicas.segments)

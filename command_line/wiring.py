@@ -27,8 +27,10 @@ from flight_server.tickets import Seal
 from gateway.audit_buffer import AuditBuffer
 from gateway.known_quotas import KnownQuotas
 from gateway.limits import IngestLimits
+from gateway.manifests import LocalFiles
 from gateway.query_audit import QueryAudit
 from gateway.reads import ReadLimits, Reads
+from gateway.replicas import ReplicaOptions, Replicas
 from gateway.sessions import ClientSessions
 from gateway.sql_writes import SqlWrites
 from gateway.staging import StagingLimits
@@ -93,6 +95,7 @@ def open_doors(settings: Settings, catalog: Catalog) -> Iterator[Doors]:
             limits=_read_limits(settings),
             quotas=quotas,
             audit=_query_audit(settings, audit),
+            replicas=_replicas(settings, LocalFiles(catalog, store, cache), cache_root, rooms),
         )
         sql_writes = rooms.enter_context(SqlWrites(reads, writes, engine=engine))
         tenancy = open_tenancy(settings, catalog)
@@ -214,6 +217,18 @@ def _engine(settings: Settings, spill: Path) -> QueryEngine:
             workers=query.workers, idle=query.worker_idle, kill_grace=query.kill_grace
         ),
     )
+
+
+def _replicas(
+    settings: Settings, files: LocalFiles, cache_root: Path, rooms: ExitStack
+) -> Replicas | None:
+    query = settings.query
+    if not query.replica:
+        return None
+    options = ReplicaOptions(
+        capacity_bytes=query.replica_capacity_bytes, hot_queries=query.replica_after_queries
+    )
+    return rooms.enter_context(Replicas(files, cache_root, options))
 
 
 def _spill_root(cache_root: Path) -> Path:

@@ -76,6 +76,8 @@ CACHE_HITS: Final = _counter("file_cache_hits", "Files that a query found in the
 CACHE_MISSES: Final = _counter("file_cache_misses", "Files that the cache had to fetch.")
 CACHE_EVICTIONS: Final = _counter("file_cache_evictions", "Files that made room for others.")
 CACHE_BYTES: Final = _gauge("file_cache_bytes", "The size of the files in the cache.")
+REPLICA_BYTES: Final = _gauge("replica_bytes", "The size of all segments of native replicas.")
+REPLICA_SEGMENTS: Final = _gauge("replica_segments", "Segments that queries may read.")
 
 FAMILIES: Final = tuple(each for each in list(globals().values()) if isinstance(each, LiveFamily))
 """All of them, in the order of this file."""

@@ -134,6 +134,22 @@ QUERY_SCANNED_BYTES: Final = _histogram(
     "query_scanned_bytes", "The size of those data files.", buckets=_BYTES
 )
 
+REPLICA_QUERIES: Final = _counter(
+    "replica_queries",
+    "Queries that read tables, by where rows came from: replica when some came from a native "
+    "replica, else parquet.",
+    "source",
+)
+REPLICA_BUILDS: Final = _counter(
+    "replica_builds", "Segments of native replicas built: OK, or FAILED.", "code"
+)
+REPLICA_BUILD_SECONDS: Final = _histogram(
+    "replica_build_duration_seconds", "One build of a segment, its files fetched and all."
+)
+REPLICA_SEGMENTS_LOST: Final = _counter(
+    "replica_segments_lost", "Segments that a query could not read; they are built anew."
+)
+
 # --- publication
 
 WRITE_TO_VISIBLE_SECONDS: Final = _histogram(

@@ -7,7 +7,7 @@ query is ended, and what it held is free.
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from types import TracebackType
 from typing import Final, Self
@@ -88,8 +88,12 @@ class Answer:
         among: OpenAnswers,
         scanned_bytes: int = 0,
         record: StatementRecord | None = None,
+        on_failure: Callable[[BaseException], object] = lambda _: None,
     ) -> None:
-        """Takes over a turn that has been taken, and ends the record with itself."""
+        """Takes over a turn that has been taken, and ends the record with itself.
+
+        `on_failure` is told why reading on failed.
+        """
         self.scanned_bytes = scanned_bytes
         """The size of the data files that the query reads from."""
         self._running = running
@@ -100,6 +104,7 @@ class Answer:
         self._record = record
         self._outcome = OK
         self._whole = False
+        self._on_failure = on_failure
         self._lock = threading.Lock()
         self._has_turn = True
         self._closed = False
@@ -139,6 +144,7 @@ class Answer:
                 self._outcome = ErrorCode.QUERY_TIMEOUT.value
                 raise self._too_late() from None
             self._outcome = code_of(error)
+            self._on_failure(error)
             raise
         else:
             self._whole = batch is None

@@ -1,9 +1,10 @@
 """Answer a query: choose the snapshot, wait at the barrier, run over exactly that snapshot."""
 
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -12,10 +13,9 @@ import pyarrow as pa
 from catalog import pins, snapshots
 from catalog.connection import Catalog
 from catalog.snapshots import Snapshot
-from catalog.tables import TableAt
 from duckmesh import metrics
 from duckmesh.clock import Deadline
-from duckmesh.errors import ErrorCode, Invalid, NotSupported
+from duckmesh.errors import DuckMeshError, ErrorCode, Invalid, NotSupported
 from duckmesh.identifiers import SnapshotId, TableId, check_tag
 from duckmesh.tokens import BEFORE_ALL, VisibilityToken
 from gateway import system_tables
@@ -25,6 +25,8 @@ from gateway.known_quotas import KnownQuotas
 from gateway.manifests import LocalFiles, Manifest, Manifests
 from gateway.open_answers import Answer, OpenAnswers
 from gateway.query_audit import UNAUDITED, QueryAudit, StatementRecord, ended_by_errors
+from gateway.replicas import Replicas
+from gateway.row_sources import NO_ROWS, HeldRows, RowSources
 from gateway.time_travel import PastTable, TimeTravel
 from gateway.turns import Share, Turns
 from gateway.visibility import Visibility
@@ -38,9 +40,6 @@ from query_engine.relations import Relation, RelationSet, TableRelation
 from query_engine.session_statements import read_session_statement
 from query_engine.statements import StatementKind
 from query_engine.stream import QueryLimits
-
-_Paths = Mapping[tuple[SnapshotId, TableId], tuple[Path, ...]]
-"""Where the files of a table at a snapshot lie."""
 
 _QUEUE_PATIENCE: Final = timedelta(seconds=5)
 """How long a query waits for its turn before it is refused."""
@@ -90,6 +89,10 @@ class ReadLimits:
     """How long a query's rows may wait for their reader."""
 
 
+class _SegmentsLost(Exception):
+    """The query could not read a replica: it is asked again of the data files."""
+
+
 class Reads:
     """The read side of a serving process. Thread-safe."""
 
@@ -105,7 +108,9 @@ class Reads:
         limits: ReadLimits,
         quotas: KnownQuotas | None = None,
         audit: QueryAudit = UNAUDITED,
+        replicas: Replicas | None = None,
     ) -> None:
+        self.replicas = replicas
         self._quotas = KnownQuotas(catalog) if quotas is None else quotas
         self.audit = audit
         self._catalog = catalog
@@ -116,6 +121,7 @@ class Reads:
         self._limits = limits
         self._manifests = Manifests(catalog)
         self._files = LocalFiles(catalog, store, cache)
+        self._rows = RowSources(self._manifests, self._files, replicas)
         self._travel = TimeTravel(catalog, engine, self._manifests)
         self._turns = Turns(
             running=limits.max_concurrent,
@@ -287,8 +293,8 @@ class Reads:
         manifest = self._manifests.at(identity.tenant_id, snapshot_id)
         sql = self._over_tables(sql, manifest)
         travelled = self._travel.resolved(identity.tenant_id, sql)
-        past = [_past_relation(each, {}) for each in travelled.tables]
-        relations = self._relations(identity, sql, manifest, {}, past)
+        past = [_past_relation(each, NO_ROWS) for each in travelled.tables]
+        relations = self._relations(identity, sql, manifest, NO_ROWS, past)
         return self._engine.describe(
             travelled.sql, relations, limits=self._query_limits(identity), interruption=stop
         )
@@ -312,16 +318,21 @@ class Reads:
         record = self.audit.begin(identity, sql)
         if record is not None:
             record.snapshot_id, record.asked_token = snapshot_id, asked_token
+        ask = partial(
+            self._run,
+            identity,
+            sql,
+            snapshot_id,
+            parameters=parameters,
+            last_token=last_token,
+            stop=interruption or Interruption(),
+            record=record,
+        )
         with count_query(), ended_by_errors(record):
-            return self._run(
-                identity,
-                sql,
-                snapshot_id,
-                parameters=parameters,
-                last_token=last_token,
-                stop=interruption or Interruption(),
-                record=record,
-            )
+            try:
+                return ask(segments=True)
+            except _SegmentsLost:
+                return ask(segments=False)
 
     def _run(
         self,
@@ -333,6 +344,7 @@ class Reads:
         last_token: VisibilityToken | None,
         stop: Interruption,
         record: StatementRecord | None,
+        segments: bool,
     ) -> Answer:
         identity.require(Role.QUERY_READER)
         allowed = self._quotas.of(identity)
@@ -348,18 +360,25 @@ class Reads:
             travelled = self._travel.resolved(identity.tenant_id, sql)
             wanted = [(manifest, each) for each in manifest.named(self._engine.tables_scanned(sql))]
             wanted += [(each.manifest, each.table) for each in travelled.tables]
-            paths, pinned = self._pin_files(identity, wanted)
-            undo.callback(pinned.release)
-            past = [_past_relation(each, paths) for each in travelled.tables]
+            # A query that lists the catalog is answered where there are no segments to list.
+            segments = segments and self._engine.tables_read(sql) is not None
+            rows = self._rows.hold(identity.tenant, wanted, segments=segments)
+            undo.callback(rows.release)
+            past = [_past_relation(each, rows) for each in travelled.tables]
             stop.check()
-            running = self._engine.run(
-                travelled.sql,
-                self._relations(identity, sql, manifest, paths, past),
-                parameters=parameters,
-                limits=self._query_limits(identity),
-                session_values=_session_values(last_token),
-                interruption=stop,
-            )
+            try:
+                running = self._engine.run(
+                    travelled.sql,
+                    self._relations(identity, sql, manifest, rows, past),
+                    parameters=parameters,
+                    limits=self._query_limits(identity),
+                    session_values=_session_values(last_token),
+                    interruption=stop,
+                )
+            except DuckMeshError as error:
+                if rows.distrust(error):
+                    raise _SegmentsLost from error
+                raise
             running.stats.queued_seconds = queued.total_seconds()
             undo.pop_all()
         sizes = [f.file_size_bytes for m, t in wanted for f in m.files[t.table_id]]
@@ -369,14 +388,17 @@ class Reads:
         if record is not None:
             record.queue_seconds = queued.total_seconds()
             record.scanned_files, record.scanned_bytes = len(sizes), scanned
+        if wanted:
+            metrics.REPLICA_QUERIES.labels("replica" if rows.in_segments else "parquet").inc()
         return Answer(
             running,
-            pinned,
+            PinnedFiles((), rows.release),
             turns,
             stop=stop,
             among=self._open,
             scanned_bytes=scanned,
             record=record,
+            on_failure=rows.distrust,
         )
 
     def _query_limits(self, identity: Identity) -> QueryLimits:
@@ -392,37 +414,20 @@ class Reads:
             bytes=limits.bytes if quotas.query_bytes is None else quotas.query_bytes,
         )
 
-    def _pin_files(
-        self, identity: Identity, wanted: Sequence[tuple[Manifest, TableAt]]
-    ) -> tuple[_Paths, PinnedFiles]:
-        """The files of tables, each of its own snapshot, held in place together."""
-        for manifest in {id(manifest): manifest for manifest, _ in wanted}.values():
-            self._manifests.load_files(manifest, [t for m, t in wanted if m is manifest])
-        data_files = [file for m, t in wanted for file in m.files[t.table_id]]
-        paths, pinned = self._files.pin(identity.tenant, data_files)
-        found = iter(paths)
-        by_place = {
-            (manifest.snapshot_id, table.table_id): tuple(
-                next(found) for _ in manifest.files[table.table_id]
-            )
-            for manifest, table in wanted
-        }
-        return by_place, pinned
-
     def _relations(
         self,
         identity: Identity,
         sql: str,
         manifest: Manifest,
-        paths: _Paths,
+        rows: HeldRows,
         past: Sequence[Relation],
     ) -> RelationSet:
-        """The tenant's tables; those without paths are not read by this statement."""
+        """The tenant's tables; those that `rows` lacks are not read by this statement."""
         return RelationSet(
             tenant=identity.tenant,
             snapshot_id=manifest.snapshot_id,
             relations=tuple(
-                _relation(table.name, manifest, table, paths) for table in manifest.tables.values()
+                rows.relation(table.name, manifest, table) for table in manifest.tables.values()
             )
             + tuple(
                 Relation(view.name, view.schema, (), is_view=True)
@@ -475,13 +480,8 @@ class Reads:
         ]
 
 
-def _relation(name: str, manifest: Manifest, table: TableAt, paths: _Paths) -> Relation:
-    place = (manifest.snapshot_id, table.table_id)
-    return Relation(name, table.schema.arrow, paths.get(place, ()), table.primary_key)
-
-
-def _past_relation(past: PastTable, paths: _Paths) -> Relation:
-    return _relation(past.relation_name, past.manifest, past.table, paths)
+def _past_relation(past: PastTable, rows: HeldRows) -> Relation:
+    return rows.relation(past.relation_name, past.manifest, past.table)
 
 
 def _check_one_selector(point: ReadPoint) -> None:

@@ -29,6 +29,10 @@ class QueryStatistics(AnswerModel):
     duration_ms: float
     scanned_files: int
     scanned_bytes: int
+    source: Literal["replica", "parquet"] = Field(
+        description="`replica` when rows of some files came from a native replica."
+    )
+    replica_files: int = Field(description="Those of the scanned files.")
 
 
 class QueryAnswer(AnswerModel):

@@ -123,6 +123,8 @@ class QueryStream:
                 "duration_ms": round((time.monotonic() - self._began) * 1000, 3),
                 "scanned_files": stats.scanned_files,
                 "scanned_bytes": self._answer.scanned_bytes,
+                "source": "replica" if stats.replica_files else "parquet",
+                "replica_files": stats.replica_files,
             },
         }
 

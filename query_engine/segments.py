@@ -8,6 +8,7 @@ The process takes one order and ends. It runs when nothing else wants the proces
 thread, and dies with the thread that started it.
 """
 
+import importlib.metadata
 import json
 import os
 import pickle
@@ -29,6 +30,9 @@ from query_engine.quoting import literal
 _SQL: Final = Statements("query_engine", "segments.sql")
 _NICENESS: Final = 19
 _ADDRESS_SPACE_SPARE_BYTES: Final = 2**30
+FORMAT: Final = f"1 duckdb {importlib.metadata.version('duckdb')}"
+"""How segments are written. Those of another format are not read."""
+
 SUFFIX: Final = ".duckdb"
 BUILDING_SUFFIX: Final = ".building"
 

@@ -18,7 +18,9 @@ from coordinator.materialize import MaterializeOptions, Materializer, Step
 from duckmesh.identifiers import ConsumerId, SnapshotId, TransactionId
 from gateway.identity import EVERY_ROLE, Identity
 from gateway.limits import IngestLimits
+from gateway.manifests import LocalFiles
 from gateway.reads import ReadLimits, ReadPoint, Reads
+from gateway.replicas import ReplicaOptions, Replicas
 from gateway.sql_writes import Executed, SqlWrites
 from gateway.staging import StagingLimits
 from gateway.transactions import TransactionLimits, Transactions
@@ -50,7 +52,9 @@ class ShiftedCatalog(Catalog):
 class Rooms:
     """One tenant's use cases, as a serving process and a coordinator have them."""
 
-    def __init__(self, dsn: str, folder: Path, **limits: int) -> None:
+    def __init__(
+        self, dsn: str, folder: Path, *, replica: ReplicaOptions | None = None, **limits: int
+    ) -> None:
         self.dsn = dsn
         self.folder = folder
         self.catalog = ShiftedCatalog(dsn, pool_max=12)
@@ -61,6 +65,9 @@ class Rooms:
         )
         cache_root = folder / "cache"
         self.cache = FileCache(cache_root, capacity_bytes=2**30)
+        self.replicas = replica and Replicas(
+            LocalFiles(self.catalog, self.store, self.cache), cache_root, replica
+        )
         self.visibility = Visibility(self.catalog, self.bus)
         self.writes = Writes(
             self.catalog,
@@ -77,6 +84,7 @@ class Rooms:
             cache=self.cache,
             visibility=self.visibility,
             limits=ReadLimits(),
+            replicas=self.replicas,
         )
         self.sql_writes = SqlWrites(self.reads, self.writes, engine=self.engine)
         self.transactions = Transactions(
@@ -189,6 +197,8 @@ class Rooms:
         self.catalog.offset += span
 
     def close(self) -> None:
+        if self.replicas is not None:
+            self.replicas.close()
         self.bus.close()
         self.sql_writes.close()
         self.engine.close()
@@ -197,8 +207,10 @@ class Rooms:
 
 
 @contextmanager
-def open_rooms(dsn: str, folder: Path, **limits: int) -> Iterator[Rooms]:
-    rooms = Rooms(dsn, folder, **limits)
+def open_rooms(
+    dsn: str, folder: Path, *, replica: ReplicaOptions | None = None, **limits: int
+) -> Iterator[Rooms]:
+    rooms = Rooms(dsn, folder, replica=replica, **limits)
     try:
         yield rooms
     finally:

@@ -85,6 +85,27 @@ class QuerySettings(Group):
             "message, of which ADBC takes 16 MiB and other gRPC clients 4 MiB unless told more."
         ),
     )
+    replica: bool = Field(
+        default=True,
+        description=(
+            "Whether tables that are queried often are kept in DuckDB's own format beside the "
+            "cache, as native replicas. Answers are the same with and without."
+        ),
+    )
+    replica_capacity_bytes: int = Field(
+        default=4 * GIB,
+        ge=16 * MIB,
+        description="The size of all native replicas at most, beside that of the cache.",
+    )
+    replica_after_queries: float = Field(
+        default=3,
+        ge=1,
+        le=1_000_000,
+        description=(
+            "Queries of late that make a table hot; one counts half after two minutes. Hot tables "
+            "of at least 1 MiB or 8 files get a replica, those with the most bytes read first."
+        ),
+    )
     consistency_timeout = Span("consistency_timeout_ms")
     max_consistency_timeout = Span("max_consistency_timeout_ms")
     wall_time = Span("wall_time_seconds")

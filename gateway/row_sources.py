@@ -1,0 +1,120 @@
+"""Where the rows of a query's tables lie: in data files on the local disk, and in segments."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from catalog.files import DataFile
+from catalog.tables import TableAt
+from duckmesh.errors import ErrorCode, Internal, Unavailable
+from duckmesh.identifiers import SnapshotId, TableId
+from gateway.manifests import LocalFiles, Manifest, Manifests
+from gateway.replica_parts import Layout
+from gateway.replicas import Replicas
+from object_store.file_cache import PinnedFiles
+from query_engine.relations import Relation
+
+_Place = tuple[SnapshotId, TableId]
+
+
+class HeldRows:
+    """The files and segments that one query reads, held in place until `release`."""
+
+    def __init__(
+        self,
+        paths: Mapping[_Place, tuple[Path, ...]],
+        pinned: PinnedFiles,
+        layouts: Mapping[_Place, Layout],
+        replicas: Replicas | None,
+        tenant: str,
+    ) -> None:
+        self.in_segments = bool(layouts)
+        """Whether some of the rows lie in segments."""
+        self._paths = paths
+        self._pinned = pinned
+        self._layouts = layouts
+        self._replicas = replicas
+        self._tenant = tenant
+
+    def relation(self, name: str, manifest: Manifest, table: TableAt) -> Relation:
+        """The table as the engine reads it; over no rows when the query does not read them."""
+        place = (manifest.snapshot_id, table.table_id)
+        files, layout = self._paths.get(place, ()), self._layouts.get(place)
+        if layout is None:
+            return Relation(name, table.schema.arrow, files, table.primary_key)
+        return Relation(
+            name,
+            table.schema.arrow,
+            files,
+            table.primary_key,
+            parts=layout.parts,
+            segment_files=layout.inside_files,
+        )
+
+    def distrust(self, error: BaseException) -> bool:
+        """Drop the segments if they may be why the query failed; whether they may be."""
+        damaged = isinstance(error, Internal) or (
+            isinstance(error, Unavailable) and error.code is ErrorCode.STORE_UNAVAILABLE
+        )
+        if not damaged or self._replicas is None or not self._layouts:
+            return False
+        for (_, table_id), layout in self._layouts.items():
+            self._replicas.distrust((self._tenant, table_id), layout)
+        return True
+
+    def release(self) -> None:
+        """Let everything go. Call it once, from any thread."""
+        self._pinned.release()
+        if self._replicas is not None:
+            for layout in self._layouts.values():
+                self._replicas.release(layout)
+
+
+NO_ROWS: Final = HeldRows({}, PinnedFiles((), lambda: None), {}, None, "")
+"""For a statement that is bound and not run."""
+
+
+class RowSources:
+    """Finds the rows of tables. Thread-safe."""
+
+    def __init__(
+        self, manifests: Manifests, files: LocalFiles, replicas: Replicas | None = None
+    ) -> None:
+        self._manifests = manifests
+        self._files = files
+        self._replicas = replicas
+
+    def hold(
+        self, tenant: str, wanted: Sequence[tuple[Manifest, TableAt]], *, segments: bool
+    ) -> HeldRows:
+        """The rows of tables, each of its own snapshot; from `segments` too where there are any.
+
+        Fetches the files that are missing. Raises Unavailable when it cannot.
+        """
+        for manifest in {id(manifest): manifest for manifest, _ in wanted}.values():
+            self._manifests.load_files(manifest, [t for m, t in wanted if m is manifest])
+        files: dict[_Place, Sequence[DataFile]] = {}
+        layouts: dict[_Place, Layout] = {}
+        replicas = self._replicas if segments else None
+        try:
+            for manifest, table in wanted:
+                place = (manifest.snapshot_id, table.table_id)
+                if place in files:
+                    continue
+                files[place] = manifest.files[table.table_id]
+                if replicas is not None:
+                    layout = replicas.hold(tenant, manifest.snapshot_id, table, files[place])
+                    if layout is not None:
+                        layouts[place] = layout
+                        files[place] = layout.outside
+            found, pinned = self._files.pin(
+                tenant, [file for each in files.values() for file in each]
+            )
+        except BaseException:
+            if replicas is not None:
+                for layout in layouts.values():
+                    replicas.release(layout)
+            raise
+        left = iter(found)
+        paths = {place: tuple(next(left) for _ in each) for place, each in files.items()}
+        return HeldRows(paths, pinned, layouts, replicas, tenant)
