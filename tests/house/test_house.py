@@ -189,11 +189,14 @@ def test_no_file_mentions_a_place_on_somebody_s_machine() -> None:
 def test_compose_names_its_services_and_pins_their_images() -> None:
     compose = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
     services = compose["services"]
-    assert set(services) == {"postgres", "objects", "migrate", "serve", "coordinate"}
-    for name in ("migrate", "serve", "coordinate"):
+    assert set(services) == {
+        *("postgres", "objects", "migrate"),
+        *("serve", "coordinate", "maintain", "collector"),
+    }
+    for name in ("migrate", "serve", "coordinate", "maintain"):
         assert services[name]["build"] == "."
         assert services[name]["command"][0] == name
-    for name in ("postgres", "objects"):
+    for name in ("postgres", "objects", "collector"):
         assert re.fullmatch(r"[\w./-]+:v?\d[\w.]*", services[name]["image"])
     for service in services.values():
         for port in service.get("ports", []):
@@ -203,7 +206,7 @@ def test_compose_names_its_services_and_pins_their_images() -> None:
 def test_compose_gives_settings_that_duckmesh_accepts(tmp_path: Path) -> None:
     compose = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
     check = "from duckmesh.settings import load_settings; load_settings()"
-    for name in ("migrate", "serve", "coordinate"):
+    for name in ("migrate", "serve", "coordinate", "maintain"):
         given = compose["services"][name]["environment"]
         plain = {key: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value) for key, value in given.items()}
         environment = {**plain, "HOME": str(tmp_path)}

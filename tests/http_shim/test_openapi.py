@@ -8,13 +8,20 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
-from schemathesis import APIOperation, GenerationMode
+from schemathesis import APIOperation, GenerationMode, checks
 
 from http_shim.files import FILE_TYPES
 from http_shim.openapi import openapi_document, openapi_text
 from tests.http_shim.conftest import OpenHttp
 from tests.rooms import Rooms, rows
 
+CONFORMANCE = [
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+]
+"""What an answer is held to: a status, a type and a shape that the document names."""
 EXAMPLES = int(os.environ.get("DUCKMESH_TEST_HTTP_EXAMPLES", "4"))
 """Requests for each endpoint and way of making them; 450 make about 20,000 in all."""
 ROOT = Path(__file__).parent.parent.parent
@@ -69,19 +76,25 @@ def _attack(operation: APIOperation, uri: str, mode: GenerationMode) -> int:
     def attack(case: schemathesis.Case) -> None:
         nonlocal asked
         asked += 1
-        check(case.call(base_url=uri))
+        answer = case.call(base_url=uri)
+        check(answer)
+        if not _is_plain_refusal(answer):
+            case.validate_response(answer, checks=CONFORMANCE)
 
     with contextlib.suppress(Unsatisfiable):
         attack()
     return asked
 
 
+def _is_plain_refusal(answer: schemathesis.Response) -> bool:
+    """No HTTP at all: uvicorn answers before the door sees it."""
+    kind = answer.headers.get("content-type", [""])
+    return answer.status_code == 400 and kind == ["text/plain; charset=utf-8"]
+
+
 def check(answer: schemathesis.Response) -> None:
     assert answer.status_code != 500, answer.text
-    if answer.status_code == 400 and answer.headers["content-type"] == [
-        "text/plain; charset=utf-8"
-    ]:
-        # No HTTP at all: uvicorn answers before the door sees it.
+    if _is_plain_refusal(answer):
         return
     assert "x-trace-id" in answer.headers
     if answer.status_code >= 400:
