@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
+from catalog import snapshots
 from catalog.connection import Connection
 from duckmesh.errors import Corrupt
 from duckmesh.identifiers import FileId, SchemaVersion, SnapshotId, TableId
@@ -34,11 +35,17 @@ class DataFile:
 def manifest(
     connection: Connection, snapshot_id: SnapshotId, table_ids: Collection[TableId]
 ) -> list[DataFile]:
-    """The files of the tables at the snapshot, by table, then in the order of acceptance."""
-    rows = connection.execute(
+    """The files of the tables at the snapshot, by table, then in the order of acceptance.
+
+    Whole, or NotFound (SNAPSHOT_NOT_FOUND) when the snapshot has expired.
+    """
+    found = connection.execute(
         _SQL["manifest"], {"table_ids": list(table_ids), "snapshot_id": snapshot_id}
-    )
-    return [DataFile(*row) for row in rows]
+    ).fetchall()
+    # No file may also mean: no snapshot. Files were seen together with their snapshot.
+    if not found and connection.execute(_SQL["is_kept"], (snapshot_id,)).fetchone() != (True,):
+        raise snapshots.expired(snapshot_id)
+    return [DataFile(*row) for row in found]
 
 
 def content(connection: Connection, file_id: FileId) -> bytes:

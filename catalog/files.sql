@@ -1,11 +1,13 @@
 -- name: manifest
--- The files of some tables at a snapshot, oldest rows first.
+-- The files of some tables at a snapshot, oldest rows first. None of a snapshot that has expired:
+-- some of its files may be gone.
 SELECT file_id, table_id, path, schema_version, record_count, file_size_bytes,
        min_event_time, max_event_time, min_token, max_token, begin_snapshot
 FROM data_file
 WHERE table_id = ANY (%(table_ids)s)
   AND begin_snapshot <= %(snapshot_id)s
   AND (end_snapshot IS NULL OR end_snapshot > %(snapshot_id)s)
+  AND EXISTS (SELECT 1 FROM snapshot WHERE snapshot_id = %(snapshot_id)s)
 ORDER BY table_id, min_token, file_id
 
 -- name: content
@@ -23,6 +25,9 @@ WHERE f.table_id = ANY (%(table_ids)s) AND f.end_snapshot IS NULL AND f.path IS 
   AND (f.held_until IS NULL OR f.held_until <= duckmesh_now())
 ORDER BY f.table_id, f.min_token, f.file_id
 LIMIT %(limit)s
+
+-- name: is_kept
+SELECT EXISTS (SELECT 1 FROM snapshot WHERE snapshot_id = %s)
 
 -- name: known_paths
 SELECT path FROM data_file WHERE path = ANY (%s)

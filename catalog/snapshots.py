@@ -251,6 +251,8 @@ def by_id(connection: Connection, tenant_id: TenantId, snapshot_id: SnapshotId) 
     """The tenant's snapshot of that id. Raises NotFound, also for another tenant's."""
     row = connection.execute(_SQL["by_id"], (tenant_id, snapshot_id)).fetchone()
     if row is None:
+        if snapshot_id <= _expired_through(connection, tenant_id):
+            raise expired(snapshot_id)
         raise NotFound(
             ErrorCode.SNAPSHOT_NOT_FOUND,
             f"there is no snapshot {snapshot_id}: take an id from a query or from "
@@ -261,15 +263,41 @@ def by_id(connection: Connection, tenant_id: TenantId, snapshot_id: SnapshotId) 
 
 
 def by_time(connection: Connection, tenant_id: TenantId, moment: datetime) -> Snapshot:
-    """The snapshot that was the newest at that moment. Raises NotFound before the first one."""
+    """The snapshot that was the newest at that moment.
+
+    Raises NotFound before the first one, and when it has expired.
+    """
     row = connection.execute(_SQL["by_time"], (tenant_id, moment)).fetchone()
+    gone = row is not None and row[4] is not None and row[4] <= moment
+    if gone or (row is None and _expired_through(connection, tenant_id)):
+        raise NotFound(
+            ErrorCode.SNAPSHOT_NOT_FOUND,
+            "the snapshot of that time has expired, or there was none yet: name a later time, and "
+            "pin what is to stay",
+            snapshot_time=moment.isoformat(),
+        )
     if row is None:
         raise NotFound(
             ErrorCode.SNAPSHOT_NOT_FOUND,
             "there was no snapshot at that time yet: name a later time",
             snapshot_time=moment.isoformat(),
         )
-    return Snapshot(*row)
+    return Snapshot(*row[:4])
+
+
+def expired(snapshot_id: SnapshotId) -> NotFound:
+    """The refusal of a snapshot that retention has taken."""
+    return NotFound(
+        ErrorCode.SNAPSHOT_NOT_FOUND,
+        f"snapshot {snapshot_id} has expired: name a newer one of duckmesh_system.snapshots, and "
+        "pin what is to stay",
+        snapshot_id=snapshot_id,
+    )
+
+
+def _expired_through(connection: Connection, tenant_id: TenantId) -> SnapshotId:
+    row = connection.execute(_SQL["expired_through"], (tenant_id,)).fetchone()
+    return SnapshotId(row[0] if row else 0)
 
 
 def recent(

@@ -88,8 +88,11 @@ SELECT coalesce(max(max_visibility_token), 0) FROM publication_head
 SELECT snapshot_id, tenant_id, created_at, max_visibility_token
 FROM snapshot WHERE tenant_id = %s AND snapshot_id = %s
 
+-- name: expired_through
+SELECT expired_through FROM publication_head WHERE tenant_id = %s
+
 -- name: by_time
-SELECT snapshot_id, tenant_id, created_at, max_visibility_token
+SELECT snapshot_id, tenant_id, created_at, max_visibility_token, replaced_at
 FROM snapshot WHERE tenant_id = %s AND created_at <= %s
 ORDER BY created_at DESC LIMIT 1
 

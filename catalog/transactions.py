@@ -241,6 +241,12 @@ def expire_idle(connection: Connection, *, idle: timedelta, limit: int) -> tuple
     return count, staged
 
 
+def staged_payloads(connection: Connection, tenant_id: TenantId) -> list[bytes]:
+    """The staged payloads that the tenant's transactions hold."""
+    rows = connection.execute(_SQL["staged_payloads"], (tenant_id,), binary=True)
+    return [bytes(row[0]) for row in rows]
+
+
 def forget_ended(connection: Connection, *, older_than: timedelta, limit: int) -> int:
     """Forget transactions that ended that long ago: nobody repeats their COMMIT any more."""
     values = {"older_than": older_than, "limit": limit}

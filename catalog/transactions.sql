@@ -101,6 +101,11 @@ WITH ended AS (
 )
 SELECT payload FROM ended WHERE payload_kind = 'staged'
 
+-- name: staged_payloads
+SELECT w.payload
+FROM client_transaction t JOIN transaction_write w USING (transaction_id)
+WHERE t.tenant_id = %s AND w.payload_kind = 'staged'
+
 -- name: idle
 SELECT transaction_id FROM client_transaction
 WHERE state = 'open' AND last_seen < duckmesh_now() - %(idle)s

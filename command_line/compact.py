@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass
 
 import click
 
+from catalog import acts
 from catalog.connection import Catalog
 from catalog.tables import find_table, places, table_not_found
 from catalog.tenants import Tenant, find_tenant
-from command_line.catalog_access import open_catalog
+from command_line.catalog_access import open_bus, open_catalog
 from command_line.invocation import Invocation
 from command_line.maintaining import new_maintenance
 from command_line.output import as_json, print_json, print_rows
@@ -51,9 +52,19 @@ def compact(
     with open_catalog(settings) as catalog, stop_requests() as stop:
         with catalog.connect() as connection:
             owner = find_tenant(connection, tenant or settings.auth.default_tenant)
-        compactor = new_maintenance(settings, catalog).compactor(stop)
+        compactor = new_maintenance(settings, catalog, open_bus(catalog)).compactor(stop)
         named = _tables(catalog, compactor, owner, table)
         done = list(_merges(compactor, owner, named, dry_run=dry_run))
+        if done and not dry_run:
+            with catalog.connect() as connection:
+                acts.record(
+                    connection,
+                    "compact",
+                    table or owner.name,
+                    tenant_id=owner.tenant_id,
+                    principal=acts.OPERATOR,
+                    detail={"merges": len(done), "files": sum(each.files_in for each in done)},
+                )
     if as_json:
         print_json([asdict(each) for each in done])
         return

@@ -46,7 +46,7 @@ def coordinate(invocation: Invocation, grace_seconds: float) -> None:
             do_without_pandas()
             bus = open_bus(catalog)
             coordinator = new_coordinator(
-                settings, catalog, bus, maintenance=_maintenance(settings, catalog)
+                settings, catalog, bus, maintenance=_maintenance(settings, catalog, bus)
             )
             threading.Thread(target=_wake_at, args=(stop, bus), daemon=True).start()
             with observed(settings, catalog, bus, stop):
@@ -56,8 +56,8 @@ def coordinate(invocation: Invocation, grace_seconds: float) -> None:
     _log.info("stopped")
 
 
-def _maintenance(settings: Settings, catalog: Catalog) -> Maintenance | None:
-    return new_maintenance(settings, catalog) if settings.maintenance.in_coordinator else None
+def _maintenance(settings: Settings, catalog: Catalog, bus: IngestBus) -> Maintenance | None:
+    return new_maintenance(settings, catalog, bus) if settings.maintenance.in_coordinator else None
 
 
 def _wake_at(stop: threading.Event, bus: IngestBus) -> None:

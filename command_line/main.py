@@ -29,6 +29,7 @@ COMMANDS: Final = (
     "lag",
     "compact",
     "audit",
+    "retention",
     "completion",
 )
 """Each is the one command of the module of its name."""

@@ -27,7 +27,7 @@ _log = get_logger(__name__)
 )
 @click.pass_obj
 def maintain(invocation: Invocation, grace_seconds: float) -> None:
-    """Merge small files, until SIGTERM.
+    """Merge small files, expire snapshots and delete what nothing reads, until SIGTERM.
 
     `duckmesh coordinate` does the same unless maintenance.in_coordinator is off. Any number of
     both share the work by leases. Prints `ready NAME` when it works.
@@ -39,8 +39,9 @@ def maintain(invocation: Invocation, grace_seconds: float) -> None:
             if not await_catalog(settings, stop):
                 return
             do_without_pandas()
-            kept = new_maintenance(settings, catalog).duties(stop)
-            with observed(settings, catalog, open_bus(catalog), stop):
+            bus = open_bus(catalog)
+            kept = new_maintenance(settings, catalog, bus).duties(stop)
+            with observed(settings, catalog, bus, stop):
                 name = consumer_id(settings)
                 say_ready(name)
                 duties.keep(kept, catalog, holder=name, stop=stop)

@@ -45,8 +45,11 @@ def forget_keys(bus: IngestBus, window: timedelta) -> Duty:
     """Forget idempotency keys, and receipts, older than the window; a bounded number at a time."""
 
     def act() -> None:
-        if forgotten := bus.expire_keys(older_than=window, limit=_KEYS_AT_ONCE):
+        # As often as it takes: what is accepted in the meantime must not outrun it.
+        while forgotten := bus.expire_keys(older_than=window, limit=_KEYS_AT_ONCE):
             _LOG.info("keys_forgotten", count=forgotten)
+            if forgotten < _KEYS_AT_ONCE:
+                return
 
     return Duty("forget-keys", timedelta(seconds=30), act)
 

@@ -37,6 +37,7 @@ from ingest_bus.envelope import (
     PendingTable,
     Receipt,
     Replay,
+    StagedPayload,
     TenantLag,
 )
 from ingest_bus.port import ISOLATE_FROM_ATTEMPT, MAX_ATTEMPTS, NACK_BACKOFF_FIRST
@@ -481,6 +482,15 @@ class MemoryIngestBus:
                 event.replayed_as.group_last_token = last_of[event.last_of_group]
 
     # -- upkeep
+
+    def staged_payloads(self, tenant_id: TenantId) -> list[StagedPayload]:
+        with self._lock:
+            return [
+                event.envelope.payload
+                for event in self._tenants.get(tenant_id, _Tenant()).events
+                if event.state is not EventState.COMMITTED
+                and isinstance(event.envelope.payload, StagedPayload)
+            ]
 
     def expire_keys(self, *, older_than: timedelta, limit: int) -> int:
         with self._lock:

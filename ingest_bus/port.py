@@ -17,6 +17,7 @@ from ingest_bus.envelope import (
     PendingTable,
     Receipt,
     Replay,
+    StagedPayload,
 )
 
 MAX_ATTEMPTS = 5
@@ -205,6 +206,12 @@ class IngestBus(Protocol):
         the receipt of the first, with `inserted` False. Its idempotency key, while it is known,
         stands for the new event from then on. Raises NotFound when a token is that of no dead
         letter, and Conflict (SCHEMA_INCOMPATIBLE) as `publish` does. `within` is as for `publish`.
+        """
+        ...
+
+    def staged_payloads(self, tenant_id: TenantId) -> list[StagedPayload]:
+        """The staged payloads of the tenant that are not published: of events that wait, and of
+        dead letters. An event that is not among them is committed, or was accepted later.
         """
         ...
 

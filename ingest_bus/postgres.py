@@ -29,6 +29,7 @@ from ingest_bus.envelope import (
     PendingTable,
     Receipt,
     Replay,
+    StagedPayload,
     TenantLag,
 )
 from ingest_bus.group_commit import GroupCommit
@@ -38,6 +39,8 @@ from ingest_bus.postgres_publish import Publisher
 from ingest_bus.postgres_rows import event_of, record_of
 
 _SQL = Statements("ingest_bus", "postgres.sql")
+_CLAIMS_KEPT: Final = timedelta(days=1)
+"""How long what is known of an ended claim is kept: nothing but an operator asks for it."""
 
 ACCEPTED_CHANNEL: Final = "duckmesh_accepted"
 
@@ -301,11 +304,17 @@ class PostgresIngestBus:
 
     # -- upkeep
 
+    def staged_payloads(self, tenant_id: TenantId) -> list[StagedPayload]:
+        with self._database.connect() as connection:
+            rows = connection.execute(_SQL["staged_payloads"], (tenant_id,), binary=True)
+            return [StagedPayload.from_bytes(bytes(row[0])) for row in rows]
+
     def expire_keys(self, *, older_than: timedelta, limit: int) -> int:
         values = {"older_than": older_than, "limit": limit}
         with self._database.connect() as connection:
             expired = connection.execute(_SQL["expire_keys"], values).rowcount
             connection.execute(_SQL["expire_events"], values)
+            connection.execute(_SQL["forget_claims"], values | {"older_than": _CLAIMS_KEPT})
         return expired
 
     def wait_for_work(self, timeout: timedelta) -> bool:

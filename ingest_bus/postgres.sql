@@ -223,6 +223,16 @@ ORDER BY w.oldest LIMIT %(tenants_max)s
 SELECT (SELECT count(*) FROM ingest_lease WHERE lease_until <= duckmesh_now()),
        (SELECT count(*) FROM ingest_event WHERE state = 'failed' AND replay_token IS NULL)
 
+-- name: staged_payloads
+SELECT payload FROM ingest_event
+WHERE tenant_id = %s AND payload_kind = 'staged' AND payload IS NOT NULL
+
+-- name: forget_claims
+DELETE FROM ingest_claim_batch
+WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM ingest_claim_batch
+    WHERE ended_at < duckmesh_now() - %(older_than)s::interval LIMIT %(limit)s))
+
 -- name: expire_keys
 DELETE FROM idempotency_key
 WHERE ctid = ANY (ARRAY(

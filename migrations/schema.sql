@@ -152,6 +152,9 @@ CREATE TABLE ingest_event (
 CREATE UNIQUE INDEX ingest_event_by_id ON ingest_event (event_id);
 CREATE INDEX ingest_event_failed ON ingest_event (tenant_id, visibility_token)
     WHERE state = 'failed';
+-- Objects that no snapshot has yet, and that the collection of orphans spares.
+CREATE INDEX ingest_event_staged ON ingest_event (tenant_id)
+    WHERE payload_kind = 'staged' AND payload IS NOT NULL;
 
 CREATE TABLE idempotency_key (
     tenant_id    bigint NOT NULL,
@@ -238,7 +241,7 @@ CREATE SEQUENCE snapshot_id_sequence AS bigint;
 CREATE TABLE snapshot (
     snapshot_id          bigint PRIMARY KEY,
     tenant_id            bigint NOT NULL REFERENCES tenant,
-    parent_snapshot_id   bigint REFERENCES snapshot,
+    parent_snapshot_id   bigint,
     -- Later than its parent's, always: time travel by time has one answer.
     created_at           timestamptz NOT NULL,
     created_by           text NOT NULL,
@@ -246,7 +249,9 @@ CREATE TABLE snapshot (
         CHECK (operation IN ('create_tenant', 'publish', 'create_table', 'alter_table', 'drop_table',
                              'create_view', 'alter_view', 'drop_view', 'compact', 'restore')),
     -- Every token of the tenant up to this one is in the snapshot, or dead-lettered.
-    max_visibility_token bigint NOT NULL
+    max_visibility_token bigint NOT NULL,
+    -- When the next snapshot came, for one that a pin holds while the next one is gone.
+    replaced_at          timestamptz
 );
 
 CREATE INDEX snapshot_latest ON snapshot (tenant_id, snapshot_id DESC)
@@ -263,12 +268,14 @@ CREATE TABLE publication_head (
     max_visibility_token bigint NOT NULL,
     publisher_epoch      bigint NOT NULL DEFAULT 0,
     -- What the live files take.
-    live_bytes           bigint NOT NULL DEFAULT 0
+    live_bytes           bigint NOT NULL DEFAULT 0,
+    -- Snapshots up to this one have expired, unless they are there.
+    expired_through      bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 10);
 
 CREATE TABLE snapshot_table_watermark (
     table_id             bigint NOT NULL REFERENCES table_def,
-    snapshot_id          bigint NOT NULL REFERENCES snapshot,
+    snapshot_id          bigint NOT NULL,
     max_visibility_token bigint NOT NULL,
     PRIMARY KEY (table_id, snapshot_id)
 );
@@ -297,7 +304,7 @@ CREATE TABLE table_former_name (
     table_id     bigint NOT NULL REFERENCES table_def,
     name         text NOT NULL,
     -- The snapshot from which on the table has another name.
-    end_snapshot bigint NOT NULL REFERENCES snapshot,
+    end_snapshot bigint NOT NULL,
     PRIMARY KEY (table_id, end_snapshot)
 );
 
@@ -318,16 +325,22 @@ CREATE TABLE data_file (
     stats           jsonb NOT NULL DEFAULT '{}',
     min_token       bigint NOT NULL,
     max_token       bigint NOT NULL,
-    begin_snapshot  bigint NOT NULL REFERENCES snapshot,
-    end_snapshot    bigint REFERENCES snapshot,
+    begin_snapshot  bigint NOT NULL,
+    end_snapshot    bigint,
     -- Until when a compaction carries a live file on: publications leave it out of their folds.
     held_until      timestamptz,
+    -- Since when no snapshot reads the file. It is deleted a while later.
+    unreachable_since timestamptz,
     CHECK (end_snapshot > begin_snapshot)
 );
 
 -- "Which files at S" is one range of this index.
 CREATE INDEX data_file_of_table ON data_file (table_id, end_snapshot, begin_snapshot);
 CREATE INDEX data_file_live ON data_file (table_id) WHERE end_snapshot IS NULL;
+CREATE INDEX data_file_ended ON data_file (tenant_id, end_snapshot)
+    WHERE end_snapshot IS NOT NULL AND unreachable_since IS NULL;
+CREATE INDEX data_file_unreachable ON data_file (tenant_id, unreachable_since)
+    WHERE unreachable_since IS NOT NULL;
 -- A restore makes new rows of old files: several rows may name one object. It stays in the store
 -- until no row names it.
 CREATE INDEX data_file_by_path ON data_file (path) WHERE path IS NOT NULL;
@@ -369,7 +382,7 @@ CREATE TABLE data_file_content (
 
 -- The log of additions and removals: the manifest's history, and the change feed.
 CREATE TABLE snapshot_file (
-    snapshot_id bigint NOT NULL REFERENCES snapshot,
+    snapshot_id bigint NOT NULL,
     file_id     uuid NOT NULL REFERENCES data_file,
     table_id    bigint NOT NULL,
     change_type text NOT NULL CHECK (change_type IN ('add', 'remove')),
@@ -393,7 +406,7 @@ CREATE TABLE compaction_run (
     run_id       uuid PRIMARY KEY,
     tenant_id    bigint NOT NULL REFERENCES tenant,
     table_id     bigint NOT NULL REFERENCES table_def,
-    snapshot_id  bigint REFERENCES snapshot,
+    snapshot_id  bigint,
     started_at   timestamptz NOT NULL DEFAULT now(),
     ended_at     timestamptz,
     state        text NOT NULL DEFAULT 'running'
@@ -416,7 +429,9 @@ CREATE TABLE gc_run (
     dry_run       boolean NOT NULL DEFAULT false,
     files_deleted bigint NOT NULL DEFAULT 0,
     bytes_deleted bigint NOT NULL DEFAULT 0,
-    failure       text
+    failure       text,
+    snapshots_expired bigint NOT NULL DEFAULT 0,
+    orphans_deleted   bigint NOT NULL DEFAULT 0
 );
 
 CREATE INDEX gc_run_by_start ON gc_run (started_at DESC);

@@ -12,6 +12,8 @@ import pyarrow as pa
 
 from catalog import tenants
 from catalog.connection import Catalog, Connection
+from catalog.retention import Collected, Retention
+from coordinator.collect import CollectOptions, Collector
 from coordinator.compact import CompactionOptions, Compactor
 from coordinator.compaction_choice import CompactionSizes
 from coordinator.materialize import MaterializeOptions, Materializer, Step
@@ -139,6 +141,30 @@ class Rooms:
             stop=stop,
             step=step,
         )
+
+    def collector(
+        self,
+        *,
+        step: Step = lambda _: None,
+        kept_for: timedelta = timedelta(days=7),
+        kept_at_least: int = 1,
+        **options: Any,
+    ) -> Collector:
+        """A collector that keeps one snapshot at least; ages are options."""
+        retention = Retention(kept_for=kept_for, kept_at_least=kept_at_least)
+        return Collector(
+            self.catalog,
+            self.bus,
+            self.store,
+            options=CollectOptions(retention=retention, **options),
+            step=step,
+        )
+
+    def collect(self, collector: Collector | None = None, **options: Any) -> Collected:
+        """One run over this tenant."""
+        with self.catalog.connect() as connection:
+            tenant = tenants.find_tenant(connection, self.acme.tenant)
+        return (collector or self.collector()).collect(tenant, **options)
 
     def publish_all(self) -> None:
         """Make everything accepted so far visible."""

@@ -1,4 +1,4 @@
-"""How storage is kept in order: compaction."""
+"""How storage is kept in order: compaction, retention, garbage collection."""
 
 from pydantic import Field
 
@@ -44,5 +44,39 @@ class MaintenanceSettings(Group):
         default=None,
         description="Where merges sort on disk; the system's temporary directory when not set.",
     )
+    snapshot_retention_days: float = Field(
+        default=7, ge=0, le=36_500, description="How far back in time queries can read."
+    )
+    snapshots_kept_min: int = Field(
+        default=100, ge=1, description="The newest snapshots that stay, whatever their age."
+    )
+    retention_interval_seconds: float = Field(
+        default=60, gt=0, le=86_400, description="How often to expire snapshots and delete files."
+    )
+    gc_safety_age_seconds: float = Field(
+        default=7200,
+        ge=0,
+        description=(
+            "How long a file is spared that no snapshot reads; never less than a ticket's and a "
+            "query's longest time together."
+        ),
+    )
+    orphan_grace_seconds: float = Field(
+        default=86_400,
+        ge=60,
+        description="How long an object is spared that nothing names: longer than any one write.",
+    )
+    orphan_interval_seconds: float = Field(
+        default=21_600, gt=0, le=604_800, description="How often to list the store for orphans."
+    )
+    run_history_days: float = Field(
+        default=30, gt=0, le=3650, description="How long runs of maintenance are remembered."
+    )
+    snapshot_retention = Span("snapshot_retention_days")
+    retention_interval = Span("retention_interval_seconds")
+    gc_safety_age = Span("gc_safety_age_seconds")
+    orphan_grace = Span("orphan_grace_seconds")
+    orphan_interval = Span("orphan_interval_seconds")
+    run_history = Span("run_history_days")
     compaction_interval = Span("compaction_interval_seconds")
     compaction_rest = Span("compaction_rest_seconds")

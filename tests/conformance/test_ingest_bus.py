@@ -582,6 +582,26 @@ def test_staged_payloads_do_not_count_as_inline_bytes(bus: IngestBus, acme: Tena
     assert tokens_of(claimed(bus, max_bytes=50)) == [1, 2, 3]
 
 
+def test_staged_payloads_are_those_of_events_that_wait_and_of_dead_letters(
+    bus: IngestBus, acme: TenantId
+) -> None:
+    for key in ("acme/t/a", "acme/t/b", "acme/t/c"):
+        payload = StagedPayload((StagedFile(new_file_id(), key, 1, 10),))
+        publish(bus, acme, 1, payload=payload)
+    publish(bus, acme, 1)
+    assert _keys(bus.staged_payloads(acme)) == ["acme/t/a", "acme/t/b", "acme/t/c"]
+    claim = claimed(bus, limit=2)
+    events = [event.envelope.event_id for event in claim.events]
+    bus.nack(claim, events[:1], "refused", dead=True)
+    bus.ack(claim, events[1:])
+    assert _keys(bus.staged_payloads(acme)) == ["acme/t/a", "acme/t/c"]
+    assert bus.staged_payloads(TenantId(acme + 1)) == []
+
+
+def _keys(payloads: list[StagedPayload]) -> list[str]:
+    return sorted(file.key for payload in payloads for file in payload.files)
+
+
 def die(world: World, *, times: int = 1) -> list[list[int]]:
     """A consumer claims and is not heard of again; what it held, each time."""
     seen = []
