@@ -7,7 +7,7 @@ from datetime import datetime
 from catalog import snapshots
 from catalog.connection import Connection
 from duckmesh.errors import Corrupt
-from duckmesh.identifiers import FileId, SchemaVersion, SnapshotId, TableId
+from duckmesh.identifiers import FileId, SchemaVersion, SnapshotId, TableId, TenantId
 from duckmesh.statements import Statements
 from duckmesh.tokens import VisibilityToken
 
@@ -30,6 +30,17 @@ class DataFile:
     min_token: VisibilityToken
     max_token: VisibilityToken
     begin_snapshot: SnapshotId
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFile:
+    """A file of some snapshot, its table's name, and where its bytes are to be."""
+
+    file_id: FileId
+    table: str
+    path: str | None
+    size_bytes: int
+    inline_bytes: int | None
 
 
 def manifest(
@@ -73,3 +84,16 @@ def live_inline_files(connection: Connection, table_ids: Collection[TableId]) ->
 def known_paths(connection: Connection, paths: Collection[str]) -> set[str]:
     """Those of the object keys that some data file names: the rest are orphans."""
     return {row[0] for row in connection.execute(_SQL["known_paths"], (list(paths),))}
+
+
+def kept_files(
+    connection: Connection, tenant_id: TenantId, *, after: FileId | None, limit: int
+) -> list[KeptFile]:
+    """The next files by id that a snapshot of the tenant reads, the newest or an older one."""
+    values = {"tenant_id": tenant_id, "after": after, "limit": limit}
+    return [KeptFile(*row) for row in connection.execute(_SQL["kept_files"], values)]
+
+
+def still_kept(connection: Connection, file_ids: Collection[FileId]) -> set[FileId]:
+    """Those of the files that a snapshot still reads."""
+    return {row[0] for row in connection.execute(_SQL["still_kept"], (list(file_ids),))}

@@ -31,3 +31,16 @@ SELECT EXISTS (SELECT 1 FROM snapshot WHERE snapshot_id = %s)
 
 -- name: known_paths
 SELECT path FROM data_file WHERE path = ANY (%s)
+
+-- name: kept_files
+-- Files that some snapshot reads, a page at a time.
+SELECT f.file_id, t.name, f.path, f.file_size_bytes, octet_length(c.content)
+FROM data_file f
+JOIN table_def t USING (table_id)
+LEFT JOIN data_file_content c ON c.file_id = f.file_id
+WHERE f.tenant_id = %(tenant_id)s AND f.unreachable_since IS NULL
+  AND (%(after)s::uuid IS NULL OR f.file_id > %(after)s)
+ORDER BY f.file_id LIMIT %(limit)s
+
+-- name: still_kept
+SELECT file_id FROM data_file WHERE file_id = ANY (%s) AND unreachable_since IS NULL

@@ -30,6 +30,7 @@ COMMANDS: Final = (
     "compact",
     "audit",
     "retention",
+    "integrity",
     "completion",
 )
 """Each is the one command of the module of its name."""

@@ -8,6 +8,7 @@ from catalog.connection import Catalog
 from coordinator.collect import CollectOptions, Collector
 from coordinator.compact import CompactionOptions, Compactor
 from coordinator.duties import Duty
+from coordinator.integrity import IntegrityCheck
 from coordinator.pace import step_back
 from ingest_bus.port import IngestBus
 from object_store.port import ObjectStore
@@ -48,6 +49,10 @@ class Maintenance:
         return Collector(
             self._catalog, self._bus, self._store, options=self._options.collect, stop=stop
         )
+
+    def integrity(self, stop: threading.Event) -> IntegrityCheck:
+        """What compares the catalog with the store; for one thread."""
+        return IntegrityCheck(self._catalog, self._store, stop=stop)
 
     def _collect(self, stop: threading.Event) -> list[Duty]:
         return [
