@@ -13,6 +13,7 @@ from command_line.maintaining import new_maintenance
 from command_line.readiness import await_catalog, say_ready
 from command_line.stopping import end_hard_after, stop_requests
 from coordinator.maintenance import Maintenance
+from duckmesh.exporting import exporting
 from duckmesh.imports import do_without_pandas
 from duckmesh.settings import Settings
 from duckmesh.telemetry import get_logger
@@ -38,7 +39,7 @@ def coordinate(invocation: Invocation, grace_seconds: float) -> None:
     after the grace is another coordinator's when the lease runs out.
     """
     settings = invocation.process_settings("coordinate")
-    with stop_requests() as stop:
+    with exporting(settings.telemetry, service="coordinate"), stop_requests() as stop:
         end_hard_after(timedelta(seconds=grace_seconds), stop)
         with open_catalog(settings) as catalog:
             if not await_catalog(settings, stop):

@@ -14,6 +14,7 @@ from command_line.invocation import Invocation
 from command_line.readiness import await_catalog, say_ready
 from command_line.stopping import end_hard_after, end_now, stop_requests
 from command_line.wiring import open_doors
+from duckmesh.exporting import exporting
 from duckmesh.imports import do_without_pandas
 from duckmesh.settings import Settings
 from duckmesh.telemetry import get_logger
@@ -50,7 +51,7 @@ def serve(
         "serve", flight__host=host, flight__port=port, http__host=host, http__port=http_port
     )
     grace = settings.flight.drain if grace_seconds is None else timedelta(seconds=grace_seconds)
-    with stop_requests() as stop:
+    with exporting(settings.telemetry, service="serve"), stop_requests() as stop:
         end_hard_after(2 * grace + _MARGIN, stop)
         with open_catalog(settings) as catalog:
             if await_catalog(settings, stop):

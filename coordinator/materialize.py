@@ -23,6 +23,7 @@ from coordinator.counts import CommitClock, count_claim, count_failure
 from coordinator.encode import Poison, TableRows, encode_rows, gather
 from coordinator.fold import fold_tail
 from coordinator.lease_keeper import LeaseKeeper
+from coordinator.traces import publication, tell_published
 from duckmesh.errors import Corrupt, DuckMeshError
 from duckmesh.identifiers import ConsumerId, EventId, SchemaVersion, TableId
 from ingest_bus.envelope import Claim
@@ -97,8 +98,14 @@ class Materializer:
         count_claim(claim)
         self._suspects = max(0, self._suspects - 1)
         try:
-            with count_failure(), LeaseKeeper(self._bus, claim, options.lease):
-                return Published(self._publish(claim), full=len(claim.events) >= limit)
+            with (
+                count_failure(),
+                publication(claim) as span,
+                LeaseKeeper(self._bus, claim, options.lease),
+            ):
+                born = self._publish(claim)
+                tell_published(claim, born, span)
+                return Published(born, full=len(claim.events) >= limit)
         except DuckMeshError as failure:
             # Fenced as well: when the claim is lost this changes nothing; when only a file to
             # fold was gone, the next claim begins at once.

@@ -36,6 +36,7 @@ from duckmesh.settings_groups import (
     QuerySettings,
     QuotaSettings,
     StoreSettings,
+    TelemetrySettings,
     TransactionSettings,
     UserPath,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "QuotaSettings",
     "Settings",
     "StoreSettings",
+    "TelemetrySettings",
     "TransactionSettings",
     "load_settings",
 ]
@@ -117,6 +119,7 @@ class Settings(BaseSettings):
     quota: QuotaSettings = QuotaSettings()
     audit: AuditSettings = AuditSettings()
     logging: LoggingSettings = LoggingSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     @classmethod
     def settings_customise_sources(

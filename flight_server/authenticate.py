@@ -17,7 +17,13 @@ from duckmesh.tokens import VisibilityToken
 from flight_server.boundary import flight_exception
 from flight_server.calls import CallsInFlight, Place
 from flight_server.counts import CallCount
-from flight_server.headers import CallOptions, RawHeaders, read_options, trace_id_of
+from flight_server.headers import (
+    CallOptions,
+    RawHeaders,
+    read_options,
+    trace_id_of,
+    traceparent_of,
+)
 from flight_server.sessions import TOKEN_PREFIX, Session, Sessions, token_headers
 from gateway.credentials import Authenticator, Bearer, identify, parse_authorization
 from gateway.identity import Identity
@@ -56,6 +62,7 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
         self.session = session
         """The session as the client's token has it; `recalled` knows more."""
         self.trace_id = trace_id
+        self.traceparent = traceparent_of(headers, trace_id)
         self._headers = headers
         self._options: CallOptions | None = None
         self._sessions = sessions

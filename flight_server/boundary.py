@@ -19,6 +19,7 @@ import structlog
 from google.protobuf import wrappers_pb2  # type: ignore[import-untyped]
 from pyarrow import flight
 
+from duckmesh import tracing
 from duckmesh.errors import (
     Cancelled,
     Conflict,
@@ -238,6 +239,8 @@ def boundary(
     context: CallContext,
     trace_id: str,
     tenant: str | None = None,
+    tenant_id: int | None = None,
+    traceparent: str | None = None,
     failing: Callable[[DuckMeshError], None] = lambda _: None,
 ) -> Iterator[None]:
     """Every RPC runs inside one of these: what leaves it is an exception for pyarrow.
@@ -246,23 +249,26 @@ def boundary(
     traceback and leaves as INTERNAL with the trace id. An exception of a call whose client has
     gone is CANCELLED: it is the consequence and not the fault. `failing` is told the error.
     """
-    try:
-        with bind_trace(trace_id, tenant=tenant):
+    with (
+        bind_trace(trace_id, tenant=tenant, tenant_id=tenant_id),
+        tracing.arriving(traceparent),
+    ):
+        try:
             yield
-    except DuckMeshError as error:
-        failing(error)
-        _log_error(rpc, error, trace_id, tenant)
-        raise _sent(rpc, context, error, trace_id) from None
-    except Exception:  # noqa: BLE001 - logged, and mapped to INTERNAL
-        known: DuckMeshError
-        if context.is_cancelled():
-            known = Cancelled(ErrorCode.QUERY_CANCELLED, "the caller has gone")
-            _log_error(rpc, known, trace_id, tenant)
-        else:
-            known = Internal()
-            _log.exception("rpc_failed", rpc=rpc, trace_id=trace_id, tenant=tenant)
-        failing(known)
-        raise _sent(rpc, context, known, trace_id) from None
+        except DuckMeshError as error:
+            failing(error)
+            _log_error(rpc, error, trace_id, tenant)
+            raise _sent(rpc, context, error, trace_id) from None
+        except Exception:  # noqa: BLE001 - logged, and mapped to INTERNAL
+            known: DuckMeshError
+            if context.is_cancelled():
+                known = Cancelled(ErrorCode.QUERY_CANCELLED, "the caller has gone")
+                _log_error(rpc, known, trace_id, tenant)
+            else:
+                known = Internal()
+                _log.exception("rpc_failed", rpc=rpc, trace_id=trace_id, tenant=tenant)
+            failing(known)
+            raise _sent(rpc, context, known, trace_id) from None
 
 
 def _sent(rpc: str, context: CallContext, error: DuckMeshError, trace_id: str) -> Exception:

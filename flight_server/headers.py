@@ -89,6 +89,12 @@ def trace_id_of(headers: RawHeaders) -> str:
     )
 
 
+def traceparent_of(headers: RawHeaders, trace_id: str) -> str | None:
+    """The caller's `traceparent`, when it is what the trace id was taken from. Never raises."""
+    sent = _values(headers, TRACEPARENT)
+    return sent[-1] if sent and trace_id in sent[-1] else None
+
+
 def _values(headers: RawHeaders, name: str) -> list[str]:
     """The values that count: those after the last empty one."""
     values: list[str] = []

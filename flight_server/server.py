@@ -357,6 +357,8 @@ def _guarded(
         context=context,
         trace_id=call.trace_id,
         tenant=call.identity.tenant,
+        tenant_id=call.identity.tenant_id,
+        traceparent=call.traceparent,
         failing=call.count.failing,
     )
 

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 
 from duckmesh import metrics
 from duckmesh.errors import DuckMeshError, ErrorCode, NotYetVisible
+from duckmesh.tracing import NOTHING, Span
 from ingest_bus.envelope import Receipt
 
 
@@ -16,9 +17,13 @@ def code_of(error: BaseException) -> str:
 
 
 class WriteCount:
-    """Counts one attempt to write, once, however it ends. Used by one thread at a time."""
+    """Counts one attempt to write, and ends its span, once, however it ends.
 
-    def __init__(self) -> None:
+    Used by one thread at a time.
+    """
+
+    def __init__(self, span: Span = NOTHING) -> None:
+        self.span = span
         self._ended = False
         self._began = time.perf_counter()
 
@@ -38,6 +43,8 @@ class WriteCount:
         if self._ended:
             return
         self._ended = True
+        self.span.note(rows=sum(each.row_count for each in receipts))
+        self.span.end()
         metrics.INGEST_ACK_SECONDS.observe(time.perf_counter() - self._began)
         metrics.INGEST_REQUESTS.labels(metrics.OK).inc(len(receipts))
         metrics.INGEST_RECORDS.inc(sum(each.row_count for each in receipts if each.inserted))
@@ -47,7 +54,16 @@ class WriteCount:
         """The write failed; of several failures of one write the first counts."""
         if not self._ended:
             self._ended = True
+            self.span.end(code_of(error))
             metrics.INGEST_REQUESTS.labels(code_of(error)).inc()
+
+    def held(self) -> None:
+        """A transaction has the write: it is counted there."""
+        self.span.end()
+
+    def abandoned(self) -> None:
+        """Nothing came of it, without an error."""
+        self.span.end(ErrorCode.INGEST_CANCELLED.value)
 
     def answered(self, answer: "Future[list[Receipt]]") -> None:
         """Count as the future ends: a callback for it."""

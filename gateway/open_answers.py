@@ -15,6 +15,7 @@ from typing import Final, Self
 import pyarrow as pa
 
 from duckmesh.errors import ErrorCode, Exceeded
+from duckmesh.tracing import NOTHING, Span
 from gateway.counts import code_of
 from gateway.query_audit import OK, StatementRecord
 from gateway.turns import TenantTurns
@@ -88,9 +89,10 @@ class Answer:
         among: OpenAnswers,
         scanned_bytes: int = 0,
         record: StatementRecord | None = None,
+        span: Span = NOTHING,
         on_failure: Callable[[BaseException], object] = lambda _: None,
     ) -> None:
-        """Takes over a turn that has been taken, and ends the record with itself.
+        """Takes over a turn that has been taken, and ends the record and the span with itself.
 
         `on_failure` is told why reading on failed.
         """
@@ -102,6 +104,7 @@ class Answer:
         self._stop = stop
         self._among = among
         self._record = record
+        self._span = span
         self._outcome = OK
         self._whole = False
         self._on_failure = on_failure
@@ -186,9 +189,12 @@ class Answer:
         with self._lock:
             self._give_turn_back()
         self._among.discard(self)
+        ending = self._ending()
         if self._record is not None:
             self._record.run_seconds = self.stats.seconds
-            self._record.ended(self._ending())
+            self._record.ended(ending)
+        self._span.note(rows=self.stats.rows)
+        self._span.end(ending)
 
     def __enter__(self) -> Self:
         return self

@@ -13,11 +13,12 @@ import pyarrow as pa
 from catalog import pins, snapshots
 from catalog.connection import Catalog
 from catalog.snapshots import Snapshot
-from duckmesh import metrics
+from duckmesh import metrics, tracing
 from duckmesh.clock import Deadline
 from duckmesh.errors import DuckMeshError, ErrorCode, Invalid, NotSupported
 from duckmesh.identifiers import SnapshotId, TableId, check_tag
 from duckmesh.tokens import BEFORE_ALL, VisibilityToken
+from duckmesh.tracing import Span
 from gateway import system_tables
 from gateway.counts import count_query
 from gateway.identity import Identity, Role
@@ -318,6 +319,7 @@ class Reads:
         record = self.audit.begin(identity, sql)
         if record is not None:
             record.snapshot_id, record.asked_token = snapshot_id, asked_token
+        span = tracing.begin("query", tenant_id=identity.tenant_id, snapshot_id=snapshot_id)
         ask = partial(
             self._run,
             identity,
@@ -327,8 +329,9 @@ class Reads:
             last_token=last_token,
             stop=interruption or Interruption(),
             record=record,
+            span=span,
         )
-        with count_query(), ended_by_errors(record):
+        with count_query(), ended_by_errors(record), tracing.ended_by_errors(span):
             try:
                 return ask(segments=True)
             except _SegmentsLost:
@@ -345,6 +348,7 @@ class Reads:
         stop: Interruption,
         record: StatementRecord | None,
         segments: bool,
+        span: Span,
     ) -> Answer:
         identity.require(Role.QUERY_READER)
         allowed = self._quotas.of(identity)
@@ -399,6 +403,7 @@ class Reads:
             scanned_bytes=scanned,
             record=record,
             on_failure=rows.distrust,
+            span=span,
         )
 
     def _query_limits(self, identity: Identity) -> QueryLimits:

@@ -23,6 +23,7 @@ from data_files.batch_size import bytes_of
 from data_files.parquet import event_time_column, event_times
 from data_files.payload import encode_batches
 from data_files.row_hash import hash_of
+from duckmesh import tracing
 from duckmesh.errors import Conflict, DuckMeshError, ErrorCode, Invalid, Unavailable
 from duckmesh.identifiers import (
     SchemaVersion,
@@ -135,7 +136,7 @@ class Writes:
         Raises what can be known without them: Denied, TABLE_NOT_FOUND, TABLE_EXISTS,
         SCHEMA_INCOMPATIBLE, QUOTA_EXCEEDED, RATE_LIMITED. Changes nothing.
         """
-        count = WriteCount()
+        count = WriteCount(_span(identity, table_name))
         with count.refusals():
             if not slows:
                 self._rates.check(identity)
@@ -146,7 +147,7 @@ class Writes:
                 mode=mode,
                 idempotency_key=idempotency_key,
                 payload_hash=payload_hash,
-                trace_id=trace_id,
+                trace_id=count.span.carried(trace_id),
                 session=session,
                 transaction=transaction,
                 count=count,
@@ -254,7 +255,8 @@ class Writes:
         )
         if transaction is not None:
             return transaction.hold(envelope)
-        return self._bus.publish([envelope])[0]
+        with tracing.span("commit", events=1):
+            return self._bus.publish([envelope])[0]
 
     # -- a long-lived stream of small writes
 
@@ -310,8 +312,8 @@ class Writes:
         alone tell (Invalid, Overloaded); the future raises Conflict and Unavailable, and what a
         first batch finds that comes to a table changed since: NotFound, Invalid.
         """
-        count = WriteCount()
-        with count.refusals():
+        count = WriteCount(_span(identity, target.table.name))
+        with count.refusals(), count.span.active():
             self._rates.pace(identity, batch.num_rows, bytes_of(batch), stop)
             count.complete()
             answer = self._append_batch(
@@ -319,7 +321,7 @@ class Writes:
                 target,
                 batch,
                 idempotency_key=idempotency_key,
-                trace_id=trace_id,
+                trace_id=count.span.carried(trace_id),
                 session=session,
                 at_once=at_once,
             )
@@ -373,7 +375,8 @@ class Writes:
         if not at_once:
             return self._bus.submit([envelope])
         try:
-            return _done(self._bus.publish([envelope]))
+            with tracing.span("commit", events=1):
+                return _done(self._bus.publish([envelope]))
         except Conflict as conflict:
             if first and conflict.code is ErrorCode.SCHEMA_INCOMPATIBLE:
                 again = partial(
@@ -423,9 +426,10 @@ class Writes:
         Tokens follow the order of `parts`. Of equal keys the first is the original. Raises as
         `append_batch` and its future do; after Unavailable the group may have been accepted.
         """
-        count = WriteCount()
-        with count.refusals():
-            receipts = self._append_group(identity, target, parts, trace_id=trace_id)
+        count = WriteCount(_span(identity, target.table.name))
+        with count.refusals(), count.span.active():
+            carried = count.span.carried(trace_id)
+            receipts = self._append_group(identity, target, parts, trace_id=carried)
         count.accepted(receipts)
         return receipts
 
@@ -456,7 +460,8 @@ class Writes:
         conformed = [replace(part, rows=target.conformer.conform(part.rows)) for part in parts]
         with group.envelopes(conformed) as envelopes:
             try:
-                return self._bus.publish(envelopes)
+                with tracing.span("commit", events=len(envelopes)):
+                    return self._bus.publish(envelopes)
             except Conflict:
                 raise
             except BaseException:
@@ -850,10 +855,12 @@ class PendingWrite:
         `abort` is safe after any of them: it removes only what no accepted write can name.
         """
         self._count.complete()
-        with self._count.refusals():
+        with self._count.refusals(), self._count.span.active():
             receipt = self._commit()
         if self.transaction is None:
             self._count.accepted([receipt])
+        else:
+            self._count.held()
         return receipt
 
     def _commit(self) -> Receipt:
@@ -910,9 +917,14 @@ class PendingWrite:
 
     def abort(self) -> None:
         """Forget the write. What it staged is removed now, or collected later."""
+        self._count.abandoned()
         self._pump.abandon()
         with contextlib.suppress(Unavailable):
             self._staging.abort()
+
+
+def _span(identity: Identity, table_name: str) -> tracing.Span:
+    return tracing.begin("ingest", tenant_id=identity.tenant_id, table=table_name)
 
 
 def _at_once(_rows: int, _size_bytes: int) -> None:

@@ -121,7 +121,7 @@ def refusal(status: int, message: str, **context: Any) -> HTTPException:
     return refused
 
 
-def log_refusal(error: DuckMeshError, route: str, status: int) -> None:
+def log_refusal(error: DuckMeshError, route: str, status: int, **fields: Any) -> None:
     """Log a refusal once: faults as errors, what may pass as warnings."""
     fault = isinstance(error, Fenced | Corrupt | Internal)
     write = _log.error if fault else _log.warning if error.retryable else _log.info
@@ -131,6 +131,7 @@ def log_refusal(error: DuckMeshError, route: str, status: int) -> None:
         status=status,
         error_code=error.code.value,
         message=error.message,
+        **fields,
     )
 
 

@@ -139,6 +139,11 @@ class Call:
             self._identity = _identity_of(self._headers, self._keys, self._source)
         return self._identity
 
+    @property
+    def known_identity(self) -> Identity | None:
+        """Who calls, as far as anybody has asked. Never blocks."""
+        return self._identity
+
     def check_live(self) -> None:
         """Raise Denied when the caller is not let in any more. Blocks; answers from a cache."""
         if self._identity is not None:
@@ -154,7 +159,7 @@ class Call:
 
     def _work(self, work: Callable[[Identity], _T]) -> _T:
         identity = self.identity()
-        with bind_trace(self.trace_id, tenant=identity.tenant):
+        with bind_trace(self.trace_id, tenant=identity.tenant, tenant_id=identity.tenant_id):
             return work(identity)
 
     def stoppable(self, stop: Callable[[], None]) -> contextlib.AbstractContextManager[None]:

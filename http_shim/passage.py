@@ -7,7 +7,7 @@ from typing import Any, Final
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from duckmesh import metrics
+from duckmesh import metrics, tracing
 from duckmesh.errors import Cancelled
 from duckmesh.telemetry import bind_trace, parse_trace_id
 from http_shim.boundary import TRACE_HEADER, error_response, known_error, log_refusal
@@ -45,7 +45,7 @@ class Passage:
         began = time.perf_counter()
         metrics.HTTP_IN_FLIGHT.inc()
         try:
-            with bind_trace(trace_id):
+            with bind_trace(trace_id), tracing.arriving(_parent(headers, trace_id)):
                 await self._answered(scope, receive, answer)
         finally:
             metrics.HTTP_IN_FLIGHT.dec()
@@ -61,7 +61,7 @@ class Passage:
         except Exception as failed:  # noqa: BLE001 - the boundary: nothing leaves but an answer
             error, status, headers = known_error(failed)
             if not (isinstance(error, Cancelled) and answer.begun):
-                log_refusal(error, _route_of(scope), status)
+                log_refusal(error, _route_of(scope), status, **_tenant_of(scope))
             if answer.begun:
                 # Too late for a status. The answer ends without its end, which uvicorn makes a
                 # closed connection: no client takes it for a whole one.
@@ -96,6 +96,19 @@ def _count(scope: Scope, status: int, seconds: float) -> None:
     route, method = _route_of(scope), _method_of(scope)
     metrics.HTTP_REQUESTS.labels(route, method, str(status)).inc()
     metrics.HTTP_SECONDS.labels(route, method).observe(seconds)
+
+
+def _parent(headers: Headers, trace_id: str) -> str | None:
+    """The caller's `traceparent`, when it is what the trace id was taken from."""
+    sent = headers.get("traceparent")
+    return sent if sent is not None and trace_id in sent else None
+
+
+def _tenant_of(scope: Scope) -> dict[str, Any]:
+    """The log's fields of the tenant that called, once it is known."""
+    call: Call = scope["state"]["call"]
+    who = call.known_identity
+    return {} if who is None else {"tenant": who.tenant, "tenant_id": who.tenant_id}
 
 
 def _route_of(scope: Scope) -> str:

@@ -13,6 +13,7 @@ from duckmesh.settings_groups.process import LogFormat, LoggingSettings, LogLeve
 from duckmesh.settings_groups.query import QuerySettings
 from duckmesh.settings_groups.quotas import QuotaSettings
 from duckmesh.settings_groups.stores import CacheSettings, CatalogSettings, StoreSettings
+from duckmesh.settings_groups.telemetry import TelemetrySettings
 from duckmesh.settings_groups.writes import IngestSettings, TransactionSettings
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "QuerySettings",
     "QuotaSettings",
     "StoreSettings",
+    "TelemetrySettings",
     "TransactionSettings",
     "UserPath",
 ]
