@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from catalog.connection import Catalog
+from command_line.quota_defaults import quota_defaults
 from duckmesh.settings import FlightSettings, HttpSettings, Settings
 from flight_server.server import FlightDoor
 from gateway.api_keys import ApiKeys
@@ -20,6 +21,7 @@ from gateway.reads import Reads
 from gateway.restores import Restores
 from gateway.sql_writes import SqlWrites
 from gateway.tables import TableAdministration
+from gateway.tenant_quotas import TenantQuotas
 from gateway.visibility import Visibility
 from gateway.writes import Writes
 from http_shim.door import HttpDoor, HttpOptions, HttpTls
@@ -99,6 +101,7 @@ def open_http_door(
         pins=SnapshotPins(catalog),
         restores=Restores(catalog, bus, visibility),
         readiness=Readiness(catalog, store),
+        quotas=TenantQuotas(catalog, bus, quota_defaults(settings)),
     )
     limits = HttpLimits(
         requests_max=group.max_requests,

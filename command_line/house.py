@@ -15,7 +15,7 @@ from catalog.migrate import migrate_up
 from command_line.children import ChildProcess, environment_of
 from command_line.data_directory import DataDirectory, Running
 from command_line.ports import check_port_is_free
-from duckmesh.errors import DuckMeshError, ErrorCode, Invalid
+from duckmesh.errors import DuckMeshError
 from duckmesh.settings import Settings, variable_of
 from duckmesh.telemetry import get_logger
 
@@ -51,7 +51,6 @@ class House:
         Postgres, the migrations or a child raise. A start that fails leaves nothing running.
         """
         stop = stop or threading.Event()
-        _check_open_mode(self._settings)
         with ExitStack() as undo:
             self._directory.take()
             undo.callback(self._directory.give_back)
@@ -147,13 +146,3 @@ def _keep_port(uris: str, environment: dict[str, str]) -> None:
     """A free port was taken once; a restarted server listens on the same."""
     for door, uri in zip(("flight", "http"), uris.split(), strict=False):
         environment[variable_of(f"{door}.port")] = uri.rpartition(":")[2]
-
-
-def _check_open_mode(settings: Settings) -> None:
-    http_beyond = settings.http.enabled and not settings.http.loopback_only
-    if settings.auth.open_mode and (http_beyond or not settings.flight.loopback_only):
-        raise Invalid(
-            ErrorCode.SETTINGS_INVALID,
-            "callers need no credentials in open mode, so it is for this machine alone: set "
-            "auth.open_mode to false, or flight.host and http.host to 127.0.0.1",
-        )

@@ -354,9 +354,31 @@ def _check_together(profile: Profile, groups: Mapping[str, Any], problems: _Prob
                 refuse(
                     "query.consistency_timeout_ms", "give at most query.max_consistency_timeout_ms"
                 )
-    if profile is Profile.PROD:
-        for key, reason in _unsafe_in_production(groups):
-            refuse(key, reason, of="profile prod")
+    production = profile is Profile.PROD
+    unsafe = _unsafe_in_production if production else _open_to_others
+    for key, reason in unsafe(groups):
+        refuse(key, reason, of="profile prod" if production else "settings together")
+
+
+def _open_to_others(groups: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Open mode is for this machine alone, at either door."""
+    match groups:
+        case {"auth": AuthSettings(open_mode=True, allow_open_beyond_loopback=False)}:
+            pass
+        case _:
+            return
+    for name in ("flight", "http"):
+        match groups.get(name):
+            case HttpSettings(enabled=False):
+                continue
+            case (FlightSettings() | HttpSettings()) as door if not door.loopback_only:
+                yield f"{name}.host", _OPEN
+
+
+_OPEN: Final = (
+    "callers need no credentials in open mode, so it is for this machine alone: give 127.0.0.1, or "
+    "set auth.open_mode to false"
+)
 
 
 def _half_of_web_tokens(auth: AuthSettings) -> Iterator[tuple[str, str]]:

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 
-from catalog import tenants
+from catalog import quotas, tenants
 from catalog.connection import Catalog
 from catalog.tenants import ApiKey
 from duckmesh.errors import Denied, ErrorCode, Invalid, NotFound
 from duckmesh.identifiers import KeyId
+from duckmesh.quotas import KEY_QUOTAS, NO_QUOTAS, VALUE_MAX, Quotas
 from gateway.acts import administrative_act
 from gateway.identity import Identity, Role
+from gateway.tenant_quotas import check_values
 
 _NAME_MAX_CHARS = 200
 
@@ -22,16 +24,32 @@ class ApiKeys:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
-    def create(self, identity: Identity, *, name: str, roles: Sequence[Role]) -> tuple[KeyId, str]:
-        """A new key's id and its secret, which cannot be shown again. Raises Denied, Invalid."""
+    def create(
+        self,
+        identity: Identity,
+        *,
+        name: str,
+        roles: Sequence[Role],
+        own_quotas: Quotas = NO_QUOTAS,
+    ) -> tuple[KeyId, str]:
+        """A new key's id and its secret, which cannot be shown again. Raises Denied, Invalid.
+
+        It may take no more than its maker's key: it gets the smaller of both where that has quotas.
+        """
         with administrative_act(self._catalog, identity, "create_key", name) as act:
             _check_may_administer(identity)
             _check_may_give(identity, roles)
             _check_name(name)
+            check_values(own_quotas, allowed=KEY_QUOTAS)
+            tenant_id = identity.tenant_id
             with self._catalog.connect() as connection, connection.transaction():
-                made = tenants.create_key(connection, identity.tenant_id, name=name, roles=roles)
+                makers = quotas.in_force(connection, tenant_id, identity.key_id).key
+                given = own_quotas.narrowed(makers)
+                made = tenants.create_key(
+                    connection, tenant_id, name=name, roles=roles, own_quotas=given
+                )
                 act.target = made[0]
-                act.done(connection, name=name, roles=sorted(roles))
+                act.done(connection, name=name, roles=sorted(roles), quotas=given.own())
             return made
 
     def all(self, identity: Identity) -> list[ApiKey]:
@@ -50,6 +68,8 @@ class ApiKeys:
             with self._catalog.connect() as connection, connection.transaction():
                 old = _live(tenants.list_keys(connection, identity.tenant_id), key_id)
                 _check_may_give(identity, [Role(role) for role in old.roles])
+                makers = quotas.in_force(connection, identity.tenant_id, identity.key_id).key
+                _check_no_wider(old.quotas, makers)
                 made = tenants.rotate_key(connection, identity.tenant_id, key_id)
                 act.done(connection, new_key=made[0], roles=sorted(old.roles))
             return made
@@ -80,6 +100,17 @@ def _live(keys: Sequence[ApiKey], key_id: KeyId) -> ApiKey:
 def _check_may_administer(identity: Identity) -> None:
     if Role.OPS_ADMIN not in identity.roles:
         identity.require(Role.TABLE_ADMIN)
+
+
+def _check_no_wider(given: Quotas, makers: Quotas) -> None:
+    """Raise Denied when a key may take more than the key of whoever would have its secret."""
+    beyond = [q.value for q, value in makers.own().items() if (given.value(q) or VALUE_MAX) > value]
+    if beyond:
+        raise Denied(
+            ErrorCode.FORBIDDEN,
+            f"the key may take more than yours ({', '.join(beyond)}): have another one rotate it",
+            quotas=beyond,
+        )
 
 
 def _check_may_give(identity: Identity, roles: Sequence[Role]) -> None:

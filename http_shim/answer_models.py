@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from duckmesh.errors import ErrorCode
+from duckmesh.quotas import Quota
 
 
 class AnswerModel(BaseModel):
@@ -192,6 +193,18 @@ class ReplayAnswer(AnswerModel):
     max_visibility_token: int | None
 
 
+class TableLagAnswer(AnswerModel):
+    """How far what is visible of a table is behind what is accepted."""
+
+    table: str
+    latest_token: int
+    visible_token: int
+    token_lag: int
+    pending_events: int
+    pending_bytes: int
+    oldest_pending_lag_ms: float | None
+
+
 class LagAnswer(AnswerModel):
     """How far what is visible is behind what is accepted."""
 
@@ -203,6 +216,24 @@ class LagAnswer(AnswerModel):
     oldest_pending_lag_ms: float | None
     snapshot_id: int
     snapshot_time: AwareDatetime
+    tables: list[TableLagAnswer]
+
+
+class QuotaAnswer(AnswerModel):
+    """A quota of the tenant, and how much of it is used."""
+
+    quota: Quota
+    limit: int | None
+    used: int | None = Field(
+        description="Null where each serving process counts for itself, or each query."
+    )
+    is_own: bool = Field(description="Whether it was set for the tenant; else it is the default.")
+
+
+class QuotaList(AnswerModel):
+    """Every quota of the tenant."""
+
+    quotas: list[QuotaAnswer]
 
 
 class KeyAnswer(AnswerModel):
@@ -224,6 +255,7 @@ class ListedKey(AnswerModel):
     created_at: AwareDatetime
     revoked_at: AwareDatetime | None
     last_used_at: AwareDatetime | None
+    quotas: dict[str, int]
 
 
 class KeyList(AnswerModel):

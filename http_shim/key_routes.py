@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from catalog.tenants import ApiKey
 from duckmesh.identifiers import KeyId
+from duckmesh.quotas import Quota, Quotas
 from gateway.identity import Identity, Role
 from http_shim.answers import json_response
 from http_shim.bodies import read_json
@@ -25,6 +26,9 @@ class CreateKeyRequest(StrictModel):
     name: str = Field(description="Who holds the key: logs and lists show it.")
     # Not strict: in Python a role is no text.
     roles: Annotated[list[Annotated[Role, Field(strict=False)]], Field(min_length=1)]
+    quotas: dict[Annotated[Quota, Field(strict=False)], int] = Field(
+        default={}, description="What the key may take, where that is less than its tenant may."
+    )
 
 
 @router.post("/v1/keys", summary="Create an API key", status_code=201)
@@ -62,7 +66,10 @@ async def revoke_key(request: Request, key_id: str) -> Response:
 
 def _create(door: Door, who: Identity, body: bytes) -> Response:
     asked = parse(CreateKeyRequest, body)
-    key_id, secret = door.rooms.api_keys.create(who, name=asked.name, roles=asked.roles)
+    own = Quotas.of({quota.value: value for quota, value in asked.quotas.items()})
+    key_id, secret = door.rooms.api_keys.create(
+        who, name=asked.name, roles=asked.roles, own_quotas=own
+    )
     roles = sorted(role.value for role in asked.roles)
     answer = {"key_id": key_id, "secret": secret, "name": asked.name, "roles": roles}
     return json_response(answer, status=201)
@@ -76,4 +83,5 @@ def _described(key: ApiKey) -> dict[str, Any]:
         "created_at": key.created_at,
         "revoked_at": key.revoked_at,
         "last_used_at": key.last_used_at,
+        "quotas": key.quotas.own(),
     }

@@ -20,6 +20,7 @@ from http_shim import (
     operation_routes,
     pin_routes,
     query_routes,
+    quota_routes,
     snapshot_routes,
     table_routes,
     waiting_routes,
@@ -36,6 +37,7 @@ from http_shim.answer_models import (
     PinAnswer,
     PinList,
     QueryAnswer,
+    QuotaList,
     ReplayAnswer,
     RestoreAnswer,
     SnapshotAnswer,
@@ -65,6 +67,7 @@ ROUTERS: Final[Sequence[APIRouter]] = (
     snapshot_routes.router,
     dead_letter_routes.router,
     key_routes.router,
+    quota_routes.router,
     waiting_routes.router,
 )
 _TITLE: Final = "DuckMesh"
@@ -99,6 +102,7 @@ _ANSWERS: Final[Mapping[tuple[str, str], type[BaseModel]]] = {
     ("get", "/v1/dead-letters/{visibility_token}"): DeadLetterAnswer,
     ("post", "/v1/dead-letters/replay"): ReplayAnswer,
     ("get", "/v1/lag"): LagAnswer,
+    ("get", "/v1/quotas"): QuotaList,
     ("get", "/v1/keys"): KeyList,
     ("post", "/v1/keys"): KeyAnswer,
     ("post", "/v1/keys/{key_id}/rotate"): KeyAnswer,

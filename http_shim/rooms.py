@@ -16,6 +16,7 @@ from gateway.reads import Reads
 from gateway.restores import Restores
 from gateway.sql_writes import SqlWrites
 from gateway.tables import TableAdministration
+from gateway.tenant_quotas import TenantQuotas
 from gateway.writes import Writes
 from http_shim.calls import RequestsInFlight
 
@@ -51,6 +52,7 @@ class HttpRooms:
     pins: SnapshotPins
     restores: Restores
     readiness: Readiness
+    quotas: TenantQuotas
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from duckmesh.identifiers import SnapshotId
-from gateway.history import PublishedSnapshot
+from gateway.history import PublishedSnapshot, TableLag
 from http_shim.answers import json_response
 from http_shim.calls import call_of
 from http_shim.rooms import door_of
@@ -50,10 +50,12 @@ async def describe_snapshot(
 
 @router.get("/v1/lag", summary="How far visible is behind accepted")
 async def lag(request: Request) -> Response:
-    """The caller's tenant: its newest token, its newest snapshot, and what waits between them."""
+    """The caller's tenant: its newest token, its newest snapshot, and what waits between them.
+
+    `tables` says the same of each table of that snapshot.
+    """
     call, door = call_of(request), door_of(request)
     found = await call.run(door.rooms.history.lag)
-    oldest = found.oldest_pending_seconds
     return json_response(
         {
             "latest_token": found.latest_token,
@@ -61,11 +63,28 @@ async def lag(request: Request) -> Response:
             "token_lag": found.token_lag,
             "pending_events": found.pending_events,
             "pending_bytes": found.pending_bytes,
-            "oldest_pending_lag_ms": None if oldest is None else round(oldest * 1000, 3),
+            "oldest_pending_lag_ms": _milliseconds(found.oldest_pending_seconds),
             "snapshot_id": found.newest.snapshot_id,
             "snapshot_time": found.newest.created_at,
+            "tables": [_lag_of_table(each) for each in found.tables],
         }
     )
+
+
+def _lag_of_table(each: TableLag) -> dict[str, Any]:
+    return {
+        "table": each.name,
+        "latest_token": each.latest_token,
+        "visible_token": each.visible_token,
+        "token_lag": each.token_lag,
+        "pending_events": each.pending_events,
+        "pending_bytes": each.pending_bytes,
+        "oldest_pending_lag_ms": _milliseconds(each.oldest_pending_seconds),
+    }
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)
 
 
 def _described(each: PublishedSnapshot) -> dict[str, Any]:

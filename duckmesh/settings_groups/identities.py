@@ -22,6 +22,13 @@ class AuthSettings(Group):
         default=False,
         description="Whether callers without credentials may do everything. Not in `prod`.",
     )
+    allow_open_beyond_loopback: bool = Field(
+        default=False,
+        description=(
+            "Whether open mode may listen beyond this machine: in a container whose ports are "
+            "published on loopback alone."
+        ),
+    )
     default_tenant: TenantName = Field(
         default="default", description="The tenant of callers without credentials, in open mode."
     )

@@ -158,6 +158,20 @@ def test_the_data_directory_follows_xdg() -> None:
     assert load({"DUCKMESH_DATA_DIR": "~/d"}).data_dir == Path.home() / "d"
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "db.example.org"])  # noqa: S104
+@pytest.mark.parametrize("profile", ["dev", "test"])
+def test_open_mode_is_for_this_machine_alone_at_either_door(host: str, profile: str) -> None:
+    both = {"DUCKMESH_FLIGHT_HOST": host, "DUCKMESH_HTTP_HOST": host}
+    for name, value in both.items():
+        (problem,) = problems({name: value}, profile=profile)
+        assert problem.startswith(f"{name.split('_')[1].lower()}.host (settings together)")
+    assert len(problems(both, profile=profile)) == 2
+    # A door that is not opened, callers who show keys, and one who knows what he does.
+    load({"DUCKMESH_HTTP_HOST": host, "DUCKMESH_HTTP_ENABLED": "false"}, profile=profile)
+    load({**both, "DUCKMESH_AUTH_OPEN_MODE": "false"}, profile=profile)
+    load({**both, "DUCKMESH_AUTH_ALLOW_OPEN_BEYOND_LOOPBACK": "true"}, profile=profile)
+
+
 def test_production_refuses_what_is_unsafe_all_at_once() -> None:
     found = problems(
         {"DUCKMESH_FLIGHT_HOST": "0.0.0.0", "DUCKMESH_AUTH_OPEN_MODE": "true"},  # noqa: S104

@@ -17,6 +17,7 @@ import pytest
 from pyarrow import flight
 
 from duckmesh.identifiers import ConsumerId
+from duckmesh.quotas import NO_QUOTAS
 from flight_server import messages, server
 from flight_server.server import DoorOptions, FlightDoor
 from flight_server.tickets import Seal
@@ -32,6 +33,7 @@ from gateway.restores import Restores
 from gateway.sessions import ClientSessions
 from gateway.tables import TableAdministration
 from gateway.tenancy import Tenancy
+from gateway.tenant_quotas import TenantQuotas
 from gateway.transactions import Transactions
 from http_shim.door import HttpDoor, HttpOptions
 from http_shim.openapi import openapi_document
@@ -66,6 +68,7 @@ HTTP: list[tuple[str, str, dict[str, Any] | None, set[Role]]] = [
     ("GET", "/v1/dead-letters/{visibility_token}", None, OPERATOR),
     ("POST", "/v1/dead-letters/replay", {"visibility_tokens": ["{dead}"]}, OPERATOR),
     ("GET", "/v1/lag", None, OPERATOR),
+    ("GET", "/v1/quotas", None, OPERATOR),
     ("GET", "/v1/keys", None, TABLES | OPERATOR),
     ("POST", "/v1/keys", {"name": "n", "roles": ["{role}"]}, TABLES | OPERATOR),
     ("POST", "/v1/keys/{key_id}/rotate", None, TABLES | OPERATOR),
@@ -171,6 +174,7 @@ def world(module_database_dsn: str, tmp_path_factory: pytest.TempPathFactory) ->
             pins=SnapshotPins(rooms.catalog),
             restores=Restores(rooms.catalog, rooms.bus, rooms.visibility),
             readiness=Readiness(rooms.catalog, rooms.store),
+            quotas=TenantQuotas(rooms.catalog, rooms.bus, NO_QUOTAS),
         )
         http = HttpDoor(HttpOptions(), reached, HttpLimits())
         ends.callback(http.close)
@@ -335,7 +339,7 @@ def _without_trace(text: str) -> str:
 
 def test_a_listing_holds_the_callers_own_alone(world: World) -> None:
     secret = world.keys[None]
-    for path in ("/v1/tables", "/v1/keys", "/v1/snapshots", "/v1/lag"):
+    for path in ("/v1/tables", "/v1/keys", "/v1/snapshots", "/v1/lag", "/v1/quotas"):
         said = world.ask(secret, "GET", path).text
         assert "zeta" not in said
         assert world.zetas_key_id not in said

@@ -7,6 +7,7 @@ from datetime import timedelta
 import httpx
 import pytest
 
+from duckmesh.quotas import NO_QUOTAS
 from gateway.api_keys import ApiKeys
 from gateway.dead_letters import DeadLetters
 from gateway.history import History
@@ -15,6 +16,7 @@ from gateway.readiness import Readiness
 from gateway.restores import Restores
 from gateway.tables import TableAdministration
 from gateway.tenancy import Tenancy
+from gateway.tenant_quotas import TenantQuotas
 from http_shim.door import HttpDoor, HttpOptions
 from http_shim.rooms import HttpLimits, HttpRooms
 from tests.publisher import publishing
@@ -41,6 +43,7 @@ def open_http(rooms: Rooms) -> Iterator[OpenHttp]:
                 pins=SnapshotPins(rooms.catalog),
                 restores=Restores(rooms.catalog, rooms.bus, rooms.visibility),
                 readiness=Readiness(rooms.catalog, rooms.store),
+                quotas=TenantQuotas(rooms.catalog, rooms.bus, NO_QUOTAS),
             )
             door = HttpDoor(HttpOptions(), reached, HttpLimits(**limits))
             doors.callback(door.close)

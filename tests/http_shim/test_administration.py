@@ -4,7 +4,8 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from gateway import tenancy
+from duckmesh.quotas import Quotas
+from gateway import tenancy, tenant_quotas
 from gateway.identity import Role
 from http_shim.column_types import arrow_field, describe_field
 from http_shim.waiting_routes import WAITING
@@ -137,10 +138,22 @@ def test_lag_tells_what_is_accepted_and_not_visible(http, rooms: Rooms) -> None:
     before = http.get("/v1/lag").json()
     assert (before["token_lag"], before["pending_events"]) == (1, 1)
     assert before["oldest_pending_lag_ms"] > 0
+    (table,) = before["tables"]
+    assert table.pop("oldest_pending_lag_ms") > 0
+    assert table.pop("pending_bytes") > 0
+    assert table == {
+        "table": "t",
+        "latest_token": 1,
+        "visible_token": 0,
+        "token_lag": 1,
+        "pending_events": 1,
+    }
     rooms.publish_all()
     after = http.get("/v1/lag").json()
     assert (after["token_lag"], after["pending_events"]) == (0, 0)
     assert after["oldest_pending_lag_ms"] is None
+    assert after["tables"][0]["visible_token"] == 1
+    assert after["tables"][0]["oldest_pending_lag_ms"] is None
     assert after["visible_token"] == after["latest_token"] == 1
 
 
@@ -177,6 +190,34 @@ def test_a_key_is_created_used_rotated_and_revoked(closed: str, rooms: Rooms) ->
         assert admin.delete(f"/v1/keys/{rotated['key_id']}").json()["revoked"] is True
         assert admin.delete(f"/v1/keys/{rotated['key_id']}").status_code == 404
         assert admin.post("/v1/keys/nope/rotate").status_code == 404
+
+
+def test_a_key_may_take_no_more_than_that_of_its_maker(closed: str, rooms: Rooms) -> None:
+    narrow = Quotas(query_rows=10, query_time_ms=5000)
+    _, secret = tenancy.create_key(
+        rooms.catalog, "acme", name="n", roles=["table_admin", "ops_admin"], quotas=narrow
+    )
+    wide_id, _ = tenancy.create_key(rooms.catalog, "acme", name="w", roles=["query_reader"])
+    with client_of(closed, secret) as admin:
+        asked = {"name": "x", "roles": ["query_reader"], "quotas": {"query_rows": 7}}
+        made = admin.post("/v1/keys", json=asked).json()
+        wider = admin.post("/v1/keys", json={**asked, "quotas": {"query_rows": 70}}).json()
+        listed = {each["key_id"]: each["quotas"] for each in admin.get("/v1/keys").json()["keys"]}
+        assert listed[made["key_id"]] == {"query_rows": 7, "query_time_ms": 5000}
+        assert listed[wider["key_id"]] == {"query_rows": 10, "query_time_ms": 5000}
+        assert listed[wide_id] == {}
+        assert admin.post(f"/v1/keys/{made['key_id']}/rotate").status_code == 201
+        refused = admin.post(f"/v1/keys/{wide_id}/rotate")
+        assert (refused.status_code, refused.json()["error_code"]) == (403, "FORBIDDEN")
+        for wrong in ({"tables": 3}, {"query_rows": 0}, {"nothing": 3}):
+            assert admin.post("/v1/keys", json={**asked, "quotas": wrong}).status_code == 400
+
+
+def test_operators_see_their_quotas(http, rooms: Rooms) -> None:
+    tenant_quotas.set_quotas(rooms.catalog, "acme", Quotas(tables=3))
+    listed = {each["quota"]: each for each in http.get("/v1/quotas").json()["quotas"]}
+    assert listed["tables"] == {"quota": "tables", "limit": 3, "used": 0, "is_own": True}
+    assert listed["ingest_rows_per_second"]["limit"] is None
 
 
 def test_nobody_gives_a_role_away_that_they_lack(closed: str, rooms: Rooms) -> None:
