@@ -56,7 +56,7 @@ def create(
         key_id, secret = tenancy.create_key(catalog, tenant, name=name, roles=roles, quotas=own)
     if as_json:
         made = {"key_id": key_id, "secret": secret, "tenant": tenant, "roles": sorted(roles)}
-        print_json({**made, "quotas": own.own()})
+        print_json({**made, "quotas": own.by_name()})
         return
     click.echo(f"key {key_id} of tenant {tenant}; store its secret now:", err=True)
     click.echo(secret)
@@ -80,7 +80,7 @@ def list_(invocation: Invocation, tenant: str, as_json: bool) -> None:
                     "created_at": key.created_at,
                     "revoked_at": key.revoked_at,
                     "last_used_at": key.last_used_at,
-                    "quotas": key.quotas.own(),
+                    "quotas": key.quotas.by_name(),
                 }
                 for key in found
             ]

@@ -79,24 +79,23 @@ class Quotas:
         values = ((quota, self.value(quota)) for quota in Quota)
         return {quota: value for quota, value in values if value is not None}
 
+    def by_name(self) -> dict[str, int]:
+        """The values that are set, by the names of their quotas: as JSON has them."""
+        return {quota.value: value for quota, value in self.own().items()}
+
     def over(self, defaults: "Quotas") -> "Quotas":
         """These values, and the defaults where there is none."""
-        return Quotas.of({**_texts(defaults), **_texts(self)})
+        return Quotas.of({**defaults.by_name(), **self.by_name()})
 
     def narrowed(self, by: "Quotas") -> "Quotas":
         """The smaller of both for each quota."""
-        narrow = {
-            name: min(value, _texts(self).get(name, value)) for name, value in _texts(by).items()
-        }
-        return Quotas.of({**_texts(self), **narrow})
+        own = self.by_name()
+        narrow = {name: min(value, own.get(name, value)) for name, value in by.by_name().items()}
+        return Quotas.of({**own, **narrow})
 
     @property
     def limits_ingest_rate(self) -> bool:
         return self.ingest_rows_per_second is not None or self.ingest_bytes_per_second is not None
-
-
-def _texts(quotas: Quotas) -> dict[str, int]:
-    return {quota.value: value for quota, value in quotas.own().items()}
 
 
 _NAMES: Final = frozenset(field.name for field in fields(Quotas))

@@ -49,7 +49,7 @@ class ApiKeys:
                     connection, tenant_id, name=name, roles=roles, own_quotas=given
                 )
                 act.target = made[0]
-                act.done(connection, name=name, roles=sorted(roles), quotas=given.own())
+                act.done(connection, name=name, roles=sorted(roles), quotas=given.by_name())
             return made
 
     def all(self, identity: Identity) -> list[ApiKey]:

@@ -207,7 +207,7 @@ def create_key(
             principal,
             name=name,
             roles=sorted(roles),
-            quotas={quota.value: value for quota, value in quotas.own().items()},
+            quotas=quotas.by_name(),
         )
     return made
 

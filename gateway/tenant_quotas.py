@@ -93,7 +93,7 @@ def set_quotas(
             tenant_name,
             tenant_id=tenant.tenant_id,
             principal=principal,
-            detail={quota.value: value for quota, value in values.own().items()},
+            detail=values.by_name(),
         )
 
 

@@ -83,5 +83,5 @@ def _described(key: ApiKey) -> dict[str, Any]:
         "created_at": key.created_at,
         "revoked_at": key.revoked_at,
         "last_used_at": key.last_used_at,
-        "quotas": key.quotas.own(),
+        "quotas": key.quotas.by_name(),
     }

@@ -46,13 +46,13 @@ def write_toml(text: str, path: Path = Path("duckmesh.toml")) -> Path:
 def test_each_source_wins_over_the_one_before() -> None:
     assert load().flight.port == 31337
     assert load(profile="test").flight.port == 0
-    write_toml("profile = 'test'\n[flight]\nport = 1\nhost = 'file'\n")
+    write_toml("profile = 'test'\n[flight]\nport = 1\nhost = '127.0.0.9'\n")
     assert load().profile is Profile.TEST
     assert load().flight.port == 1
     environment = {"DUCKMESH_FLIGHT_PORT": "2"}
     assert load(environment).flight.port == 2
     settings = load(environment, overrides={"flight.port": 3, "flight.host": None})
-    assert (settings.flight.port, settings.flight.host) == (3, "file")
+    assert (settings.flight.port, settings.flight.host) == (3, "127.0.0.9")
 
 
 def test_the_profile_is_taken_from_the_last_source_that_names_it() -> None:
