@@ -214,6 +214,8 @@ class Replicas:
 
     def _is_hot(self, table: _Table, now: float) -> bool:
         options = self._options
+        if table.snapshot_id is None:
+            return False  # Its replica is of an earlier life, and no query has come for it yet.
         return table.heat(now, options.half_life_seconds) >= options.hot_queries * 0.99 and (
             table.size_bytes >= options.min_bytes or len(table.files) >= options.min_files
         )
