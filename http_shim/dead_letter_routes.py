@@ -7,6 +7,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from duckmesh.tokens import VisibilityToken
+from duckmesh.tracing import trace_of
 from gateway.dead_letters import REPLAYED_AT_ONCE, NamedDeadLetter
 from gateway.identity import Identity
 from http_shim.answers import json_response
@@ -125,7 +126,7 @@ def _described(each: NamedDeadLetter) -> dict[str, Any]:
         "accepted_at": dead.ingested_at,
         "attempts": dead.attempts,
         "reason": dead.failure_reason,
-        "trace_id": dead.trace_id,
+        "trace_id": None if dead.trace_id is None else trace_of(dead.trace_id),
         "group_last_token": dead.group_last_token,
         "replay_token": dead.replay_token,
     }
