@@ -44,6 +44,10 @@ _CLAIMS_KEPT: Final = timedelta(days=1)
 
 ACCEPTED_CHANNEL: Final = "duckmesh_accepted"
 
+_QUIET_FOR: Final = timedelta(seconds=10)
+"""A tenant that has had nothing to claim for so long is passed over until its next write."""
+_RESTED_AT_ONCE: Final = 1_000
+
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
@@ -206,7 +210,12 @@ class PostgresIngestBus:
 
     def requeue_expired(self) -> int:
         with self._database.connect() as connection:
-            return connection.execute(_SQL["requeue_expired"]).rowcount
+            requeued = connection.execute(_SQL["requeue_expired"]).rowcount
+            # Here as well, for it is asked for as often as somebody looks for work.
+            connection.execute(
+                _SQL["rest_quiet"], {"quiet_for": _QUIET_FOR, "limit": _RESTED_AT_ONCE}
+            )
+        return requeued
 
     def joins(self, transaction: Any) -> bool:
         return isinstance(transaction, psycopg.Connection)

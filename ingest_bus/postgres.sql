@@ -1,9 +1,10 @@
 -- name: pick_tenant
--- The tenant that waited longest. Its lease row stays locked until the claim commits.
+-- The tenant that waited longest. Its lease row stays locked until the claim commits. Tenants that
+-- are idle are not looked at, however many there are.
 SELECT l.tenant_id, l.acked_token, l.epoch, l.attempt, c.last_token
 FROM ingest_lease l
 JOIN token_counter c USING (tenant_id)
-WHERE c.last_token > l.acked_token
+WHERE NOT c.idle AND c.last_token > l.acked_token
   AND (l.lease_until IS NULL OR l.lease_until <= duckmesh_now())
   AND (l.not_before IS NULL OR l.not_before <= duckmesh_now())
 ORDER BY l.claimed_at NULLS FIRST
@@ -159,6 +160,19 @@ UPDATE ingest_claim_batch b SET state = 'expired', ended_at = clock_timestamp()
 FROM expired
 WHERE b.tenant_id = expired.tenant_id AND b.state = 'active'
 
+-- name: rest_quiet
+-- Nothing of them waits, and nothing was claimed of late. A publish that holds the counter row is
+-- not waited for; one that comes meanwhile waits for this, and wakes the tenant by a trigger.
+WITH quiet AS (
+    SELECT c.tenant_id
+    FROM token_counter c JOIN ingest_lease l USING (tenant_id)
+    WHERE NOT c.idle AND l.acked_token >= c.last_token
+      AND (l.claimed_at IS NULL OR l.claimed_at < duckmesh_now() - %(quiet_for)s)
+    LIMIT %(limit)s
+    FOR UPDATE OF c SKIP LOCKED
+)
+UPDATE token_counter c SET idle = true FROM quiet q WHERE c.tenant_id = q.tenant_id
+
 -- name: last_token
 SELECT last_token FROM token_counter WHERE tenant_id = %s
 
@@ -216,7 +230,7 @@ CROSS JOIN LATERAL (
     WHERE e.tenant_id = l.tenant_id AND e.visibility_token > l.acked_token
       AND e.state = 'accepted'
 ) w
-WHERE c.last_token > l.acked_token AND w.events > 0
+WHERE NOT c.idle AND c.last_token > l.acked_token AND w.events > 0
 ORDER BY w.oldest LIMIT %(tenants_max)s
 
 -- name: stuck

@@ -116,8 +116,24 @@ CREATE TABLE token_counter (
     -- Grows with every change of the tenant's schema fences. A publish names the one it knows, and
     -- so needs not read the fences. It is here because a publish locks this row, and then sees it
     -- as it is now.
-    fence_epoch bigint NOT NULL DEFAULT 0
+    fence_epoch bigint NOT NULL DEFAULT 0,
+    -- Quiet for a while: who looks for work passes over the tenant.
+    idle        boolean NOT NULL DEFAULT false
 ) WITH (fillfactor = 10);
+
+CREATE INDEX token_counter_busy ON token_counter (tenant_id) WHERE NOT idle;
+
+CREATE FUNCTION wake_tenant() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.idle = false;
+    RETURN NEW;
+END
+$$;
+
+-- A trigger, so that no process, of no version, accepts a write that nobody then looks for. It runs
+-- under the row's lock, and sees the row as it is now. Of a tenant that is not idle it costs a look.
+CREATE TRIGGER token_counter_wakes BEFORE UPDATE OF last_token ON token_counter
+    FOR EACH ROW WHEN (OLD.idle) EXECUTE FUNCTION wake_tenant();
 
 CREATE TABLE ingest_event (
     tenant_id        bigint NOT NULL,

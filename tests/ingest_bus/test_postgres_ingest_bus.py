@@ -272,6 +272,69 @@ def test_a_fence_that_another_process_raised_is_met_whoever_raised_it(
     assert bus.last_token(acme) == 3
 
 
+# -- tenants that are quiet
+
+
+def idle(world: PostgresWorld, tenant: TenantId) -> bool:
+    return world.ask("SELECT idle FROM token_counter WHERE tenant_id = %s", tenant) == [(True,)]
+
+
+def gone_quiet(world: PostgresWorld, bus: IngestBus, tenant: TenantId) -> None:
+    publish(bus, tenant, 1)
+    held = claimed(bus)
+    bus.ack(held, all_of(held))
+    bus.requeue_expired()
+    assert not idle(world, tenant), "it was claimed from a moment ago"
+    world.advance(timedelta(seconds=11))
+    bus.requeue_expired()
+    assert idle(world, tenant)
+
+
+def test_a_quiet_tenant_is_passed_over_until_its_next_write(
+    world: PostgresWorld, bus: IngestBus, acme: TenantId
+) -> None:
+    gone_quiet(world, bus, acme)
+    assert claim(bus) is None
+    publish(bus, acme, 1)
+    assert not idle(world, acme)
+    assert len(claimed(bus).events) == 1
+
+
+def test_a_tenant_whose_writes_wait_is_never_passed_over(
+    world: PostgresWorld, bus: IngestBus, acme: TenantId
+) -> None:
+    publish(bus, acme, 1)
+    world.advance(timedelta(hours=1))
+    bus.requeue_expired()
+    assert not idle(world, acme)
+    assert len(claimed(bus).events) == 1
+
+
+def test_a_write_that_meets_the_moment_of_rest_is_looked_for(
+    world: PostgresWorld, bus: IngestBus, acme: TenantId
+) -> None:
+    """Each holds the counter row once: the later one sees what the earlier one did."""
+    publish(bus, acme, 1)
+    held = claimed(bus)
+    bus.ack(held, all_of(held))
+    with ThreadPoolExecutor(1) as threads, world.transaction() as transaction:
+        # Rest has come, and has not committed, when the write is sent.
+        transaction.execute("UPDATE token_counter SET idle = true")
+        writing = threads.submit(publish, bus, acme, 1)
+        until(lambda: someone_waits_for_a_lock(world))
+        transaction.execute("COMMIT")
+        writing.result(PATIENCE_SECONDS)
+    assert not idle(world, acme)
+    held = claimed(bus)
+    bus.ack(held, all_of(held))
+    world.advance(timedelta(seconds=11))
+    with world.transaction() as transaction:
+        # The other way round: a write under way keeps its tenant awake, and is not waited for.
+        transaction.execute("UPDATE token_counter SET last_token = last_token + 1")
+        bus.requeue_expired()
+    assert not idle(world, acme)
+
+
 # -- what is kept, and for how long
 
 

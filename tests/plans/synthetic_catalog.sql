@@ -55,7 +55,9 @@ SELECT tenant_id, table_id, idempotency_key, '\x00', event_id
 FROM ingest_event WHERE idempotency_key IS NOT NULL
 
 -- name: counters
-INSERT INTO token_counter (tenant_id, last_token) SELECT tenant_id, 100000 FROM tenant
+-- Most tenants are quiet.
+INSERT INTO token_counter (tenant_id, last_token, idle)
+SELECT tenant_id, 100000, tenant_id > 5 FROM tenant
 
 -- name: leases
 INSERT INTO ingest_lease (tenant_id, acked_token)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, LiteralString
 
 import psycopg
@@ -89,7 +89,8 @@ HOT = [
     ),
     Hot(PUBLISH, "receipts", PUBLISHED, {"idempotency_key_pkey", "ingest_event_by_id"}),
     # a claim
-    Hot(BUS, "pick_tenant", None),
+    Hot(BUS, "pick_tenant", None, {"token_counter_busy"}),
+    Hot(BUS, "rest_quiet", {"quiet_for": timedelta(seconds=10), "limit": 1000}),
     Hot(
         BUS,
         "claimable_events",
