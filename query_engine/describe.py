@@ -10,6 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from duckmesh.statements import Statements
+from query_engine.on_use import DatabaseOnUse
 from query_engine.question import Description, Needs
 from query_engine.quoting import identifier, sql_type
 from query_engine.relations import MAIN_SCHEMA
@@ -28,9 +29,7 @@ class ParameterSketch:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._database = duckdb.connect(":memory:", config={"threads": 1})
-        self._database.execute(_SQL["open"])
-        self._database.execute(_SQL["seal_parser"])
+        self._database = DatabaseOnUse(_sealed)
 
     def close(self) -> None:
         self._database.close()
@@ -62,6 +61,13 @@ class ParameterSketch:
                 yield cursor
             finally:
                 cursor.rollback()
+
+
+def _sealed() -> duckdb.DuckDBPyConnection:
+    database = duckdb.connect(":memory:", config={"threads": 1})
+    database.execute(_SQL["open"])
+    database.execute(_SQL["seal_parser"])
+    return database
 
 
 def _create(

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from duckmesh.errors import ErrorCode, Invalid, NotSupported
 from duckmesh.statements import Statements
+from query_engine.on_use import DatabaseOnUse
 from query_engine.quoting import sql_type
 from query_engine.syntax import Parameter
 
@@ -37,8 +38,7 @@ class ParameterReader:
     """Turns batches of parameters into bindings. Safe from any thread; reads no tenant's data."""
 
     def __init__(self) -> None:
-        self._texts = duckdb.connect(":memory:", config={"threads": 1})
-        self._texts.execute(_SQL["use_utc"])
+        self._texts = DatabaseOnUse(_texts)
 
     def close(self) -> None:
         self._texts.close()
@@ -105,6 +105,12 @@ class ParameterReader:
                     f"parameters of type {cell.type} are not supported; send the value as text",
                 ) from None
             return duckdb.Value(text, duckdb.sqltype(kind))
+
+
+def _texts() -> duckdb.DuckDBPyConnection:
+    database = duckdb.connect(":memory:", config={"threads": 1})
+    database.execute(_SQL["use_utc"])
+    return database
 
 
 def _passes_as_it_is(kind: pa.DataType) -> bool:

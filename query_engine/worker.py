@@ -37,7 +37,10 @@ def main() -> None:
     do_without_pandas()
 
     from query_engine.channels import Channels
+    from query_engine.on_use import warm_up
 
+    # Its threads have ended when it returns: the walls bind only this one, and those behind it.
+    warm_up()
     # Everything is imported: a query need not wait for this worker. Of walls it tells later.
     control.send(b"{}")
     content = control.recv(MESSAGE_MAX_BYTES)
