@@ -10,7 +10,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from opentelemetry import context, trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -97,9 +97,9 @@ class OpenTelemetry:
         )
         resource = Resource.create({} if named else {SERVICE_NAME: f"duckmesh-{service}"})
         url = None if endpoint is None else f"{endpoint.rstrip('/')}/v1/traces"
-        self._provider = TracerProvider(
-            resource=resource, id_generator=_CallersIds(), shutdown_on_exit=False
-        )
+        # Typed so that the check of types needs no SDK.
+        ids: Any = _CallersIds()
+        self._provider = TracerProvider(resource=resource, id_generator=ids, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=url)))
         self._tracer = self._provider.get_tracer("duckmesh")
         self._propagator = TraceContextTextMapPropagator()
