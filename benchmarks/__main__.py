@@ -15,6 +15,7 @@ from benchmarks import (
     machine,
     neighbours,
     queries,
+    replicas,
     scans,
     streams,
     writes,
@@ -30,6 +31,7 @@ BENCHMARKS: Final[dict[str, Callable[[Stage], Iterator[Figure]]]] = {
     "ingest": ingest.measure,
     "queries": queries.measure,
     "scans": scans.measure,
+    "replicas": replicas.measure,
     "neighbours": neighbours.measure,
 }
 DOCUMENT: Final = ROOT / "docs" / "benchmarks.md"

@@ -1,0 +1,124 @@
+"""The same questions of one table with its native replica and without, in two serving processes."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from threading import Event
+from typing import Final
+
+import httpx
+
+from benchmarks.clients import PlainClient
+from benchmarks.data import bulk_rows
+from benchmarks.figures import Direction, Figure, Target, percentile
+from benchmarks.stage import Stage
+from command_line.children import ChildProcess
+
+_TABLE: Final = "followed"
+_QUESTIONS: Final = (
+    ("group-by", "SELECT site, count(*) AS n, avg(value) AS mean FROM followed GROUP BY site"),
+    ("one row by its number", "SELECT * FROM followed WHERE id = {middle}"),
+    ("count of all rows", "SELECT count(*) AS n FROM followed"),
+    ("the ten largest", "SELECT * FROM followed ORDER BY value DESC LIMIT 10"),
+)
+_CLIENTS: Final = (1, 8)
+_WARM_QUESTIONS: Final = 12
+_WITHIN: Final = timedelta(seconds=60)
+_BUILT_WITHIN_SECONDS: Final = 300.0
+
+
+def measure(stage: Stage) -> Iterator[Figure]:
+    """Four questions of a table of many files by one client, and two of them by eight."""
+    _fill(stage)
+    middle = stage.sizes.scan_files * stage.sizes.rows_per_file // 2
+    with ExitStack() as undo:
+        with_replica, page = _serve(stage, undo, "true")
+        without, _ = _serve(stage, undo, "false")
+        _await_replica(with_replica, page)
+        for name, question in _QUESTIONS:
+            yield _one(stage, name, question.format(middle=middle), with_replica, without)
+        for clients in _CLIENTS:
+            for name, question in _QUESTIONS[:2]:
+                asked = question.format(middle=middle)
+                yield _many(stage, name, asked, clients, (with_replica, without))
+
+
+def _fill(stage: Stage) -> None:
+    rows = bulk_rows(stage.sizes.scan_files * stage.sizes.rows_per_file)
+    with stage.connect() as connection, connection.cursor() as cursor:
+        for number in range(stage.sizes.scan_files):
+            part = rows.slice(number * stage.sizes.rows_per_file, stage.sizes.rows_per_file)
+            cursor.adbc_ingest(_TABLE, part, mode="create_append")
+        cursor.execute(f"SELECT count(*) FROM {_TABLE}")  # noqa: S608 - a name of ours
+        assert cursor.fetchall() == [(rows.num_rows,)]
+
+
+def _serve(stage: Stage, undo: ExitStack, replica: str) -> tuple[str, str]:
+    """A serving process's Flight address and its page of metrics."""
+    own = {
+        "DUCKMESH_CACHE_DIRECTORY": str(stage.directory / f"cache-replica-{replica}"),
+        "DUCKMESH_QUERY_REPLICA": replica,
+        "DUCKMESH_QUERY_REPLICA_AFTER_QUERIES": "1",
+        "DUCKMESH_HTTP_PORT": "0",
+    }
+    serve = ChildProcess(["serve", "--grace-seconds", "3"], {**stage.environment, **own})
+    serve.start()
+    undo.callback(serve.stop, _WITHIN)
+    said = serve.await_ready(_WITHIN, Event()).split()
+    return said[0], f"{said[1]}/v1/metrics"
+
+
+def _await_replica(uri: str, page: str) -> None:
+    """Ask until answers come from the replica, whole."""
+    client = PlainClient(uri)
+    deadline = time.monotonic() + _BUILT_WITHIN_SECONDS
+    while "duckmesh_replica_segments 1.0" not in httpx.get(page).text:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"no replica within {_BUILT_WITHIN_SECONDS:g} s")
+        client.answer(f"SELECT count(*) AS n FROM {_TABLE}")  # noqa: S608 - a name of ours
+    client.close()
+
+
+def _one(stage: Stage, name: str, asked: str, with_replica: str, without: str) -> Figure:
+    runs: dict[str, list[float]] = {with_replica: [], without: []}
+    clients = {uri: PlainClient(uri) for uri in runs}
+    for client in clients.values():
+        client.answer(asked)
+    for _ in range(stage.sizes.repetitions):
+        for uri, client in clients.items():
+            runs[uri].append(percentile([_ms(client, asked) for _ in range(_WARM_QUESTIONS)], 50))
+    for client in clients.values():
+        client.close()
+    return Figure(
+        benchmark="replicas",
+        what=f"{name}, {stage.sizes.scan_files} files, warm, one client, p50",
+        unit="ms",
+        runs=runs[with_replica],
+        limit="the same without a replica",
+        limit_runs=runs[without],
+        direction=Direction.LOWER,
+        target=Target(None, None),
+    )
+
+
+def _many(stage: Stage, name: str, asked: str, clients: int, uris: tuple[str, str]) -> Figure:
+    runs: dict[str, list[float]] = {uri: [] for uri in uris}
+    for _ in range(stage.sizes.repetitions):
+        for uri in uris:
+            answered = stage.crew.ask(uri, asked, clients=clients, seconds=stage.sizes.seconds)
+            runs[uri].append(len(answered) / stage.sizes.seconds)
+    return Figure(
+        benchmark="replicas",
+        what=f"{name}, {stage.sizes.scan_files} files, warm, {clients} client{'s'[: clients > 1]}",
+        unit="queries/s",
+        runs=runs[uris[0]],
+        limit="the same without a replica, as many clients",
+        limit_runs=runs[uris[1]],
+    )
+
+
+def _ms(client: PlainClient, asked: str) -> float:
+    asked_at = time.monotonic()
+    assert client.answer(asked).num_rows > 0
+    return (time.monotonic() - asked_at) * 1000
