@@ -104,10 +104,14 @@ def _one(stage: Stage, name: str, asked: str, with_replica: str, without: str) -
 
 def _many(stage: Stage, name: str, asked: str, clients: int, uris: tuple[str, str]) -> Figure:
     runs: dict[str, list[float]] = {uri: [] for uri in uris}
+    # Every client must have answers inside the window.
+    seconds = stage.sizes.seconds * max(1, clients // 2)
     for _ in range(stage.sizes.repetitions):
         for uri in uris:
-            answered = stage.crew.ask(uri, asked, clients=clients, seconds=stage.sizes.seconds)
-            runs[uri].append(len(answered) / stage.sizes.seconds)
+            answered = stage.crew.ask(uri, asked, clients=clients, seconds=seconds)
+            if not answered:
+                raise RuntimeError(f"no answer within {seconds:g} s to any of {clients} clients")
+            runs[uri].append(len(answered) / seconds)
     return Figure(
         benchmark="replicas",
         what=f"{name}, {stage.sizes.scan_files} files, warm, {clients} client{'s'[: clients > 1]}",
