@@ -14,9 +14,10 @@ ORDER BY a.noted_at DESC, a.incident_id DESC
 LIMIT %(limit)s
 
 -- name: forget
-DELETE FROM incident_audit WHERE incident_id IN (
-    SELECT incident_id FROM incident_audit
+-- By their place: joined by key, the planner may read the whole table.
+DELETE FROM incident_audit WHERE ctid = ANY (ARRAY (
+    SELECT ctid FROM incident_audit
     WHERE noted_at < duckmesh_now() - %(older_than)s::interval
     ORDER BY noted_at LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED
-)
+))

@@ -29,9 +29,10 @@ ORDER BY q.started_at DESC, q.query_id DESC
 LIMIT %(limit)s
 
 -- name: forget
-DELETE FROM query_audit WHERE query_id IN (
-    SELECT query_id FROM query_audit
+-- By their place: joined by key, the planner may read the whole table.
+DELETE FROM query_audit WHERE ctid = ANY (ARRAY (
+    SELECT ctid FROM query_audit
     WHERE started_at < duckmesh_now() - %(older_than)s::interval
     ORDER BY started_at LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED
-)
+))

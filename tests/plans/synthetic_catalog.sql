@@ -62,3 +62,15 @@ SELECT tenant_id, 100000, tenant_id > 5 FROM tenant
 -- name: leases
 INSERT INTO ingest_lease (tenant_id, acked_token)
 SELECT tenant_id, CASE WHEN tenant_id = 1 THEN 99500 ELSE 100000 END FROM tenant
+
+-- name: audited_queries
+INSERT INTO query_audit (query_id, tenant_id, principal, sql_text, started_at, outcome)
+SELECT gen_random_uuid(), CASE WHEN n % 4 = 0 THEN 2 + n % 499 ELSE 1 END, 'key', 'SELECT 1',
+       now() - n * interval '1 minute', 'OK'
+FROM generate_series(1, 60000) n
+
+-- name: acts
+INSERT INTO incident_audit (tenant_id, principal, act, subject, noted_at)
+SELECT CASE WHEN n % 4 = 0 THEN 2 + n % 499 ELSE 1 END, 'key', 'create_table', 't',
+       now() - n * interval '3 minutes'
+FROM generate_series(1, 20000) n

@@ -8,7 +8,7 @@ from typing import Any, LiteralString
 import psycopg
 import pytest
 
-from catalog import files, snapshots, tables
+from catalog import acts, files, queries, snapshots, tables
 from duckmesh.identifiers import TenantId, new_batch_id
 from duckmesh.statements import Statements
 from ingest_bus import postgres, postgres_publish
@@ -26,12 +26,17 @@ GROWING = {
     "data_file_content",
     "ingest_event",
     "idempotency_key",
+    "query_audit",
+    "incident_audit",
 }
 """Tables that grow with every write. No hot statement reads one from end to end."""
 
 TENANT = TenantId(1)
 PUBLISH, BUS = postgres_publish._SQL, postgres._SQL
 SNAPSHOTS, FILES, TABLES = (m._SQL for m in (snapshots, files, tables))
+QUERIES, ACTS = queries._SQL, acts._SQL
+NEWEST = {"tenant_id": None, "principal": None, "since": None, "limit": 100}
+OLD = {"older_than": "30 days", "limit": 1000}
 MOMENT = datetime(2026, 1, 1, 4, tzinfo=UTC)
 ENVELOPES = [
     *(write(TENANT, key=f"key-{n}") for n in range(4, 40, 4)),
@@ -146,6 +151,13 @@ HOT = [
         {"snapshot_table_watermark_pkey"},
     ),
     Hot(TABLES, "find_live_table", (TENANT, "table-1")),
+    # the audit
+    Hot(QUERIES, "recent", NEWEST, {"query_audit_by_start"}),
+    Hot(QUERIES, "recent", NEWEST | {"tenant_id": 2}, {"query_audit_of_tenant"}),
+    Hot(QUERIES, "forget", OLD, {"query_audit_by_start"}),
+    Hot(ACTS, "recent", NEWEST, {"incident_audit_by_time"}),
+    Hot(ACTS, "recent", NEWEST | {"tenant_id": 2}, {"incident_audit_of_tenant"}),
+    Hot(ACTS, "forget", OLD, {"incident_audit_by_time"}),
 ]
 
 
