@@ -1,8 +1,9 @@
 """Data files and the manifest: which immutable Parquet files a snapshot reads."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from catalog import snapshots
 from catalog.connection import Connection
@@ -97,3 +98,11 @@ def kept_files(
 def still_kept(connection: Connection, file_ids: Collection[FileId]) -> set[FileId]:
     """Those of the files that a snapshot still reads."""
     return {row[0] for row in connection.execute(_SQL["still_kept"], (list(file_ids),))}
+
+
+def stats_of(
+    connection: Connection, file_ids: Collection[FileId]
+) -> dict[FileId, Mapping[str, Any]]:
+    """The statistics of files: {"column": {"min", "max", "nulls"}}; a column may be absent."""
+    rows = connection.execute(_SQL["stats_of"], (list(file_ids),))
+    return dict(rows.fetchall())

@@ -44,3 +44,6 @@ ORDER BY f.file_id LIMIT %(limit)s
 
 -- name: still_kept
 SELECT file_id FROM data_file WHERE file_id = ANY (%s) AND unreachable_since IS NULL
+
+-- name: stats_of
+SELECT file_id, stats FROM data_file WHERE file_id = ANY (%s)

@@ -24,6 +24,7 @@ from coordinator.encode import Poison, TableRows, encode_rows, gather
 from coordinator.fold import fold_tail
 from coordinator.lease_keeper import LeaseKeeper
 from coordinator.traces import publication, tell_published
+from data_files.parquet import stats_of
 from duckmesh.errors import Corrupt, DuckMeshError
 from duckmesh.identifiers import ConsumerId, EventId, SchemaVersion, TableId
 from ingest_bus.envelope import Claim
@@ -182,7 +183,7 @@ class Materializer:
                 continue
             key = keys.data_file_key(place.tenant, place.name, table.table_id, file.file_id)
             self._store.put(key, content)
-            files.append(replace(file, path=key))
+            files.append(replace(file, path=key, stats=stats_of(content)))
         return files
 
     def _find_culprit(self, claim: Claim) -> None:

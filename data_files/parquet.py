@@ -97,6 +97,11 @@ def decode_parquet(content: bytes, schema: pa.Schema) -> list[pa.RecordBatch]:
         return list(file.read().cast(schema).to_batches())
 
 
+def stats_of(content: bytes) -> dict[str, Any]:
+    """The statistics of a whole file's columns, as `column_stats` has them."""
+    return column_stats(pq.read_metadata(pa.BufferReader(content)))
+
+
 class ParquetStream:
     """A Parquet file written batch by batch: memory holds one row group, whatever is written."""
 

@@ -128,7 +128,12 @@ QUERY_QUEUE_SECONDS: Final = _histogram(
     "query_queue_latency", "Seconds that a query waited for its turn; refused ones too."
 )
 QUERY_SCANNED_FILES: Final = _histogram(
-    "query_scanned_files", "Data files that a query's tables consist of.", buckets=_FILES
+    "query_scanned_files",
+    "Data files that a query reads, without those it leaves out.",
+    buckets=_FILES,
+)
+QUERY_PRUNED_FILES: Final = _counter(
+    "query_pruned_files", "Data files that queries left out by the statistics of their columns."
 )
 QUERY_SCANNED_BYTES: Final = _histogram(
     "query_scanned_bytes", "The size of those data files.", buckets=_BYTES

@@ -21,6 +21,7 @@ from duckmesh.tokens import BEFORE_ALL, VisibilityToken
 from duckmesh.tracing import Span
 from gateway import system_tables
 from gateway.counts import count_query
+from gateway.file_pruning import NOTHING_ASKED, Asked, FilePruning
 from gateway.identity import Identity, Role
 from gateway.known_quotas import KnownQuotas
 from gateway.manifests import LocalFiles, Manifest, Manifests
@@ -122,7 +123,7 @@ class Reads:
         self._limits = limits
         self._manifests = Manifests(catalog)
         self._files = LocalFiles(catalog, store, cache)
-        self._rows = RowSources(self._manifests, self._files, replicas)
+        self._rows = RowSources(self._manifests, self._files, FilePruning(catalog), replicas)
         self._travel = TimeTravel(catalog, engine, self._manifests)
         self._turns = Turns(
             running=limits.max_concurrent,
@@ -366,7 +367,13 @@ class Reads:
             wanted += [(each.manifest, each.table) for each in travelled.tables]
             # A query that lists the catalog is answered where there are no segments to list.
             segments = segments and self._engine.tables_read(sql) is not None
-            rows = self._rows.hold(identity.tenant, wanted, segments=segments)
+            asked = NOTHING_ASKED
+            if not travelled.tables:
+                # A table that is read at two snapshots has one name, and two predicates.
+                asked = Asked(
+                    self._engine.predicates(sql), self._engine.parameter_values(sql, parameters)
+                )
+            rows = self._rows.hold(identity.tenant, wanted, segments=segments, asked=asked)
             undo.callback(rows.release)
             past = [_past_relation(each, rows) for each in travelled.tables]
             stop.check()
@@ -385,7 +392,10 @@ class Reads:
                 raise
             running.stats.queued_seconds = queued.total_seconds()
             undo.pop_all()
-        sizes = [f.file_size_bytes for m, t in wanted for f in m.files[t.table_id]]
+        pruned = {f.file_id for f in rows.pruned}
+        files = [f for m, t in wanted for f in m.files[t.table_id] if f.file_id not in pruned]
+        sizes = [f.file_size_bytes for f in files]
+        metrics.QUERY_PRUNED_FILES.inc(len(pruned))
         scanned = sum(sizes)
         metrics.QUERY_SCANNED_FILES.observe(len(sizes))
         metrics.QUERY_SCANNED_BYTES.observe(scanned)

@@ -8,6 +8,7 @@ from catalog.files import DataFile
 from catalog.tables import TableAt
 from duckmesh.errors import ErrorCode, Internal, Unavailable
 from duckmesh.identifiers import SnapshotId, TableId
+from gateway.file_pruning import NOTHING_ASKED, Asked, FilePruning
 from gateway.manifests import LocalFiles, Manifest, Manifests
 from gateway.replica_parts import Layout
 from gateway.replicas import Replicas
@@ -27,7 +28,11 @@ class HeldRows:
         layouts: Mapping[_Place, Layout],
         replicas: Replicas | None,
         tenant: str,
+        *,
+        pruned: Sequence[DataFile] = (),
     ) -> None:
+        self.pruned = pruned
+        """Files of the tables that hold no row that the query asks for."""
         self.in_segments = bool(layouts)
         """Whether some of the rows lie in segments."""
         self._paths = paths
@@ -78,16 +83,28 @@ class RowSources:
     """Finds the rows of tables. Thread-safe."""
 
     def __init__(
-        self, manifests: Manifests, files: LocalFiles, replicas: Replicas | None = None
+        self,
+        manifests: Manifests,
+        files: LocalFiles,
+        pruning: FilePruning,
+        replicas: Replicas | None = None,
     ) -> None:
+        self._pruning = pruning
         self._manifests = manifests
         self._files = files
         self._replicas = replicas
 
     def hold(
-        self, tenant: str, wanted: Sequence[tuple[Manifest, TableAt]], *, segments: bool
+        self,
+        tenant: str,
+        wanted: Sequence[tuple[Manifest, TableAt]],
+        *,
+        segments: bool,
+        asked: Asked = NOTHING_ASKED,
     ) -> HeldRows:
         """The rows of tables, each of its own snapshot; from `segments` too where there are any.
+
+        Files without a row that is `asked` for are left out.
 
         Fetches the files that are missing. Raises Unavailable when it cannot.
         """
@@ -95,6 +112,7 @@ class RowSources:
             self._manifests.load_files(manifest, [t for m, t in wanted if m is manifest])
         files: dict[_Place, Sequence[DataFile]] = {}
         layouts: dict[_Place, Layout] = {}
+        pruned: list[DataFile] = []
         replicas = self._replicas if segments else None
         try:
             for manifest, table in wanted:
@@ -107,6 +125,10 @@ class RowSources:
                     if layout is not None:
                         layouts[place] = layout
                         files[place] = layout.outside
+                needed = self._pruning.needed(table, files[place], asked)
+                kept = {file.file_id for file in needed}
+                pruned += [file for file in files[place] if file.file_id not in kept]
+                files[place] = needed
             found, pinned = self._files.pin(
                 tenant, [file for each in files.values() for file in each]
             )
@@ -117,4 +139,4 @@ class RowSources:
             raise
         left = iter(found)
         paths = {place: tuple(next(left) for _ in each) for place, each in files.items()}
-        return HeldRows(paths, pinned, layouts, replicas, tenant)
+        return HeldRows(paths, pinned, layouts, replicas, tenant, pruned=pruned)

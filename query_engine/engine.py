@@ -11,14 +11,16 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import pyarrow as pa
 
 from query_engine.failures import table_missing
 from query_engine.instance import InstanceSettings
 from query_engine.local import LocalAnswers
+from query_engine.parameters import plain_values
 from query_engine.permitted import SESSION_FUNCTIONS
+from query_engine.predicates import Predicate
 from query_engine.question import Answering, Description, Needs, Question
 from query_engine.relations import RelationSet
 from query_engine.remote import RemoteAnswers
@@ -109,6 +111,21 @@ class QueryEngine:
         """Those of `tables_read` whose rows are read: only these need their files."""
         names = self._gate.classify(sql).names
         return frozenset() if names is None else names.tables
+
+    def predicates(self, sql: str) -> Mapping[str, Predicate]:
+        """What the query asks of the rows of its tables, by lower-case name. Never too strict."""
+        names = self._gate.classify(sql).names
+        return {} if names is None else names.predicates
+
+    def parameter_values(self, sql: str, parameters: pa.RecordBatch | None) -> Mapping[str, Any]:
+        """The values of one row of parameters by identifier; those that Python lacks are left out.
+
+        Of several rows there is no one value, and none is given.
+        """
+        names = self._gate.classify(sql).names
+        if names is None or parameters is None or parameters.num_rows != 1:
+            return {}
+        return plain_values(parameters, names.parameters)
 
     def with_views(self, sql: str, views: Mapping[str, str]) -> str:
         """The query over tables that it stands for; `views` are queries by lower-case name.

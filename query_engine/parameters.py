@@ -6,6 +6,7 @@ DuckDB itself writes for it, tagged with its exact type, for DuckDB reads back w
 A value bound so keeps `cur.sql(...)`, and with it the stream: EXECUTE would materialise.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -177,3 +178,13 @@ def with_typed_nulls(
         text = text[: place.at] + typed + text[place.at + place.length :]
     left = {k: v for k, v in bindings.values.items() if k not in bindings.null_types}
     return text.decode(), left
+
+
+def plain_values(batch: pa.RecordBatch, places: tuple[Parameter, ...]) -> dict[str, Any]:
+    """The first row's values in Python's types; without those that these cannot carry."""
+    wanted = identifiers(places)
+    values = {}
+    for name, at in parameter_columns(wanted, batch.schema.names, batch.num_columns).items():
+        with contextlib.suppress(ValueError, OverflowError, ArithmeticError):
+            values[name] = batch.column(at)[0].as_py()
+    return values

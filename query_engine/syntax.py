@@ -1,7 +1,7 @@
 """What a parsed query names: a walk over the tree that DuckDB's `json_serialize_sql` gives."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from duckmesh.errors import DuckMeshError, ErrorCode, Invalid, NotSupported
@@ -14,6 +14,7 @@ from query_engine.permitted import (
     SHOWN,
     TABLE_FUNCTIONS,
 )
+from query_engine.predicates import Predicate, predicates_of
 from query_engine.relations import CATALOG, MAIN_SCHEMA, SYSTEM_SCHEMA
 from query_engine.time_travel import VersionedTable, versioned_table
 
@@ -48,6 +49,8 @@ class Names:
     versioned: tuple[VersionedTable, ...]
     lists_catalog: bool
     refusal: DuckMeshError | None
+    predicates: Mapping[str, Predicate] = field(default_factory=dict)
+    """What is asked of the rows of tables, by lower-case name; see query_engine.predicates."""
 
     def check(self) -> None:
         """Raise the refusal, a new object each time, for exceptions carry their tracebacks."""
@@ -68,7 +71,7 @@ def walk(tree: Any) -> Names:
             described = described or _only_describes(node)
             found.look(node, described=described)
             stack.extend((each, described) for each in _children(node))
-    return found.names()
+    return replace(found.names(), predicates=predicates_of(tree))
 
 
 def _only_describes(node: dict[str, Any]) -> bool:
