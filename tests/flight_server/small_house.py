@@ -153,6 +153,7 @@ class SmallHouse:
         trace_id=None,
         session=None,
         transaction=None,
+        stop=None,
     ):
         with self.lock:
             known = self.snapshots[-1].get((identity.tenant_id, table))
@@ -183,6 +184,7 @@ class SmallHouse:
         trace_id=None,
         session=None,
         at_once=False,
+        stop=None,
     ):
         table, offered = target
         write = self.begin(
@@ -234,7 +236,7 @@ class SmallHouse:
 
     # ---- Reads
 
-    def is_query(self, sql):
+    def is_query(self, identity, sql):
         kind = self.engine.classify(sql).kind
         return kind in (StatementKind.QUERY, StatementKind.EXPLAIN)
 
@@ -265,7 +267,9 @@ class SmallHouse:
     def describe(self, identity, sql, snapshot_id, *, stop=None):
         return self.engine.describe(sql, self._relations(identity, snapshot_id))
 
-    def run(self, identity, sql, snapshot_id, *, parameters, last_token, interruption):
+    def run(
+        self, identity, sql, snapshot_id, *, parameters, last_token, asked_token=None, interruption
+    ):
         with contextlib.ExitStack() as undo:
             self.turns.take(interruption)
             undo.callback(self.turns.give_back)
