@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks import (
+    http,
     ingest,
     latency,
     machine,
@@ -33,6 +34,7 @@ BENCHMARKS: Final[dict[str, Callable[[Stage], Iterator[Figure]]]] = {
     "scans": scans.measure,
     "replicas": replicas.measure,
     "neighbours": neighbours.measure,
+    "http": http.measure,
 }
 DOCUMENT: Final = ROOT / "docs" / "benchmarks.md"
 
@@ -118,6 +120,7 @@ def _how(sizes: Sizes) -> list[str]:
         f"Bulk ingest: {bulk}. Rows are drawn with a fixed seed before the clock starts.",
         f"Scans: {sizes.scan_files} files of {sizes.rows_per_file:,} rows in the store, unmerged.",
         "Cold is a fresh serving process, and a fresh DuckDB; the system has the files in memory.",
+        "HTTP: beside the Flight door of the same process; answers are read whole, and not parsed.",
         "Neighbours: the crowd asks for as long as the one client is measured, and before.",
         "Visible means that a query with the write's token has answered.",
         "Where nobody waits, the time is from the event's to its snapshot's, by the catalog.",

@@ -1,6 +1,7 @@
 """Clients in processes of their own, who write one row after the other for a while."""
 
 import contextlib
+import http.client
 import json
 import multiprocessing
 import threading
@@ -11,12 +12,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
+from urllib.parse import urlsplit
 
 import psycopg
 import pyarrow as pa
 from pyarrow import flight
 
-from benchmarks.data import one_row, one_row_batch
+from benchmarks.data import ROW_SCHEMA, one_row, one_row_batch
 from flight_server import messages
 
 _Work = TypeVar("_Work")
@@ -34,6 +36,7 @@ class Way(StrEnum):
 
     ONE_RPC_EACH = "one DoPut for each row"
     STREAM = "a batch of one row on a stream that stays open, pipelined"
+    HTTP_RECORD = "one JSON record in a request, on a connection that stays open"
     INSERT = "an INSERT into Postgres, in autocommit"
 
 
@@ -252,6 +255,25 @@ def _insert(task: Task, latencies: list[float]) -> None:
         _closed_loop(task, latencies, lambda: connection.execute(statement.encode(), row))
 
 
+def _http_record(task: Task, latencies: list[float]) -> None:
+    where = urlsplit(task.address)
+    assert where.hostname is not None
+    connection = http.client.HTTPConnection(where.hostname, where.port, timeout=60)
+    names = [field.name for field in ROW_SCHEMA]
+    payload = dict(zip(names, one_row(1), strict=True))
+    body = json.dumps({"records": [{"payload": payload}]}, default=str).encode()
+    headers = {"Content-Type": "application/json"}
+
+    def write() -> None:
+        connection.request("POST", f"/v1/ingest/{task.table}", body, headers)
+        answer = connection.getresponse()
+        said = answer.read()
+        assert answer.status == 200, said
+
+    _closed_loop(task, latencies, write)
+    connection.close()
+
+
 def _stream(task: Task, latencies: list[float]) -> None:
     client = PlainClient(task.address)
     batch = one_row_batch(1)
@@ -282,5 +304,6 @@ def _stream(task: Task, latencies: list[float]) -> None:
 _LOOPS: Final[dict[Way, Callable[[Task, list[float]], None]]] = {
     Way.ONE_RPC_EACH: _one_rpc_each,
     Way.STREAM: _stream,
+    Way.HTTP_RECORD: _http_record,
     Way.INSERT: _insert,
 }

@@ -68,6 +68,8 @@ class Stage:
 
     sizes: Sizes
     uri: str
+    http_uri: str
+    """Of the same process."""
     inline_uri: str
     """Of a second serving process over the same catalog, which runs queries itself: no workers."""
     bare_uri: str
@@ -136,7 +138,7 @@ def open_stage(sizes: Sizes) -> Iterator[Stage]:
             undo.callback(child.stop, _STOP_WITHIN)
         coordinate, serve = children
         # The HTTP door's address comes behind the Flight door's.
-        uri = serve.await_ready(_READY_WITHIN, stop).partition(" ")[0]
+        uri, _, http_uri = serve.await_ready(_READY_WITHIN, stop).partition(" ")
         coordinate.await_ready(_READY_WITHIN, stop)
         inline = ChildProcess(["serve", "--grace-seconds", "3"], _inline(environment, directory))
         inline.start()
@@ -145,6 +147,7 @@ def open_stage(sizes: Sizes) -> Iterator[Stage]:
         yield Stage(
             sizes=sizes,
             uri=uri,
+            http_uri=http_uri,
             inline_uri=inline_uri,
             bare_uri=undo.enter_context(_bare_server()),
             dsn=postgres.dsn,
@@ -164,6 +167,7 @@ def _environment(dsn: str, directory: Path, objects: Path) -> dict[str, str]:
         "DUCKMESH_CACHE_DIRECTORY": str(directory / "cache"),
         "DUCKMESH_AUTH_OPEN_MODE": "true",
         "DUCKMESH_FLIGHT_PORT": "0",
+        "DUCKMESH_HTTP_PORT": "0",
         "DUCKMESH_LOGGING_LEVEL": "warning",
         # A merge in the middle of a run would be measured with it, and change what is read.
         "DUCKMESH_MAINTENANCE_IN_COORDINATOR": "false",
