@@ -77,6 +77,17 @@ class KnownTables:
         found = self._look(tenant_id, name)
         return None if found is None else (found.table, found.conformer(offered))
 
+    def as_it_is(
+        self, tenant_id: TenantId, name: str, *, now: bool
+    ) -> tuple[Table, Conformer] | None:
+        """The table, and how rows of its very columns fit in: as they are, or are refused.
+
+        With `now` it is as the catalog has it; without, as it was within the last second.
+        """
+        known = None if now else self._recall(tenant_id, name)
+        known = known or self._look(tenant_id, name)
+        return None if known is None else (known.table, known.conformer(known.table.schema.arrow))
+
     def forget(self, tenant_id: TenantId, name: str) -> None:
         """Ask the catalog the next time."""
         self._known.pop((tenant_id, name), None)

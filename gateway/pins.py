@@ -63,6 +63,8 @@ class SnapshotPins:
                     ErrorCode.INVALID_COMMAND,
                     "name what to unpin: a tag, or a snapshot's number",
                 )
+            if tag is not None:
+                check_tag(tag)
             with self._catalog.connect() as connection, connection.transaction():
                 held = pins.unpin(connection, identity.tenant_id, snapshot_id=snapshot_id, tag=tag)
                 act.done(connection, snapshot_id=held)

@@ -283,14 +283,19 @@ class Writes:
         if not slows:
             self._rates.check(identity)
 
-    def target(self, identity: Identity, table_name: str) -> StreamTarget:
-        """The table that rows are to be made for; they have its very columns."""
+    def target(self, identity: Identity, table_name: str, *, now: bool = True) -> StreamTarget:
+        """The table that rows are to be made for; they have its very columns.
+
+        Without `now` it may be as it was a second ago: then what it is written for may be refused
+        with SCHEMA_INCOMPATIBLE, and the caller makes the rows again for the table of now.
+        """
         identity.require(Role.INGEST_WRITER)
-        table = self._find(identity, check_table_name(table_name))
-        if table is None:
-            raise table_not_found(table_name)
-        columns = table.schema.arrow
-        return StreamTarget(table, Conformer.between(columns, columns), columns)
+        name = check_table_name(table_name)
+        found = self._tables.as_it_is(identity.tenant_id, name, now=now)
+        if found is None:
+            raise table_not_found(name)
+        table, conformer = found
+        return StreamTarget(table, conformer, table.schema.arrow)
 
     def append_batch(
         self,

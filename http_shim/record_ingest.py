@@ -9,7 +9,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from data_files.parquet import event_time_column
-from duckmesh.errors import ErrorCode, Invalid
+from duckmesh.errors import Conflict, ErrorCode, Invalid
 from gateway.groups import KeyedRows
 from gateway.identity import Identity
 from http_shim.calls import Call
@@ -17,8 +17,11 @@ from http_shim.json_requests import StrictModel, check
 from http_shim.receipts import PlacedReceipt, Wish, answered
 from http_shim.records import batch_of, loads, needs_exact_decimals
 from http_shim.rooms import Door
+from ingest_bus.envelope import Receipt
 
 _TIMEOUT_MAX_MS: Final = 3_600_000
+_OF_COLUMNS: Final = frozenset({ErrorCode.INVALID_PAYLOAD, ErrorCode.SCHEMA_INCOMPATIBLE})
+"""What may be wrong for the table as it was, and right for the table as it is."""
 
 
 class IngestRecord(StrictModel):
@@ -71,8 +74,26 @@ def ingest_records(
     door: Door, call: Call, who: Identity, *, table: str, body: bytes, wish: Wish
 ) -> Response:
     """Accept the records of a JSON body, all or none, and answer. Blocks."""
+    try:
+        asked, places, receipts = _accepted(door, call, who, table=table, body=body, now=False)
+    except (Invalid, Conflict) as refused:
+        if refused.code not in _OF_COLUMNS:
+            raise
+        # The table in memory may be a second old. A key that is known by now finds its receipt.
+        asked, places, receipts = _accepted(door, call, who, table=table, body=body, now=True)
+    placed = [
+        PlacedReceipt(receipt, records)
+        for receipt, (_, records) in zip(receipts, places, strict=True)
+    ]
+    return answered(door, call, who, asked.wish(wish), placed)
+
+
+def _accepted(
+    door: Door, call: Call, who: Identity, *, table: str, body: bytes, now: bool
+) -> tuple[IngestRequest, list[tuple[str | None, list[int]]], list[Receipt]]:
+    """Accept the records for the table as it is now, or as this process knew it last."""
     writes = door.rooms.writes
-    target = writes.target(who, table)
+    target = writes.target(who, table, now=now)
     schema = target.table.schema.arrow
     given = loads(body, exact_decimals=needs_exact_decimals(schema))
     asked = check(IngestRequest, given)
@@ -81,12 +102,7 @@ def ingest_records(
     batch = batch_of([_row(record, schema) for record in asked.records], schema)
     places = _places([record.idempotency_key for record in asked.records])
     parts = [KeyedRows(_taken(batch, records), key) for key, records in places]
-    receipts = writes.append_group(who, target, parts, trace_id=call.trace_id)
-    placed = [
-        PlacedReceipt(receipt, records)
-        for receipt, (_, records) in zip(receipts, places, strict=True)
-    ]
-    return answered(door, call, who, asked.wish(wish), placed)
+    return asked, places, writes.append_group(who, target, parts, trace_id=call.trace_id)
 
 
 def _places(record_keys: Sequence[str | None]) -> list[tuple[str | None, list[int]]]:

@@ -106,7 +106,7 @@ def test_a_pin_without_a_tag_lasts_as_long_as_asked(rooms: Rooms, http) -> None:
     assert (made["tag"], made["snapshot_id"]) == (None, number)
     assert made["expires_at"] > made["created_at"]
     assert http.post("/v1/snapshots/unpin", json={"snapshot_id": number}).status_code == 200
-    for wrong in ({}, {"snapshot_id": number, "tag": "x"}):
+    for wrong in ({}, {"snapshot_id": number, "tag": "x"}, {"tag": "a\x00b"}):
         assert http.post("/v1/snapshots/unpin", json=wrong).status_code == 400
     for wrong in ({"snapshot_id": number, "tag": "7"}, {"snapshot_id": number, "lasting_ms": 0}):
         assert http.post("/v1/snapshots/pin", json=wrong).status_code == 400

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 
 import httpx
 import pyarrow as pa
 import pytest
 
+from gateway import tenancy
+from gateway.identity import Role
 from tests.http_shim.conftest import OpenHttp
-from tests.rooms import Rooms
+from tests.rooms import Rooms, open_rooms
 
 Send = Callable[..., httpx.Response]
 SCHEMA = pa.schema(
@@ -221,3 +224,42 @@ def test_an_operation_of_a_key_says_what_to_do_instead(http) -> None:
         assert said["error_code"] == "INVALID_OP"
         assert words in said["message"]
         assert "CREATE OR REPLACE TABLE" in said["message"]
+
+
+def test_records_meet_the_table_as_it_is_though_another_process_has_just_changed_it(
+    http, rooms: Rooms, tmp_path: Path
+) -> None:
+    """This process knows the table of a moment ago: nothing is refused, or taken, for that."""
+    http.post("/v1/tables", json={"name": "t", "schema": [{"name": "id", "type": "bigint"}]})
+
+    def write(payload: dict[str, object], key: str) -> httpx.Response:
+        record = {"payload": payload, "idempotency_key": key}
+        return http.post("/v1/ingest/t", json={"records": [record]})
+
+    with open_rooms(rooms.dsn, tmp_path / "other") as other:
+        assert write({"id": 1}, "a").status_code == 200
+        other.execute("ALTER TABLE t ADD COLUMN word VARCHAR")
+        assert write({"id": 2, "word": "two"}, "b").status_code == 200
+        other.execute("ALTER TABLE t DROP COLUMN word")
+        refused = write({"id": 3, "word": "three"}, "c")
+        assert refused.json()["error_code"] == "INVALID_PAYLOAD"
+        assert write({"id": 2}, "d").status_code == 200
+        other.execute("DROP TABLE t")
+        assert write({"id": 4}, "e").json()["error_code"] == "TABLE_NOT_FOUND"
+        other.execute("CREATE TABLE t (id BIGINT)")
+        assert write({"id": 5}, "f").status_code == 200
+    rooms.publish_all()
+    answer = http.post("/v1/query", json={"sql": "SELECT id FROM t"})
+    assert answer.json()["rows"] == [[5]]
+
+
+def test_who_may_not_write_is_refused_whatever_the_size_of_the_body(
+    open_http: OpenHttp, rooms: Rooms
+) -> None:
+    closed = open_http(open_tenant=None).uri
+    _, secret = tenancy.create_key(rooms.catalog, "acme", name="r", roles=[Role.QUERY_READER])
+    for size in (1, 200_000):
+        body = {"records": [{"payload": {"id": 1, "word": "x" * size}}]}
+        assert httpx.post(f"{closed}/v1/ingest/t", json=body).status_code == 401
+        shown = {"x-api-key": secret}
+        assert httpx.post(f"{closed}/v1/ingest/t", json=body, headers=shown).status_code == 403
