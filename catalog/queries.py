@@ -6,7 +6,9 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from catalog.connection import Connection
+from psycopg import errors as pg
+
+from catalog.connection import Connection, unavailable
 from duckmesh.identifiers import SnapshotId, TenantId
 from duckmesh.statements import Statements
 from duckmesh.tokens import VisibilityToken
@@ -50,13 +52,19 @@ class ShownQuery:
 
 
 def write(connection: Connection, queries: Sequence[AuditedQuery]) -> None:
-    """Store the rows in one statement: all or none. Repeatable: a row that is there stays one."""
+    """Store the rows in one statement: all or none. Repeatable: a row that is there stays one.
+
+    Raises Unavailable also for a catalog that only reads just now, as in a failover.
+    """
     values: dict[str, list[object]] = {
         name: [getattr(query, name) for query in queries] for name in _COLUMNS
     }
     for name in _TEXTS:
         values[name] = [_storable(str(text)) for text in values[name]]
-    connection.execute(_SQL["write"], values)
+    try:
+        connection.execute(_SQL["write"], values)
+    except pg.ReadOnlySqlTransaction as cause:
+        raise unavailable() from cause
 
 
 def recent(

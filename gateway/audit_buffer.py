@@ -104,10 +104,9 @@ class AuditBuffer:
                 if self._abandoned:
                     # `close` has counted them as lost. They may be there all the same.
                     return
-            if written:
-                metrics.QUERY_AUDIT_ROWS.inc(len(batch))
-            else:
-                self._lose(len(batch))
+            metrics.QUERY_AUDIT_ROWS.inc(written)
+            if written < len(batch):
+                self._lose(len(batch) - written)
 
     def _gathered(self) -> list[Row]:
         """The next batch; empty at the end."""
@@ -120,8 +119,8 @@ class AuditBuffer:
             self._writing = len(batch)
         return batch
 
-    def _write(self, batch: Sequence[Row]) -> bool:
-        """Write a batch, however long the catalog is away; False when it cannot be written."""
+    def _write(self, batch: Sequence[Row]) -> int:
+        """Write a batch, however long the catalog is away; how many rows of it are there then."""
         rows: list[AuditedQuery] = []
         pause = _PAUSE_SECONDS
         logged_at = 0.0
@@ -137,15 +136,17 @@ class AuditBuffer:
                         "query_audit_waits", rows=self.waiting, error_code=error.code.value
                     )
             except Exception:  # noqa: BLE001 - a row of ours that no insert takes must not stop others
-                _log.exception("query_audit_failed", rows=len(batch))
-                return False
+                if len(batch) > 1:
+                    return sum(self._write([row]) for row in batch)
+                _log.exception("query_audit_failed")
+                return 0
             else:
                 if logged_at:
                     _log.info("query_audit_resumed", rows=self.waiting)
-                return True
+                return len(rows)
             with self._changed:
                 if self._changed.wait_for(lambda: self._abandoned, pause):
-                    return False
+                    return 0
             pause = min(2 * pause, _PAUSE_SECONDS_MAX)
 
     def _lose(self, count: int) -> None:

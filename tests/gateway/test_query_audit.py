@@ -284,16 +284,25 @@ def test_a_batch_that_is_sent_twice_is_stored_once(rooms: Rooms) -> None:
     assert tokens_of(rooms.catalog) == [1, 2, 3]
 
 
-def test_a_row_that_cannot_be_written_is_counted_and_others_go_on(rooms: Rooms) -> None:
-    buffer = AuditBuffer(rooms.catalog, rows_max=1000, flush_interval=timedelta(milliseconds=10))
+def test_a_row_that_cannot_be_written_is_counted_and_others_are_written(rooms: Rooms) -> None:
+    buffer = AuditBuffer(rooms.catalog, rows_max=1000, flush_interval=timedelta(hours=1))
     before = dropped()
-    wrong = replace(row(1, rooms.acme), tenant_id=rooms.acme.tenant_id + 1_000_000)
-    buffer.add(lambda: wrong)
-    until(lambda: dropped() - before == 1)
-    good = replace(row(2, rooms.acme), sql="SELECT '\x00\ud800'", principal="jwt:\x00")
-    buffer.add(lambda: good)
+    batch = [row(number, rooms.acme) for number in range(1, 6)]
+    batch[2] = replace(batch[2], tenant_id=rooms.acme.tenant_id + 1_000_000)
+    batch[3] = replace(batch[3], sql="SELECT '\x00\ud800'", principal="jwt:\x00")
+    for each in batch:
+        buffer.add(lambda each=each: each)
     buffer.close(PATIENCE)
-    assert tokens_of(rooms.catalog) == [2]
+    assert dropped() - before == 1
+    assert tokens_of(rooms.catalog) == [1, 2, 4, 5]
+
+
+def test_rows_wait_for_a_catalog_that_only_reads(rooms: Rooms) -> None:
+    with rooms.catalog.connect() as connection:
+        connection.execute("SET default_transaction_read_only = on")
+        with pytest.raises(Unavailable):
+            queries.write(connection, [row(1, rooms.acme)])
+        connection.execute("SET default_transaction_read_only = off")
 
 
 def test_old_rows_are_forgotten_a_bounded_number_at_a_time(rooms: Rooms) -> None:
