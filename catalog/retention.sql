@@ -43,7 +43,7 @@ WHERE file_id = ANY (ARRAY(
       AND NOT EXISTS (SELECT 1 FROM snapshot s
                       WHERE s.tenant_id = f.tenant_id AND s.snapshot_id >= f.begin_snapshot
                         AND s.snapshot_id < f.end_snapshot)
-    LIMIT %(limit)s))
+    ORDER BY f.tenant_id, f.end_snapshot LIMIT %(limit)s))
 
 -- name: forget_watermarks
 -- The newest watermark at every snapshot that is kept stays.

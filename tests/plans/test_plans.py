@@ -8,7 +8,7 @@ from typing import Any, LiteralString
 import psycopg
 import pytest
 
-from catalog import acts, files, queries, snapshots, tables
+from catalog import acts, compaction, files, queries, retention, snapshots, tables
 from duckmesh.identifiers import TenantId, new_batch_id
 from duckmesh.statements import Statements
 from ingest_bus import postgres, postgres_publish
@@ -35,6 +35,7 @@ TENANT = TenantId(1)
 PUBLISH, BUS = postgres_publish._SQL, postgres._SQL
 SNAPSHOTS, FILES, TABLES = (m._SQL for m in (snapshots, files, tables))
 QUERIES, ACTS = queries._SQL, acts._SQL
+COMPACTION, RETENTION = compaction._SQL, retention._SQL
 NEWEST = {"tenant_id": None, "principal": None, "since": None, "limit": 100}
 OLD = {"older_than": "30 days", "limit": 1000}
 MOMENT = datetime(2026, 1, 1, 4, tzinfo=UTC)
@@ -57,6 +58,17 @@ CLAIM = {
     "max_attempts": 5,
     "attempt": 5,
     "acked_token": 99_500,
+}
+
+
+EXPIRY = {
+    "tenant_id": TENANT,
+    "kept_for": "7 days",
+    "kept_at_least": 100,
+    "horizon": 500,
+    "limit": 100,
+    "safety_age": "2 hours",
+    "file_ids": CLAIM["event_ids"],
 }
 
 
@@ -151,6 +163,27 @@ HOT = [
         {"snapshot_table_watermark_pkey"},
     ),
     Hot(TABLES, "find_live_table", (TENANT, "table-1")),
+    Hot(FILES, "stats_of", (CLAIM["event_ids"],), {"data_file_pkey"}),
+    Hot(FILES, "is_kept", (12_345,), {"snapshot_pkey"}),
+    # maintenance
+    Hot(
+        COMPACTION,
+        "small_files",
+        {"table_id": 1, "small_bytes": 2**26, "limit": 1_000},
+        {"data_file_live"},
+    ),
+    Hot(
+        COMPACTION,
+        "hold_files",
+        {"file_ids": CLAIM["event_ids"], "span": "30s"},
+        {"data_file_pkey"},
+    ),
+    Hot(RETENTION, "horizon", EXPIRY, {"snapshot_by_time"}),
+    Hot(RETENTION, "condemn_files", EXPIRY, {"data_file_ended"}),
+    Hot(RETENTION, "due_files", EXPIRY, {"data_file_unreachable"}),
+    Hot(RETENTION, "forget_files", EXPIRY),
+    Hot(RETENTION, "forget_changes", EXPIRY, {"snapshot_file_of_file"}),
+    Hot(BUS, "staged_payloads", (TENANT,), {"ingest_event_staged"}),
     # the audit
     Hot(QUERIES, "recent", NEWEST, {"query_audit_by_start"}),
     Hot(QUERIES, "recent", NEWEST | {"tenant_id": 2}, {"query_audit_of_tenant"}),
