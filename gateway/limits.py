@@ -7,7 +7,7 @@ from typing import Final
 
 from duckmesh.errors import ErrorCode, Exceeded, Overloaded
 from duckmesh.identifiers import TenantId
-from duckmesh.quotas import Quota, Quotas
+from duckmesh.quotas import Quota
 from gateway.identity import Identity
 from gateway.known_quotas import KnownQuotas
 from ingest_bus.envelope import Backlog
@@ -36,9 +36,7 @@ class Backpressure:
     def __init__(self, bus: IngestBus, limits: IngestLimits, quotas: KnownQuotas) -> None:
         self._bus = bus
         self._quotas = quotas
-        self._defaults = Quotas(
-            pending_events=limits.max_pending_events, pending_bytes=limits.max_pending_bytes
-        )
+        self._limits = limits
         self._lock = threading.Lock()
         self._seen: dict[TenantId, tuple[float, Backlog]] = {}
 
@@ -54,15 +52,14 @@ class Backpressure:
         if adds and room is not None and allowance.live_bytes >= room:
             raise _no_room(allowance.live_bytes, room)
         backlog = self._backlog(identity.tenant_id)
-        for quota, used in (
-            (Quota.PENDING_EVENTS, backlog.events),
-            (Quota.PENDING_BYTES, backlog.bytes),
-        ):
-            limit = tenant.value(quota)
-            limit = self._defaults.value(quota) if limit is None else limit
-            if limit is not None and used > limit:
-                # A new exception each time: one that is raised twice gathers tracebacks.
-                raise _too_much_waits(quota, used, limit)
+        events, size_bytes = tenant.pending_events, tenant.pending_bytes
+        events = self._limits.max_pending_events if events is None else events
+        size_bytes = self._limits.max_pending_bytes if size_bytes is None else size_bytes
+        # A new exception each time: one that is raised twice gathers tracebacks.
+        if backlog.events > events:
+            raise _too_much_waits(Quota.PENDING_EVENTS, backlog.events, events)
+        if backlog.bytes > size_bytes:
+            raise _too_much_waits(Quota.PENDING_BYTES, backlog.bytes, size_bytes)
 
     def _backlog(self, tenant_id: TenantId) -> Backlog:
         """What waits, as of the last look."""
