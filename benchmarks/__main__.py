@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks import (
+    compaction,
     http,
     ingest,
     latency,
@@ -32,6 +33,7 @@ BENCHMARKS: Final[dict[str, Callable[[Stage], Iterator[Figure]]]] = {
     "ingest": ingest.measure,
     "queries": queries.measure,
     "scans": scans.measure,
+    "compaction": compaction.measure,
     "replicas": replicas.measure,
     "neighbours": neighbours.measure,
     "http": http.measure,
