@@ -177,9 +177,13 @@ def test_a_taken_port_is_told_before_anything_starts(data_dir: Path, taken_port:
     assert not (data_dir / "postgres").exists()
 
 
-def test_open_mode_beyond_this_machine_is_refused(run) -> None:
-    result = run("up", "--port", "0", DUCKMESH_FLIGHT_HOST="0.0.0.0")  # noqa: S104
+@pytest.mark.parametrize("command", ["up", "serve"])
+@pytest.mark.parametrize("door", ["flight", "http"])
+def test_open_mode_beyond_this_machine_is_refused(run, command: str, door: str) -> None:
+    beyond = {f"DUCKMESH_{door.upper()}_HOST": "0.0.0.0"}  # noqa: S104
+    result = run(command, "--port", "0", **beyond)
     assert result.exit_code == 2
+    assert f"{door}.host" in result.stderr
     assert "auth.open_mode" in result.stderr
 
 
