@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from catalog.connection import Catalog
+from command_line.maintaining import new_maintenance
 from command_line.quota_defaults import quota_defaults
 from duckmesh.settings import FlightSettings, HttpSettings, Settings
 from flight_server.server import FlightDoor
@@ -100,6 +101,8 @@ def open_http_door(
         dead_letters=DeadLetters(catalog, bus),
         pins=SnapshotPins(catalog),
         restores=Restores(catalog, bus, visibility),
+        maintenance=new_maintenance(settings, catalog, bus),
+        catalog=catalog,
         readiness=Readiness(catalog, store),
         quotas=TenantQuotas(catalog, bus, quota_defaults(settings)),
     )

@@ -205,6 +205,69 @@ class TableLagAnswer(AnswerModel):
     oldest_pending_lag_ms: float | None
 
 
+class CompactionSummary(AnswerModel):
+    """What was merged, or would be."""
+
+    dry_run: bool
+    merges: int
+    lost: int = Field(description="Merges that another publication was faster than.")
+    files_in: int
+    files_out: int
+    bytes_in: int
+    bytes_out: int
+
+
+class CompactionAnswer(AnswerModel):
+    """The end of a compaction."""
+
+    status: Literal["done"]
+    summary: CompactionSummary
+
+
+class RetentionSummary(AnswerModel):
+    """What was given back, or would be."""
+
+    dry_run: bool
+    snapshots: int
+    files: int
+    file_bytes: int
+    orphans: int
+
+
+class RetentionAnswer(AnswerModel):
+    """The end of a retention run."""
+
+    status: Literal["done"]
+    summary: RetentionSummary
+
+
+class DamagedFileAnswer(AnswerModel):
+    """A file that queries cannot read, or must not."""
+
+    table: str
+    file_id: str
+    damage: Literal["missing", "size_mismatch"]
+    expected_bytes: int
+    found_bytes: int | None
+
+
+class IntegritySummary(AnswerModel):
+    """What a check saw. Of many damaged files the first thousand are named."""
+
+    files_checked: int
+    bytes_checked: int
+    missing: int
+    mismatched: int
+    damaged: list[DamagedFileAnswer]
+
+
+class IntegrityAnswer(AnswerModel):
+    """The end of an integrity check."""
+
+    status: Literal["done"]
+    summary: IntegritySummary
+
+
 class LagAnswer(AnswerModel):
     """How far what is visible is behind what is accepted."""
 

@@ -23,14 +23,16 @@ from http_shim import (
     quota_routes,
     snapshot_routes,
     table_routes,
-    waiting_routes,
+    upkeep_routes,
 )
 from http_shim.answer_models import (
+    CompactionAnswer,
     DeadLetterAnswer,
     DeadLetterList,
     ErrorAnswer,
     ExecutedAnswer,
     IngestAnswer,
+    IntegrityAnswer,
     KeyAnswer,
     KeyList,
     LagAnswer,
@@ -40,6 +42,7 @@ from http_shim.answer_models import (
     QuotaList,
     ReplayAnswer,
     RestoreAnswer,
+    RetentionAnswer,
     SnapshotAnswer,
     SnapshotList,
     TableAnswer,
@@ -54,6 +57,7 @@ from http_shim.pin_routes import PinRequest, RestoreRequest, UnpinRequest
 from http_shim.query_routes import QueryRequest
 from http_shim.record_ingest import IngestRequest
 from http_shim.table_routes import ChangeTableRequest, CreateTableRequest
+from http_shim.upkeep_routes import CompactionRequest, IntegrityRequest, RetentionRequest
 
 API_VERSION: Final = "1"
 OPENAPI_PATH: Final = "/v1/openapi.json"
@@ -68,7 +72,7 @@ ROUTERS: Final[Sequence[APIRouter]] = (
     dead_letter_routes.router,
     key_routes.router,
     quota_routes.router,
-    waiting_routes.router,
+    upkeep_routes.router,
 )
 _TITLE: Final = "DuckMesh"
 _DESCRIPTION: Final = (
@@ -82,6 +86,9 @@ _BODIES: Final[Mapping[str, type[BaseModel]]] = {
     "/v1/tables/{table}": ChangeTableRequest,
     "/v1/ingest/{table}": IngestRequest,
     "/v1/dead-letters/replay": ReplayRequest,
+    "/v1/compaction/run": CompactionRequest,
+    "/v1/retention/run": RetentionRequest,
+    "/v1/integrity/run": IntegrityRequest,
     "/v1/snapshots/pin": PinRequest,
     "/v1/snapshots/unpin": UnpinRequest,
     "/v1/snapshots/restore": RestoreRequest,
@@ -98,6 +105,9 @@ _ANSWERS: Final[Mapping[tuple[str, str], type[BaseModel]]] = {
     ("post", "/v1/snapshots/pin"): PinAnswer,
     ("post", "/v1/snapshots/unpin"): UnpinAnswer,
     ("post", "/v1/snapshots/restore"): RestoreAnswer,
+    ("post", "/v1/compaction/run"): CompactionAnswer,
+    ("post", "/v1/retention/run"): RetentionAnswer,
+    ("post", "/v1/integrity/run"): IntegrityAnswer,
     ("get", "/v1/dead-letters"): DeadLetterList,
     ("get", "/v1/dead-letters/{visibility_token}"): DeadLetterAnswer,
     ("post", "/v1/dead-letters/replay"): ReplayAnswer,
@@ -119,7 +129,7 @@ _BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
 
 
 def openapi_document() -> dict[str, Any]:
-    """The document of every endpoint, planned ones too."""
+    """The document of every endpoint."""
     bare = FastAPI()
     for router in ROUTERS:
         bare.include_router(router)
@@ -163,10 +173,7 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
         operation["security"] = [{"apiKey": []}, {"bearer": []}, {"basic": []}, {}]
     if method in ("post", "patch") and path in _BODIES:
         operation["requestBody"] = {"required": True, "content": _body_content(path)}
-    if operation.get("x-planned"):
-        responses.clear()
-    else:
-        _describe_answer(path, method, responses)
+    _describe_answer(path, method, responses)
     responses["default"] = {
         "description": "The request failed: the error contract, with its trace id.",
         "content": _of_model(ErrorAnswer),

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from fastapi import Request
 
+from catalog.connection import Catalog
+from coordinator.maintenance import Maintenance
 from gateway.api_keys import ApiKeys
 from gateway.credentials import Authenticator
 from gateway.dead_letters import DeadLetters
@@ -51,6 +53,8 @@ class HttpRooms:
     dead_letters: DeadLetters
     pins: SnapshotPins
     restores: Restores
+    maintenance: Maintenance
+    catalog: Catalog
     readiness: Readiness
     quotas: TenantQuotas
 

@@ -16,6 +16,7 @@ from catalog.retention import Collected, Retention
 from coordinator.collect import CollectOptions, Collector
 from coordinator.compact import CompactionOptions, Compactor
 from coordinator.compaction_choice import CompactionSizes
+from coordinator.maintenance import Maintenance, MaintenanceOptions
 from coordinator.materialize import MaterializeOptions, Materializer, Step
 from duckmesh.identifiers import ConsumerId, SnapshotId, TransactionId
 from gateway.identity import EVERY_ROLE, Identity
@@ -165,6 +166,11 @@ class Rooms:
         with self.catalog.connect() as connection:
             tenant = tenants.find_tenant(connection, self.acme.tenant)
         return (collector or self.collector()).collect(tenant, **options)
+
+    def maintenance(self) -> Maintenance:
+        """What keeps the storage of this tenant and all others in order."""
+        options = MaintenanceOptions(compaction=CompactionOptions(holder="test"))
+        return Maintenance(self.catalog, self.bus, self.store, options=options)
 
     def publish_all(self) -> None:
         """Make everything accepted so far visible."""

@@ -42,6 +42,8 @@ def open_http(rooms: Rooms) -> Iterator[OpenHttp]:
                 dead_letters=DeadLetters(rooms.catalog, rooms.bus),
                 pins=SnapshotPins(rooms.catalog),
                 restores=Restores(rooms.catalog, rooms.bus, rooms.visibility),
+                maintenance=rooms.maintenance(),
+                catalog=rooms.catalog,
                 readiness=Readiness(rooms.catalog, rooms.store),
                 quotas=TenantQuotas(rooms.catalog, rooms.bus, NO_QUOTAS),
             )

@@ -8,7 +8,6 @@ from duckmesh.quotas import Quotas
 from gateway import tenancy, tenant_quotas
 from gateway.identity import Role
 from http_shim.column_types import arrow_field, describe_field
-from http_shim.waiting_routes import WAITING
 from tests.http_shim.conftest import OpenHttp
 from tests.rooms import Rooms, rows
 from tests.scraping import scraped
@@ -289,12 +288,23 @@ def test_in_open_mode_a_caller_names_a_tenant_that_exists(http, rooms: Rooms) ->
     assert (unknown.status_code, unknown.json()["error_code"]) == (404, "TENANT_NOT_FOUND")
 
 
-@pytest.mark.parametrize(("method", "path", "feature"), WAITING)
-def test_a_planned_endpoint_says_so(http, method, path, feature) -> None:
-    answer = http.request(method, path.replace("{table}", "t"), json={})
-    said = answer.json()
-    assert (answer.status_code, said["error_code"]) == (501, "NOT_IMPLEMENTED_YET")
-    assert said["context"] == {"feature": feature}
+def test_upkeep_runs_now_and_says_what_it_did(http, rooms: Rooms) -> None:
+    for value in range(4):
+        rooms.write("t", rows(value))
+        rooms.publish_all()
+    planned = http.post("/v1/compaction/run", json={"dry_run": True}).json()
+    assert (planned["status"], planned["summary"]["dry_run"]) == ("done", True)
+    done = http.post("/v1/compaction/run", json={"table": "t"})
+    assert done.status_code == 200, done.text
+    assert done.json()["summary"]["lost"] == 0
+    assert http.post("/v1/compaction/run", json={"table": "nope"}).status_code == 404
+    kept = http.post("/v1/retention/run", json={"dry_run": True}).json()["summary"]
+    assert (kept["dry_run"], kept["snapshots"]) == (True, 0)
+    assert http.post("/v1/retention/run", json={}).json()["status"] == "done"
+    checked = http.post("/v1/integrity/run", json={}).json()["summary"]
+    assert (checked["missing"], checked["mismatched"], checked["damaged"]) == (0, 0, [])
+    assert http.post("/v1/integrity/run", json={"deep": True}).status_code == 400
+    assert rooms.query("SELECT v FROM t ORDER BY v").column(0).to_pylist() == [0, 1, 2, 3]
 
 
 def test_traces_go_in_and_out(http) -> None:
