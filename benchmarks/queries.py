@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from adbc_driver_flightsql import dbapi
@@ -9,6 +10,7 @@ from adbc_driver_flightsql import dbapi
 from benchmarks.clients import PlainClient
 from benchmarks.data import bulk_rows, one_row_batch
 from benchmarks.figures import Direction, Figure, Target, percentile
+from benchmarks.processor import processor_seconds
 from benchmarks.stage import Stage
 
 _TABLE: Final = "answers"
@@ -30,23 +32,54 @@ def measure(stage: Stage) -> Iterator[Figure]:
         # A session that has written: each query passes the barrier and resolves a snapshot.
         cursor.adbc_ingest("asked", one_row_batch(1), mode="create")
     for name, uri in (("", stage.uri), (_INLINE, stage.inline_uri)):
-        yield _smallest(stage, name, uri)
+        yield from _smallest(stage, name, uri)
     for name, uri in (("", stage.uri), (_INLINE, stage.inline_uri)):
         yield _point(stage, name, uri)
     for name, uri in (("", stage.uri), (_INLINE, stage.inline_uri)):
-        yield _large(stage, name, uri)
+        yield from _large(stage, name, uri)
 
 
-def _smallest(stage: Stage, name: str, uri: str) -> Figure:
+class _Processor:
+    """The processor time of the server at an address, one run after the other."""
+
+    def __init__(self, stage: Stage, uri: str) -> None:
+        self._pid = stage.pids[uri]
+        self.runs: list[float] = []
+
+    @contextmanager
+    def run(self, *, per: float) -> Iterator[None]:
+        before = processor_seconds(self._pid)
+        yield
+        self.runs.append((processor_seconds(self._pid) - before) / per)
+
+
+def _processor_figure(what: str, unit: str, ours: _Processor, bare: _Processor) -> Figure:
+    return Figure(
+        benchmark="queries",
+        what=f"processor time of the server and its workers: {what}",
+        unit=unit,
+        runs=ours.runs,
+        limit="bare pyarrow server",
+        # Clocks of processes tick in hundredths of a second: a short run may see none.
+        limit_runs=[max(each, 1e-3) for each in bare.runs],
+        direction=Direction.LOWER,
+    )
+
+
+def _smallest(stage: Stage, name: str, uri: str) -> Iterator[Figure]:
     ours: list[float] = []
     bare: list[float] = []
+    used, used_bare = _Processor(stage, uri), _Processor(stage, stage.bare_uri)
+    per = stage.sizes.questions / 1000
     with stage.connect(uri) as connection, dbapi.connect(stage.bare_uri, autocommit=True) as limit:
         with connection.cursor() as cursor:
             cursor.adbc_ingest("asked", one_row_batch(1), mode="append")
         for _ in range(stage.sizes.repetitions):
-            ours.append(_median_ms(connection, stage.sizes.questions, "SELECT 1"))
-            bare.append(_median_ms(limit, stage.sizes.questions, "SELECT 1"))
-    return Figure(
+            with used.run(per=per):
+                ours.append(_median_ms(connection, stage.sizes.questions, "SELECT 1"))
+            with used_bare.run(per=per):
+                bare.append(_median_ms(limit, stage.sizes.questions, "SELECT 1"))
+    yield Figure(
         benchmark="queries",
         what=f"SELECT 1 over ADBC, end to end, one client, p50{name}",
         unit="ms",
@@ -56,6 +89,7 @@ def _smallest(stage: Stage, name: str, uri: str) -> Figure:
         direction=Direction.LOWER,
         target=Target(3.0, 1.5),
     )
+    yield _processor_figure(f"SELECT 1{name}", "ms a query", used, used_bare)
 
 
 def _point(stage: Stage, name: str, uri: str) -> Figure:
@@ -93,13 +127,18 @@ def _files(stage: Stage) -> str:
     return f"read_parquet('{stage.objects}/*/{_TABLE}-*/*.parquet')"
 
 
-def _large(stage: Stage, name: str, uri: str) -> Figure:
+def _large(stage: Stage, name: str, uri: str) -> Iterator[Figure]:
     ours: list[float] = []
     bare: list[float] = []
+    used, used_bare = _Processor(stage, uri), _Processor(stage, stage.bare_uri)
     for _ in range(stage.sizes.repetitions):
-        ours.append(_rows_per_second(stage, uri, _TABLE))
-        bare.append(_rows_per_second(stage, stage.bare_uri, _files(stage)))
-    return Figure(
+        with used.run(per=1e-3):
+            ours.append(_rows_per_second(stage, uri, _TABLE))
+        with used_bare.run(per=1e-3):
+            bare.append(_rows_per_second(stage, stage.bare_uri, _files(stage)))
+    what = f"DoGet of {stage.sizes.bulk_rows:,} rows{name}"
+    yield _processor_figure(what, "ms", used, used_bare)
+    yield Figure(
         benchmark="queries",
         what=f"DoGet of {stage.sizes.bulk_rows:,} rows, drained by one client{name}",
         unit="rows/s",

@@ -73,6 +73,8 @@ class Stage:
     inline_uri: str
     """Of a second serving process over the same catalog, which runs queries itself: no workers."""
     bare_uri: str
+    pids: Mapping[str, int]
+    """The process that answers at each of these addresses."""
     dsn: str
     directory: Path
     objects: Path
@@ -144,12 +146,14 @@ def open_stage(sizes: Sizes) -> Iterator[Stage]:
         inline.start()
         undo.callback(inline.stop, _STOP_WITHIN)
         inline_uri = inline.await_ready(_READY_WITHIN, stop).partition(" ")[0]
+        bare_uri, bare_pid = undo.enter_context(_bare_server())
         yield Stage(
             sizes=sizes,
             uri=uri,
             http_uri=http_uri,
             inline_uri=inline_uri,
-            bare_uri=undo.enter_context(_bare_server()),
+            bare_uri=bare_uri,
+            pids={uri: serve.pid or 0, inline_uri: inline.pid or 0, bare_uri: bare_pid},
             dsn=postgres.dsn,
             directory=directory,
             objects=objects,
@@ -182,7 +186,7 @@ def _inline(environment: dict[str, str], directory: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _bare_server() -> Iterator[str]:
+def _bare_server() -> Iterator[tuple[str, int]]:
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.bare_server"],
         cwd=ROOT,
@@ -193,7 +197,7 @@ def _bare_server() -> Iterator[str]:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            yield f"grpc://127.0.0.1:{int(process.stdout.readline())}"
+            yield f"grpc://127.0.0.1:{int(process.stdout.readline())}", process.pid
         finally:
             process.stdin.close()
             try:
