@@ -40,6 +40,7 @@ from duckmesh.settings_groups import (
     TransactionSettings,
     UserPath,
 )
+from duckmesh.settings_safety import half_of_web_tokens, open_to_others, unsafe_in_production
 
 __all__ = [
     "AuditSettings",
@@ -341,7 +342,7 @@ def _check_together(profile: Profile, groups: Mapping[str, Any], problems: _Prob
                     refuse(f"{name}.client_ca", needed)
     match groups:
         case {"auth": AuthSettings() as auth}:
-            for key, reason in _half_of_web_tokens(auth):
+            for key, reason in half_of_web_tokens(auth):
                 refuse(key, reason)
     match groups:
         case {"catalog": CatalogSettings(pool_min=least, pool_max=most)} if least > most:
@@ -355,69 +356,6 @@ def _check_together(profile: Profile, groups: Mapping[str, Any], problems: _Prob
                     "query.consistency_timeout_ms", "give at most query.max_consistency_timeout_ms"
                 )
     production = profile is Profile.PROD
-    unsafe = _unsafe_in_production if production else _open_to_others
+    unsafe = unsafe_in_production if production else open_to_others
     for key, reason in unsafe(groups):
         refuse(key, reason, of="profile prod" if production else "settings together")
-
-
-def _open_to_others(groups: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Open mode is for this machine alone, at either door."""
-    match groups:
-        case {"auth": AuthSettings(open_mode=True, allow_open_beyond_loopback=False)}:
-            pass
-        case _:
-            return
-    for name in ("flight", "http"):
-        match groups.get(name):
-            case HttpSettings(enabled=False):
-                continue
-            case (FlightSettings() | HttpSettings()) as door if not door.loopback_only:
-                yield f"{name}.host", _OPEN
-
-
-_OPEN: Final = (
-    "callers need no credentials in open mode, so it is for this machine alone: give 127.0.0.1, or "
-    "set auth.open_mode to false"
-)
-
-
-def _half_of_web_tokens(auth: AuthSettings) -> Iterator[tuple[str, str]]:
-    """Tokens are believed by issuer, audience and keys together, and by nothing less."""
-    sources = [auth.jwks_url, auth.jwks_file]
-    if auth.jwt_issuer is None:
-        if auth.jwt_audience is not None or sources != [None, None]:
-            yield "auth.jwt_issuer", "set it, or none of the settings of web tokens"
-        return
-    if auth.jwt_audience is None:
-        yield "auth.jwt_audience", "auth.jwt_issuer needs it; set what its tokens are for"
-    if sources.count(None) != 1:
-        yield "auth.jwks_url", "auth.jwt_issuer needs either auth.jwks_url or auth.jwks_file"
-
-
-def _unsafe_in_production(groups: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    match groups:
-        case {"auth": AuthSettings(open_mode=True)}:
-            yield "auth.open_mode", "callers must show credentials; set it to false"
-    match groups:
-        case {"catalog": CatalogSettings(dsn=None)}:
-            yield "catalog.dsn", f"it is required; set {variable_of('catalog.dsn')}"
-    match groups:
-        case {"store": StoreSettings(url=None)}:
-            yield "store.url", f"it is required; set {variable_of('store.url')}"
-    match groups:
-        case {"flight": FlightSettings() as flight} if _is_bare(flight):
-            yield "flight.host", _BARE.format(name="flight")
-    match groups:
-        case {"http": HttpSettings(enabled=True) as http} if _is_bare(http):
-            yield "http.host", _BARE.format(name="http")
-
-
-_BARE: Final = (
-    "listening beyond this machine needs TLS: set {name}.tls_certificate and "
-    "{name}.tls_key, or {name}.allow_plaintext when a proxy in front has TLS"
-)
-
-
-def _is_bare(door: FlightSettings | HttpSettings) -> bool:
-    """Whether other machines reach the door without TLS, and nobody said that this is right."""
-    return door.tls_certificate is None and not (door.loopback_only or door.allow_plaintext)
