@@ -28,7 +28,7 @@ from gateway.manifests import LocalFiles, Manifest, Manifests
 from gateway.open_answers import Answer, OpenAnswers
 from gateway.query_audit import UNAUDITED, QueryAudit, StatementRecord, ended_by_errors
 from gateway.replicas import Replicas
-from gateway.row_sources import NO_ROWS, HeldRows, RowSources
+from gateway.row_sources import HeldRows, RowSources
 from gateway.time_travel import PastTable, TimeTravel
 from gateway.turns import Share, Turns
 from gateway.visibility import Visibility
@@ -295,8 +295,9 @@ class Reads:
         manifest = self._manifests.at(identity.tenant_id, snapshot_id)
         sql = self._over_tables(sql, manifest)
         travelled = self._travel.resolved(identity.tenant_id, sql)
-        past = [_past_relation(each, NO_ROWS) for each in travelled.tables]
-        relations = self._relations(identity, sql, manifest, NO_ROWS, past)
+        rows = self._rows.none(identity.tenant)
+        past = [_past_relation(each, rows) for each in travelled.tables]
+        relations = self._relations(identity, sql, manifest, rows, past)
         return self._engine.describe(
             travelled.sql, relations, limits=self._query_limits(identity), interruption=stop
         )

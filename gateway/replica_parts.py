@@ -6,7 +6,7 @@ of other files is left out, and what no segment has is read from the files thems
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -58,6 +58,21 @@ class Layout:
     """The data files that no segment has, in the order of the parts."""
     inside_files: int
     inside_bytes: int
+
+    def with_only(self, needed: Sequence[DataFile]) -> "Layout":
+        """The same without those outside files that are not needed; `needed` is in their order."""
+        if len(needed) == len(self.outside):
+            return self
+        ids = {each.file_id for each in needed}
+        outside = iter(self.outside)
+        parts = [
+            FilesPart(sum(next(outside).file_id in ids for _ in range(part.count)))
+            if isinstance(part, FilesPart)
+            else part
+            for part in self.parts
+        ]
+        read = tuple(each for each in parts if each != FilesPart(0))
+        return replace(self, parts=read, outside=tuple(needed))
 
 
 @dataclass(slots=True)

@@ -134,6 +134,10 @@ class Replicas:
         """The process of the build under way."""
         return self._builder.pid
 
+    def kept(self, tenant: str) -> frozenset[TableId]:
+        """The tenant's tables that have segments."""
+        return frozenset(table_id for name, table_id in self._segments.places() if name == tenant)
+
     # --- queries
 
     def hold(

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
 from catalog.files import DataFile
 from catalog.tables import TableAt
@@ -13,7 +12,7 @@ from gateway.manifests import LocalFiles, Manifest, Manifests
 from gateway.replica_parts import Layout
 from gateway.replicas import Replicas
 from object_store.file_cache import PinnedFiles
-from query_engine.relations import Relation
+from query_engine.relations import FilesPart, Part, Relation
 
 _Place = tuple[SnapshotId, TableId]
 
@@ -31,6 +30,7 @@ class HeldRows:
         *,
         pruned: Sequence[DataFile] = (),
     ) -> None:
+        self._kept = frozenset() if replicas is None else replicas.kept(tenant)
         self.pruned = pruned
         """Files of the tables that hold no row that the query asks for."""
         self.in_segments = bool(layouts)
@@ -45,15 +45,19 @@ class HeldRows:
         """The table as the engine reads it; over no rows when the query does not read them."""
         place = (manifest.snapshot_id, table.table_id)
         files, layout = self._paths.get(place, ()), self._layouts.get(place)
-        if layout is None:
-            return Relation(name, table.schema.arrow, files, table.primary_key)
+        parts: tuple[Part, ...] = ()
+        if layout is not None:
+            parts = layout.parts
+        elif table.table_id in self._kept:
+            # In the same instance as the queries that do read its segments.
+            parts = (FilesPart(len(files)),)
         return Relation(
             name,
             table.schema.arrow,
             files,
             table.primary_key,
-            parts=layout.parts,
-            segment_files=layout.inside_files,
+            parts=parts,
+            segment_files=0 if layout is None else layout.inside_files,
         )
 
     def distrust(self, error: BaseException) -> bool:
@@ -75,10 +79,6 @@ class HeldRows:
                 self._replicas.release(layout)
 
 
-NO_ROWS: Final = HeldRows({}, PinnedFiles((), lambda: None), {}, None, "")
-"""For a statement that is bound and not run."""
-
-
 class RowSources:
     """Finds the rows of tables. Thread-safe."""
 
@@ -93,6 +93,10 @@ class RowSources:
         self._manifests = manifests
         self._files = files
         self._replicas = replicas
+
+    def none(self, tenant: str) -> HeldRows:
+        """For a statement that is bound and not run: no file is held, and none is opened."""
+        return HeldRows({}, PinnedFiles((), lambda: None), {}, self._replicas, tenant)
 
     def hold(
         self,
@@ -129,6 +133,8 @@ class RowSources:
                 kept = {file.file_id for file in needed}
                 pruned += [file for file in files[place] if file.file_id not in kept]
                 files[place] = needed
+                if place in layouts:
+                    layouts[place] = layouts[place].with_only(needed)
             found, pinned = self._files.pin(
                 tenant, [file for each in files.values() for file in each]
             )

@@ -103,7 +103,7 @@ class Session:
         among = (each for each in relation.parts if isinstance(each, FilesPart))
         for number, part in enumerate(among):
             files = relation.file_texts[begin : begin + part.count]
-            self._list(files_part_variable(relation.name, number), files)
+            self._list(files_part_variable(relation.name, number), files or self._empty)
             begin += part.count
         self._list(parts_variable(relation.name), part_views(relation))
 
@@ -206,6 +206,15 @@ class Instance:
                 return True
             return all(
                 name in whole.by_name or schema != MAIN_SCHEMA for schema, name in self._shapes
+            )
+
+    def reads_otherwise(self, relations: Iterable[Relation]) -> bool:
+        """Whether it reads one of the relations from files alone that now has parts."""
+        with self._lock:
+            return any(
+                self._shapes.get((MAIN_SCHEMA, each.name.lower())) == each.shape_of_files
+                for each in relations
+                if each.parts
             )
 
     def fits_tables(self, tables: Iterable[TableRelation]) -> bool:

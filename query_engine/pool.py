@@ -98,11 +98,27 @@ class InstancePool:
         )
         instance.users = 1
         with self._lock:
+            former = self._superseded(question)
             self._instances.append((question.tenant, instance))
-            surplus = self._surplus()
+            surplus = [*former, *self._surplus()]
         for each in surplus:
             each.close()
         return instance
+
+    def _superseded(self, question: Question) -> Sequence[Instance]:
+        """Retire the tenant's that read tables from files which now have segments.
+
+        What they keep in memory would stand beside the new one's. Returns those that are idle.
+        """
+        relations = question.needs.relations
+        found = [
+            instance
+            for tenant, instance in self._instances
+            if tenant == question.tenant and instance.reads_otherwise(relations)
+        ]
+        for instance in found:
+            self._retire(instance)
+        return [instance for instance in found if instance.users == 0]
 
     def _surplus(self) -> Sequence[Instance]:
         """Retire the least recently used beyond the limit; return those that are idle already."""

@@ -92,8 +92,12 @@ class Relation:
     @property
     def shape(self) -> str:
         """What the relation's view is made of: two of one name and one shape differ in files."""
-        shape = f"{self.selection} {self.column_map}"
-        return f"parts {shape}" if self.parts else shape
+        return f"parts {self.shape_of_files}" if self.parts else self.shape_of_files
+
+    @property
+    def shape_of_files(self) -> str:
+        """The shape that it has without parts."""
+        return f"{self.selection} {self.column_map}"
 
     @cached_property
     def stored_columns(self) -> Mapping[int, tuple[str, str]]:

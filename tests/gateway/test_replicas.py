@@ -397,6 +397,26 @@ def test_a_table_read_twice_at_one_snapshot_has_all_its_rows_both_times(rooms: R
     assert (sorted(found.column("v").to_pylist()), inside) == ([1, 1, 2, 2], 2)
 
 
+def test_files_that_a_query_leaves_out_leave_the_rest_of_the_parts_as_they_are(
+    database_dsn: str, tmp_path: Path
+) -> None:
+    with open_rooms(database_dsn, tmp_path, replica=EAGER) as rooms:
+        written(rooms, 1)
+        written(rooms, 5)
+        replicated(rooms)
+    slow = replace(EAGER, hot_queries=1_000)
+    with open_rooms(database_dsn, tmp_path, replica=slow) as rooms:
+        for number in (2, 3, 4):
+            written(rooms, number)
+        for number in range(1, 7):
+            found, inside = answer(rooms, f"FROM t WHERE v = {number}")
+            assert found.column("v").to_pylist() == ([number] if number < 6 else [])
+            assert inside == 2
+        found, _ = answer(rooms, "FROM t WHERE v >= 3")
+        assert found.column("v").to_pylist() == [5, 3, 4]
+        assert answer(rooms, "FROM t")[0].column("v").to_pylist() == [1, 5, 2, 3, 4]
+
+
 def test_with_a_listing_of_the_catalog_the_files_are_read(rooms: Rooms) -> None:
     written(rooms, 1)
     replicated(rooms)
