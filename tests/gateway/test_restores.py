@@ -2,11 +2,17 @@
 
 from datetime import timedelta
 from pathlib import Path
+from threading import Event
 
 import pyarrow as pa
 import pytest
 
 from catalog.restores import Restored
+from catalog.retention import Retention
+from catalog.tenants import Tenant
+from coordinator.collect import CollectOptions
+from coordinator.compact import CompactionOptions
+from coordinator.maintenance import Maintenance, MaintenanceOptions
 from duckmesh.errors import Conflict, Denied, ErrorCode, NotFound, NotYetVisible
 from duckmesh.identifiers import SnapshotId
 from gateway.identity import Identity, Role
@@ -284,3 +290,34 @@ def test_what_cannot_be_restored_is_refused(rooms: Rooms, restores: Restores) ->
     reader = Identity(rooms.acme.tenant_id, "acme", "r", None, frozenset({Role.QUERY_READER}))
     with pytest.raises(Denied):
         restores.restore(reader, old)
+
+
+def test_an_object_that_a_restored_table_reads_outlives_the_snapshots_before_it(
+    rooms: Rooms, restores: Restores
+) -> None:
+    """Retention forgets the old rows of the catalog; the object goes with the last of them."""
+    rooms.write("t", rows(*range(50)))
+    rooms.materializer(inline_file_max_bytes=1).publish_next()
+    old = newest(rooms)
+    rooms.execute("TRUNCATE t")
+    rooms.publish_all()
+    restored(restores, rooms, old)
+    rooms.execute("CREATE TABLE later (x INTEGER)")
+    options = MaintenanceOptions(
+        compaction=CompactionOptions(holder="test"),
+        collect=CollectOptions(
+            retention=Retention(kept_for=timedelta(days=7), kept_at_least=1),
+            safety_age=timedelta(hours=2),
+        ),
+    )
+    collector = Maintenance(rooms.catalog, rooms.bus, rooms.store, options=options).collector(
+        Event()
+    )
+    tenant = Tenant(rooms.acme.tenant_id, rooms.acme.tenant, disabled=False)
+    rooms.advance(timedelta(days=30))
+    expired = collector.collect(tenant)
+    rooms.advance(timedelta(days=30))
+    deleted = collector.collect(tenant)
+    assert expired.snapshots > 0
+    assert expired.files + deleted.files == 1
+    assert values(rooms) == list(range(50))
