@@ -39,7 +39,7 @@ lock: ## write the lock files from pyproject.toml (needs uv)
 	uv pip compile --quiet --generate-hashes --no-annotate --no-header --universal \
 		--python-version 3.11 --extra dev pyproject.toml -o requirements.lock
 	uv pip compile --quiet --generate-hashes --no-annotate --no-header --universal \
-		--python-version 3.11 --constraints requirements.lock pyproject.toml \
+		--python-version 3.11 --extra otel --constraints requirements.lock pyproject.toml \
 		-o deploy/requirements.lock
 
 lock-clients: ## write the locks of the clients in tests/clients (needs uv and npm)
