@@ -15,8 +15,8 @@ from command_line.invocation import Invocation
 from command_line.output import as_json, print_json, print_rows
 from duckmesh.errors import ErrorCode, Invalid
 from duckmesh.identifiers import check_table_name
+from gateway.definitions import NO_VERSION
 from gateway.tables import with_key
-from gateway.writes import NO_VERSION
 from http_shim.column_types import arrow_field, describe_columns
 
 _tenant = click.option("--tenant", help="The tenant; the default tenant when not given.")

@@ -33,8 +33,10 @@ from flight_server.commands import IfTableExists, IfTableMissing, StatementInges
 from flight_server.receipts import MetadataWriter, ReceiptWriter
 from flight_server.transactions import TransactionDesk
 from gateway.identity import Identity
+from gateway.ingest_modes import IngestMode
+from gateway.pending_write import PendingWrite
 from gateway.reads import Reads
-from gateway.writes import IngestMode, PendingWrite, Writes
+from gateway.writes import Writes
 from ingest_bus.envelope import Receipt
 from query_engine.relations import CATALOG, MAIN_SCHEMA
 

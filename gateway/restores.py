@@ -10,9 +10,9 @@ from catalog.restores import Restored, RestorePlan
 from duckmesh.clock import Deadline
 from duckmesh.identifiers import SchemaVersion, SnapshotId, check_table_name
 from gateway.acts import administrative_act
+from gateway.definitions import NO_VERSION
 from gateway.identity import Identity, Role
 from gateway.visibility import Visibility
-from gateway.writes import NO_VERSION
 from ingest_bus.port import IngestBus
 
 _PATIENCE: Final = timedelta(seconds=10)

@@ -21,9 +21,11 @@ from duckmesh.identifiers import check_table_name
 from duckmesh.tokens import VisibilityToken
 from gateway.alterations import check_alteration
 from gateway.identity import Identity, Role
+from gateway.ingest_modes import IngestMode
+from gateway.pending_write import PendingWrite
 from gateway.reads import ReadPoint, Reads
 from gateway.transactions import ClientTransaction
-from gateway.writes import IngestMode, PendingWrite, Writes
+from gateway.writes import Writes
 from ingest_bus.envelope import Receipt, WritingSession
 from query_engine.definitions import (
     CreateTable,
@@ -331,7 +333,7 @@ class SqlWrites:
         statement = read_create_table(request.sql)
         self._require_admin(request, "create_table", statement.target.name)
         name = check_table_name(statement.target.name)
-        taken = self._writes.live_name(request.identity, name)
+        taken = self._writes.definitions.live_name(request.identity, name)
         if taken is not None and statement.if_not_exists:
             return _DONE
         name = taken or name
@@ -341,9 +343,9 @@ class SqlWrites:
         schema = TableSchema.first(definition.schema)
         key = definition.primary_key
         if statement.or_replace:
-            self._writes.recreate_table(request.identity, name, schema, primary_key=key)
+            self._writes.definitions.recreate_table(request.identity, name, schema, primary_key=key)
             return _DONE
-        made = self._writes.create_table(
+        made = self._writes.definitions.create_table(
             request.identity, name, schema, creation_key=request.idempotency_key, primary_key=key
         )
         if made is None and not statement.if_not_exists:
@@ -384,7 +386,7 @@ class SqlWrites:
         """Change a table's columns; readers of this snapshot and later see old rows in them."""
         statement = read_alter_table(request.sql)
         self._require_admin(request, "alter_table", statement.target.name)
-        name = self._writes.live_name(request.identity, statement.target.name)
+        name = self._writes.definitions.live_name(request.identity, statement.target.name)
         if name is None and statement.if_exists:
             return _DONE
         self._once_published(request, lambda: self._alter(request, name or statement.target.name))
@@ -405,7 +407,7 @@ class SqlWrites:
         columns = self._definitions.altered(request.sql, table.name, table.schema.arrow)
         altered = check_alteration(table, columns)
         if altered is not None:
-            self._writes.alter_table(
+            self._writes.definitions.alter_table(
                 request.identity, table, altered.fields, primary_key=altered.primary_key
             )
 
@@ -414,9 +416,9 @@ class SqlWrites:
         name = statement.target.name
         self._require_admin(request, "rename_view" if statement.of_view else "rename_table", name)
         new_name = check_table_name(statement.new_name)
-        known = self._writes.live_name(request.identity, name)
-        if self._writes.is_view(request.identity, name):
-            self._writes.rename_view(request.identity, name, new_name)
+        known = self._writes.definitions.live_name(request.identity, name)
+        if self._writes.definitions.is_view(request.identity, name):
+            self._writes.definitions.rename_view(request.identity, name, new_name)
         elif known is not None and statement.of_view:
             raise Invalid(
                 ErrorCode.SQL_NOT_ALLOWED, f"{name!r} is a table: write ALTER TABLE", table=name
@@ -429,15 +431,17 @@ class SqlWrites:
 
     def _rename_table(self, request: _Request, name: str, new_name: str) -> None:
         table = self._writes.table(request.identity, name)
-        self._writes.rename_table(request.identity, table, new_name, request.transaction)
+        self._writes.definitions.rename_table(
+            request.identity, table, new_name, request.transaction
+        )
 
     def _require_admin(self, request: _Request, act: str, target: str) -> None:
-        self._writes.require_admin(request.identity, act, target)
+        self._writes.definitions.require_admin(request.identity, act, target)
 
     def _table(self, request: _Request, name: str) -> Table:
         """The table that a statement names. Raises TABLE_NOT_FOUND."""
-        known = self._writes.live_name(request.identity, name)
-        if known is None and self._writes.is_view(request.identity, name):
+        known = self._writes.definitions.live_name(request.identity, name)
+        if known is None and self._writes.definitions.is_view(request.identity, name):
             raise Invalid(
                 ErrorCode.SQL_NOT_ALLOWED, f"{name!r} is a view: write to the tables it reads"
             )
@@ -448,7 +452,7 @@ class SqlWrites:
         statement = read_create_view(request.sql)
         self._require_admin(request, "create_view", statement.target.name)
         name = check_table_name(statement.target.name)
-        if statement.if_not_exists and self._writes.is_view(request.identity, name):
+        if statement.if_not_exists and self._writes.definitions.is_view(request.identity, name):
             return _DONE
         if request.parameters is not None:
             raise NotSupported(
@@ -456,15 +460,15 @@ class SqlWrites:
             )
         schema = self._reads.view_schema(request.identity, name, statement.query)
         view = View(name, statement.query, without_field_ids(schema))
-        self._writes.create_view(request.identity, view, replace=statement.or_replace)
+        self._writes.definitions.create_view(request.identity, view, replace=statement.or_replace)
         return _DONE
 
     def _drop_view(self, request: _Request) -> Executed:
         statement = read_drop_view(request.sql)
         name = statement.target.name
         self._require_admin(request, "drop_view", name)
-        if self._writes.is_view(request.identity, name) or not statement.if_exists:
-            self._writes.drop_view(request.identity, name)
+        if self._writes.definitions.is_view(request.identity, name) or not statement.if_exists:
+            self._writes.definitions.drop_view(request.identity, name)
         return _DONE
 
     def _truncate(self, request: _Request) -> Executed:
@@ -483,8 +487,8 @@ class SqlWrites:
         dropped = parse_drop_table(request.sql)
         TableName(dropped.name, dropped.schema, dropped.catalog).check()
         self._require_admin(request, "drop_table", dropped.name)
-        name = self._writes.live_name(request.identity, dropped.name) or dropped.name
-        self._writes.drop_table(request.identity, name, if_exists=dropped.if_exists)
+        name = self._writes.definitions.live_name(request.identity, dropped.name) or dropped.name
+        self._writes.definitions.drop_table(request.identity, name, if_exists=dropped.if_exists)
         return _DONE
 
 

@@ -62,10 +62,10 @@ class TableAdministration:
         The columns of its key become NOT NULL. Raises Conflict (TABLE_EXISTS), Invalid naming the
         column that cannot be, Denied.
         """
-        self._writes.require_admin(identity, "create_table", name)
+        self._writes.definitions.require_admin(identity, "create_table", name)
         check_table_name(name)
         schema = TableSchema.first(with_key(columns, primary_key))
-        made = self._writes.create_table(
+        made = self._writes.definitions.create_table(
             identity, name, schema, creation_key=None, primary_key=primary_key
         )
         if made is None:
@@ -92,14 +92,14 @@ class TableAdministration:
 
         Raises NotFound, Invalid (SCHEMA_INCOMPATIBLE) for what would lose values, Denied.
         """
-        self._writes.require_admin(identity, "alter_table", name)
+        self._writes.definitions.require_admin(identity, "alter_table", name)
         before = self.named(identity, name)
         self._sql_writes.execute(identity, f"ALTER TABLE {identifier(before.name)} {change.clause}")
         return self.named(identity, name)
 
     def drop(self, identity: Identity, name: str) -> None:
         """End the table in a new snapshot; older ones keep it. Raises NotFound, Denied."""
-        self._writes.drop_table(identity, name)
+        self._writes.definitions.drop_table(identity, name)
 
 
 def with_key(columns: pa.Schema, key: Sequence[str]) -> pa.Schema:

@@ -4,27 +4,24 @@ A write is accepted whole or not at all. Its commit is one publish of the bus; w
 (staged objects, a proposed schema version, an empty table that `create` made) means nothing alone.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from functools import partial
 from typing import Final
 
 import pyarrow as pa
 
-from catalog import tables, views
-from catalog.connection import Catalog, Connection
+from catalog import tables
+from catalog.connection import Catalog
 from catalog.table_schema import TableSchema
 from catalog.tables import Table, table_not_found
-from catalog.views import View
 from data_files.batch_size import bytes_of
 from data_files.parquet import event_time_column, event_times
 from data_files.payload import encode_batches
 from data_files.row_hash import hash_of
 from duckmesh import tracing
-from duckmesh.errors import Conflict, DuckMeshError, ErrorCode, Invalid, Unavailable
+from duckmesh.errors import Conflict, DuckMeshError, ErrorCode, Invalid
 from duckmesh.identifiers import (
     SchemaVersion,
     TableId,
@@ -32,15 +29,16 @@ from duckmesh.identifiers import (
     check_table_name,
     new_event_id,
 )
-from gateway.acts import AdministrativeAct, administrative_act
 from gateway.conform import Conformer
 from gateway.counts import WriteCount
+from gateway.definitions import NO_VERSION, Definitions, table_exists
 from gateway.groups import EnvelopeGroup, KeyedRows
 from gateway.identity import Identity, Role
+from gateway.ingest_modes import ADDING, IngestMode
 from gateway.known_quotas import KnownQuotas
 from gateway.known_tables import KnownTables
 from gateway.limits import Backpressure, IngestLimits
-from gateway.pump import Pump
+from gateway.pending_write import Pace, PendingWrite, same_columns, same_version
 from gateway.rates import IngestRates
 from gateway.staging import Gathered, Staging, StagingLimits
 from gateway.transactions import ClientTransaction
@@ -49,7 +47,6 @@ from ingest_bus.envelope import (
     InlinePayload,
     Operation,
     Receipt,
-    StagedPayload,
     WritingSession,
 )
 from ingest_bus.port import IngestBus
@@ -58,19 +55,6 @@ from object_store.port import ObjectStore
 from query_engine.engine import Interruption
 
 _NO_TABLE_YET: Final = TableId(0)
-
-
-Pace = Callable[[int, int], None]
-"""Told the rows and bytes that come next; blocks, or raises, while they come too fast."""
-
-
-class IngestMode(StrEnum):
-    """What the table must be before the write, and what it holds after it (ADBC's four modes)."""
-
-    APPEND = "append"
-    CREATE = "create"
-    CREATE_APPEND = "create_append"
-    REPLACE = "replace"
 
 
 @dataclass(slots=True)
@@ -108,6 +92,7 @@ class Writes:
         self._staging = staging
         self._backpressure = Backpressure(bus, limits, self._quotas)
         self._tables = KnownTables(catalog)
+        self.definitions = Definitions(catalog, bus, self._tables, self._quotas)
 
     # -- one write of any size
 
@@ -125,7 +110,7 @@ class Writes:
         transaction: ClientTransaction | None = None,
         slows: bool = True,
         stop: Interruption | None = None,
-    ) -> "PendingWrite":
+    ) -> PendingWrite:
         """Begin a write whose rows follow. In a transaction it is held until that is committed.
 
         Rows that come faster than the caller's quota are waited with, until `stop` is pressed;
@@ -172,7 +157,7 @@ class Writes:
         transaction: ClientTransaction | None,
         count: WriteCount,
         pace: Pace,
-    ) -> "PendingWrite":
+    ) -> PendingWrite:
         identity.require(Role.INGEST_WRITER)
         check_table_name(table_name)
         if idempotency_key is not None:
@@ -412,7 +397,7 @@ class Writes:
             self.adopt_fence(stale, conflict)
             renewed = self.open_stream(identity, stale.name, target.offered)
             target.table, target.conformer = renewed.table, renewed.conformer
-            if _same_version(stale, target.table):
+            if same_version(stale, target.table):
                 return _failed(conflict)
             return again()
         except DuckMeshError as error:
@@ -519,198 +504,6 @@ class Writes:
 
     # -- tables
 
-    def create_table(
-        self,
-        identity: Identity,
-        name: str,
-        schema: TableSchema,
-        *,
-        creation_key: str | None,
-        primary_key: Sequence[str] = (),
-    ) -> Table | None:
-        """Create the table; None when another was first. Raises Exceeded (QUOTA_EXCEEDED)."""
-        tables_max = self._quotas.of(identity).tenant.tables
-        with self._act(identity, "create_table", name) as (connection, act):
-            made = tables.create_table(
-                connection,
-                identity.tenant_id,
-                name,
-                schema,
-                creation_key=creation_key,
-                created_by=identity.principal,
-                primary_key=primary_key,
-                tables_max=tables_max,
-            )
-            if made is not None:
-                act.done(connection)
-        return made
-
-    def require_admin(self, identity: Identity, act: str, target: str) -> None:
-        """Raise Denied unless this is a table_admin; the refused act is written down."""
-        with administrative_act(self._catalog, identity, act, target):
-            identity.require(Role.TABLE_ADMIN)
-
-    @contextlib.contextmanager
-    def _act(
-        self, identity: Identity, name: str, target: str
-    ) -> Iterator[tuple[Connection, AdministrativeAct]]:
-        """One transaction of the catalog, for an act and its row in the audit."""
-        with (
-            administrative_act(self._catalog, identity, name, target) as act,
-            self._catalog.connect() as connection,
-            connection.transaction(),
-        ):
-            yield connection, act
-
-    def recreate_table(
-        self, identity: Identity, name: str, schema: TableSchema, *, primary_key: Sequence[str]
-    ) -> Table:
-        """Create the table in the place of one of that name, if there is one. Atomic.
-
-        The old table keeps its rows in older snapshots; writes that began for it are refused.
-        """
-        tables_max = self._quotas.of(identity).tenant.tables
-        with self._act(identity, "replace_table", name) as (connection, act):
-            old = tables.find_table(connection, identity.tenant_id, name)
-            if old is not None:
-                self._end_table(connection, identity, old)
-            made = tables.create_table(
-                connection,
-                identity.tenant_id,
-                name,
-                schema,
-                creation_key=None,
-                created_by=identity.principal,
-                primary_key=primary_key,
-                tables_max=tables_max,
-            )
-            if made is None:
-                raise _exists(name)
-            act.done(connection)
-        self._tables.forget(identity.tenant_id, name)
-        return made
-
-    def drop_table(self, identity: Identity, name: str, *, if_exists: bool = False) -> bool:
-        """End a table in a new snapshot; False when there was none and that is no error.
-
-        Writes that were accepted before stay in older snapshots; later ones are refused.
-        """
-        with administrative_act(self._catalog, identity, "drop_table", name) as act:
-            identity.require(Role.TABLE_ADMIN)
-            table = self._find(identity, name)
-            if table is None:
-                if if_exists:
-                    return False
-                raise table_not_found(name)
-            with self._catalog.connect() as connection, connection.transaction():
-                self._end_table(connection, identity, table)
-                act.done(connection)
-        self._tables.forget(identity.tenant_id, name)
-        return True
-
-    def alter_table(
-        self,
-        identity: Identity,
-        table: Table,
-        columns: Sequence[pa.Field],
-        *,
-        primary_key: Sequence[str],
-    ) -> TableSchema:
-        """Give the table these columns in a new snapshot. Atomic.
-
-        Columns with a field id are those of `table`. A write that was checked against the old
-        columns is before this, or is sent back. Raises Conflict (SCHEMA_INCOMPATIBLE) when the
-        table's columns are not those of `table` any more.
-        """
-        key = (identity.tenant_id, table.table_id)
-        with self._act(identity, "alter_table", table.name) as (connection, act):
-            # Counter row first, head row second: the lock order of ingest_bus.postgres. The first
-            # fence refuses nothing that the last did not; it takes the counter row.
-            self._bus.fence(*key, below=table.schema.version, within=connection)
-            altered = tables.alter_table(
-                connection,
-                table,
-                columns,
-                primary_key=primary_key,
-                created_by=identity.principal,
-            )
-            self._bus.fence(*key, below=altered.version, within=connection)
-            act.done(connection, schema_version=altered.version)
-        self._tables.forget(identity.tenant_id, table.name)
-        return altered
-
-    def rename_table(
-        self,
-        identity: Identity,
-        table: Table,
-        new_name: str,
-        transaction: ClientTransaction | None = None,
-    ) -> None:
-        """Give the table another name in a new snapshot. Atomic; the same name changes nothing.
-
-        A write that began under the former name is before this, or is sent back: it never reaches
-        another table that has the name by then. What `transaction` holds for the table goes with
-        it. Raises Conflict (TABLE_EXISTS) when the name is taken, and what `alter_table` raises.
-        """
-        if new_name == table.name:
-            return
-        key = (identity.tenant_id, table.table_id)
-        with self._act(identity, "rename_table", table.name) as (connection, act):
-            # The locks and their order are those of `alter_table`.
-            self._bus.fence(*key, below=table.schema.version, within=connection)
-            renamed = tables.rename_table(
-                connection, table, new_name, created_by=identity.principal
-            )
-            self._bus.fence(*key, below=renamed.version, within=connection)
-            if transaction is not None:
-                transaction.follow(connection, table, renamed.version)
-            act.done(connection, new_name=new_name)
-        for name in (table.name, new_name):
-            self._tables.forget(identity.tenant_id, name)
-
-    def rename_view(self, identity: Identity, name: str, new_name: str) -> None:
-        """Give a view another name in a new snapshot. Raises TABLE_NOT_FOUND, TABLE_EXISTS."""
-        if new_name == name:
-            return
-        with self._act(identity, "rename_view", name) as (connection, act):
-            views.rename_view(
-                connection, identity.tenant_id, name, new_name, created_by=identity.principal
-            )
-            act.done(connection, new_name=new_name)
-
-    def create_view(self, identity: Identity, view: View, *, replace: bool) -> None:
-        """Create a view. Raises Conflict (TABLE_EXISTS) when its name is taken."""
-        with self._act(identity, "create_view", view.name) as (connection, act):
-            views.create_view(
-                connection,
-                identity.tenant_id,
-                view,
-                replace=replace,
-                created_by=identity.principal,
-            )
-            act.done(connection, replace=replace)
-
-    def drop_view(self, identity: Identity, name: str) -> None:
-        """End a view in a new snapshot. Raises TABLE_NOT_FOUND."""
-        with self._act(identity, "drop_view", name) as (connection, act):
-            views.drop_view(connection, identity.tenant_id, name, created_by=identity.principal)
-            act.done(connection)
-
-    def is_view(self, identity: Identity, name: str) -> bool:
-        """Whether there is a view of that name now."""
-        with self._catalog.connect() as connection:
-            return views.exists(connection, identity.tenant_id, check_table_name(name))
-
-    def _end_table(self, connection: Connection, identity: Identity, table: Table) -> None:
-        # Counter row first, head row second: the lock order of ingest_bus.postgres.
-        self._bus.fence(identity.tenant_id, table.table_id, below=NO_VERSION, within=connection)
-        tables.drop_table(connection, table, created_by=identity.principal)
-
-    def live_name(self, identity: Identity, name: str) -> str | None:
-        """The name of the live table that SQL means, which compares without case; or None."""
-        with self._catalog.connect() as connection:
-            return tables.live_name(connection, identity.tenant_id, check_table_name(name))
-
     def table(
         self, identity: Identity, name: str, transaction: ClientTransaction | None = None
     ) -> Table:
@@ -738,16 +531,16 @@ class Writes:
         if transaction is not None:
             # What is held is not tried again at COMMIT: it is checked against the newest columns.
             return transaction.table(self._tables.look(identity.tenant_id, name)), None
-        if mode not in _ADDING:
+        if mode not in ADDING:
             return self._tables.look(identity.tenant_id, name), None
         return self._tables.fitted(identity.tenant_id, name, offered) or (None, None)
 
-    def table_for(self, write: "PendingWrite", *, now: bool) -> Table:
+    def table_for(self, write: PendingWrite, *, now: bool) -> Table:
         """The table that a write goes to, created or given its new columns if need be.
 
         With `now` it is as the catalog has it; without, as it was within the last second.
         """
-        now = now or write.mode not in _ADDING or write.transaction is not None
+        now = now or write.mode not in ADDING or write.transaction is not None
         find = self._tables.look if now else self._tables.recall
         table = find(write.identity.tenant_id, write.table_name)
         if write.transaction is not None:
@@ -755,7 +548,7 @@ class Writes:
         if table is None:
             if write.mode is IngestMode.APPEND:
                 raise table_not_found(write.table_name)
-            table = self.create_table(
+            table = self.definitions.create_table(
                 write.identity,
                 write.table_name,
                 TableSchema(SchemaVersion(1), write.schema.arrow),
@@ -765,12 +558,8 @@ class Writes:
         if write.mode is IngestMode.CREATE:
             _check_is_retry(table, write.idempotency_key)
         # Field ids count too: the staged files were written with those of `write.schema`.
-        if write.mode is IngestMode.REPLACE and not _same_columns(table.schema, write.schema):
-            with self._act(write.identity, "replace_table", table.name) as (connection, act):
-                # Written down as it is proposed: the write that brings it may still be refused.
-                proposed = tables.propose_schema(connection, table, write.schema.arrow)
-                act.done(connection, proposed_schema_version=proposed.version)
-                return replace(table, schema=proposed)
+        if write.mode is IngestMode.REPLACE and not same_columns(table.schema, write.schema):
+            return self.definitions.propose_columns(write.identity, table, write.schema.arrow)
         return table
 
     def adopt(self, table: Table, version: SchemaVersion) -> None:
@@ -786,146 +575,6 @@ class Writes:
             self.adopt(table, SchemaVersion(version))
         else:
             self._tables.forget(table.tenant_id, table.name)
-
-
-_ADDING: Final = (IngestMode.APPEND, IngestMode.CREATE_APPEND)
-"""The modes that only add rows to a table that is there."""
-
-NO_VERSION: Final = SchemaVersion(2**31 - 1)
-"""Above every schema version: a fence at it refuses every write."""
-
-
-class PendingWrite:
-    """A write that is being sent. `commit` accepts it; anything else leaves nothing.
-
-    Used by one thread. Appending blocks while the store is slower than the sender.
-    """
-
-    def __init__(
-        self,
-        writes: Writes,
-        identity: Identity,
-        table_name: str,
-        *,
-        table: Table | None,
-        schema: TableSchema,
-        mode: IngestMode,
-        idempotency_key: str | None,
-        payload_hash: bytes | None,
-        trace_id: str | None,
-        session: WritingSession | None,
-        transaction: ClientTransaction | None,
-        conformer: Conformer,
-        staging: Staging,
-        count: WriteCount,
-        pace: Pace,
-    ) -> None:
-        self._pace = pace
-        self.identity = identity
-        self.table_name = table_name
-        self.schema = schema
-        self.mode = mode
-        self.idempotency_key = idempotency_key
-        self.transaction = transaction
-        self._writes = writes
-        self._table = table
-        self._payload_hash = payload_hash
-        self._trace_id = trace_id
-        self._session = session
-        self._conformer = conformer
-        self._staging = staging
-        self._pump = Pump(staging.add)
-        self._received_bytes = 0
-        self._count = count
-
-    def append(self, batch: pa.RecordBatch) -> None:
-        """Add rows. Blocks while they come faster than the caller's quota.
-
-        Raises Invalid (INVALID_PAYLOAD, PAYLOAD_TOO_LARGE), Unavailable, Overloaded, Cancelled.
-        """
-        with self._count.refusals():
-            size_bytes = bytes_of(batch)
-            self._received_bytes += size_bytes
-            self._writes.check_size(self._received_bytes)
-            self._pace(batch.num_rows, size_bytes)
-            self._pump.put(self._conformer.conform(batch))
-
-    def commit(self) -> Receipt:
-        """Accept the write: when this returns it is durable, and its receipt is final.
-
-        In a transaction the receipt has no token yet: COMMIT accepts the write, and gives it one.
-
-        Raises Conflict (TABLE_EXISTS, IDEMPOTENCY_CONFLICT, SCHEMA_INCOMPATIBLE), NotFound,
-        Unavailable. After Unavailable the write may have been accepted: repeat it with its key.
-        `abort` is safe after any of them: it removes only what no accepted write can name.
-        """
-        self._count.complete()
-        with self._count.refusals(), self._count.span.active():
-            receipt = self._commit()
-        if self.transaction is None:
-            self._count.accepted([receipt])
-        else:
-            self._count.held()
-        return receipt
-
-    def _commit(self) -> Receipt:
-        self._pump.finish()
-        gathered = self._staging.finish()
-        if self._payload_hash is not None:
-            gathered = replace(gathered, payload_hash=self._payload_hash)
-        staged = isinstance(gathered.payload, StagedPayload)
-        table = self._writes.table_for(self, now=staged)
-        overwrite = self.mode is IngestMode.REPLACE
-        operation = Operation.OVERWRITE if overwrite else Operation.INSERT
-        if not overwrite and not _same_columns(table.schema, self.schema):
-            raise _changed_meanwhile(table)
-        try:
-            receipt = self._publish(table, gathered, operation)
-        except Conflict:
-            raise
-        except Invalid:
-            raise
-        except BaseException:
-            # The commit may have happened: the staged objects must stay for it.
-            self._staging.keep()
-            raise
-        if not receipt.inserted:
-            self.abort()
-        elif overwrite and not receipt.is_held:
-            self._writes.adopt(table, table.schema.version)
-        return receipt
-
-    def _publish(self, table: Table, gathered: Gathered, operation: Operation) -> Receipt:
-        publish = partial(
-            self._writes.publish,
-            self.identity,
-            gathered=gathered,
-            operation=operation,
-            idempotency_key=self.idempotency_key,
-            trace_id=self._trace_id,
-            session=self._session,
-            transaction=self.transaction,
-        )
-        try:
-            return publish(table)
-        except Conflict as conflict:
-            self._writes.adopt_fence(table, conflict)
-            if conflict.code is not ErrorCode.SCHEMA_INCOMPATIBLE or self.mode not in _ADDING:
-                raise
-            if isinstance(gathered.payload, StagedPayload):
-                raise
-            # The table in memory may be one that was dropped, and another has its name by now.
-            now = self._writes.table_for(self, now=True)
-            if _same_version(table, now) or not _same_columns(now.schema, self.schema):
-                raise
-            return publish(now)
-
-    def abort(self) -> None:
-        """Forget the write. What it staged is removed now, or collected later."""
-        self._count.abandoned()
-        self._pump.abandon()
-        with contextlib.suppress(Unavailable):
-            self._staging.abort()
 
 
 def _span(identity: Identity, table_name: str) -> tracing.Span:
@@ -948,15 +597,6 @@ def _failed(error: DuckMeshError) -> "Future[list[Receipt]]":
     return answer
 
 
-def _same_version(one: Table, other: Table) -> bool:
-    return (one.table_id, one.schema.version) == (other.table_id, other.schema.version)
-
-
-def _same_columns(one: TableSchema, other: TableSchema) -> bool:
-    """Field ids count too."""
-    return one is other or bool(one.arrow.equals(other.arrow, check_metadata=True))
-
-
 def _staging_limits(usual: StagingLimits, transaction: ClientTransaction | None) -> StagingLimits:
     """What a transaction holds in the catalog is bounded: beyond that its writes are staged."""
     if transaction is None:
@@ -977,20 +617,4 @@ def _target_schema(table: Table | None, offered: pa.Schema, mode: IngestMode) ->
 def _check_is_retry(table: Table, idempotency_key: str | None) -> None:
     """`create` finds the table there: fine for the retry of the write that created it."""
     if idempotency_key is None or table.creation_key != idempotency_key:
-        raise _exists(table.name)
-
-
-def _exists(name: str) -> Conflict:
-    return Conflict(
-        ErrorCode.TABLE_EXISTS,
-        f"table {name!r} exists: append to it, replace it, or choose another name",
-        table=name,
-    )
-
-
-def _changed_meanwhile(table: Table) -> Conflict:
-    return Conflict(
-        ErrorCode.SCHEMA_INCOMPATIBLE,
-        f"table {table.name!r} was given other columns while the rows were sent: send them again",
-        table=table.name,
-    )
+        raise table_exists(table.name)

@@ -8,7 +8,8 @@ from starlette.responses import Response
 
 from duckmesh.errors import ErrorCode, Invalid, NotSupported
 from gateway.identity import Identity
-from gateway.writes import IngestMode, PendingWrite
+from gateway.ingest_modes import IngestMode
+from gateway.pending_write import PendingWrite
 from http_shim.bodies import Body
 from http_shim.calls import Call
 from http_shim.files import SELF_DESCRIBING, FileLimits, RowFile, open_rows

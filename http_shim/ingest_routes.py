@@ -10,7 +10,7 @@ from starlette.responses import Response
 from duckmesh.errors import ErrorCode, Invalid, NotSupported
 from duckmesh.identifiers import check_idempotency_key
 from gateway.identity import Identity
-from gateway.writes import IngestMode
+from gateway.ingest_modes import IngestMode
 from http_shim.bodies import encoding_of, media_type_of, open_body, read_json
 from http_shim.boundary import refusal
 from http_shim.calls import call_of

@@ -134,7 +134,7 @@ def _tables(
     crowded = [t.table_id for t in compactor.crowded() if t.tenant_id == who.tenant_id]
     if asked.table is None:
         return crowded
-    target = door.rooms.writes.live_name(who, asked.table)
+    target = door.rooms.writes.definitions.live_name(who, asked.table)
     if target is None:
         raise table_not_found(asked.table[:200])
     with door.rooms.catalog.connect() as connection:

@@ -20,6 +20,7 @@ from coordinator.maintenance import Maintenance, MaintenanceOptions
 from coordinator.materialize import MaterializeOptions, Materializer, Step
 from duckmesh.identifiers import ConsumerId, SnapshotId, TransactionId
 from gateway.identity import EVERY_ROLE, Identity
+from gateway.ingest_modes import IngestMode
 from gateway.limits import IngestLimits
 from gateway.manifests import LocalFiles
 from gateway.reads import ReadLimits, ReadPoint, Reads
@@ -28,7 +29,7 @@ from gateway.sql_writes import Executed, SqlWrites
 from gateway.staging import StagingLimits
 from gateway.transactions import TransactionLimits, Transactions
 from gateway.visibility import Visibility
-from gateway.writes import IngestMode, Writes
+from gateway.writes import Writes
 from ingest_bus.envelope import Receipt
 from ingest_bus.postgres import PostgresIngestBus
 from object_store.directory import DirectoryStore

@@ -11,7 +11,7 @@ from catalog.retention import Collected
 from catalog.snapshots import Snapshot
 from duckmesh.errors import NotFound
 from duckmesh.identifiers import SnapshotId
-from gateway.writes import IngestMode
+from gateway.ingest_modes import IngestMode
 from object_store import keys
 from tests.coordinator.test_compact import Died, compact, newest, objects, publish_each, values
 from tests.rooms import Rooms, rows

@@ -15,7 +15,7 @@ from coordinator.compact import Compacted, Compactor
 from coordinator.fold import FOLD_FROM_FILES
 from coordinator.pace import Stopped
 from duckmesh.identifiers import SnapshotId
-from gateway.writes import IngestMode
+from gateway.ingest_modes import IngestMode
 from tests.rooms import Rooms, rows
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -48,7 +48,7 @@ def test_a_table_dropped_while_its_tail_is_folded_leaves_no_claim_behind(rooms: 
 
     def drop_before_the_commit(step: str) -> None:
         if step == "put":
-            rooms.writes.drop_table(rooms.acme, "t", if_exists=True)
+            rooms.writes.definitions.drop_table(rooms.acme, "t", if_exists=True)
 
     materializer = rooms.materializer(step=drop_before_the_commit)
     with pytest.raises(Fenced, match="no longer live"):

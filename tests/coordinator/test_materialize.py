@@ -9,7 +9,7 @@ from catalog import files, snapshots, tables
 from data_files.payload import encode_batches
 from duckmesh.errors import Fenced, NotFound, Unavailable
 from duckmesh.identifiers import SchemaVersion, new_event_id
-from gateway.writes import IngestMode
+from gateway.ingest_modes import IngestMode
 from ingest_bus.envelope import Envelope, EventState, InlinePayload
 from tests.rooms import Rooms, rows
 
@@ -214,7 +214,7 @@ def test_an_unforeseen_fault_blames_one_event_and_spares_the_others(rooms, monke
 def test_writes_of_a_dropped_table_are_resolved_with_it(rooms):
     rooms.write("t", rows(1))
     last = rooms.write("u", rows(2))
-    rooms.writes.drop_table(rooms.acme, "t")
+    rooms.writes.definitions.drop_table(rooms.acme, "t")
     rooms.publish_all()
     assert values(rooms, "u", min_token=last.visibility_token) == [2]
     with pytest.raises(NotFound):

@@ -25,12 +25,12 @@ from catalog.transactions import TransactionRecord, TransactionState
 from duckmesh.errors import Conflict, ErrorCode, Invalid, NotFound, NotYetVisible
 from duckmesh.identifiers import new_event_id, new_transaction_id
 from gateway.conform import Conformer
+from gateway.ingest_modes import IngestMode
 from gateway.open_answers import Answer, OpenAnswers
 from gateway.reads import DescribedTable
 from gateway.sql_writes import Executed
 from gateway.transactions import ClientTransaction, Committed
 from gateway.turns import TenantTurns, Turns
-from gateway.writes import IngestMode
 from ingest_bus.envelope import Receipt
 from object_store.file_cache import PinnedFiles
 from query_engine.engine import QueryEngine

@@ -9,7 +9,7 @@ import pytest
 from pyarrow import flight
 
 from duckmesh.identifiers import TenantId
-from gateway.writes import IngestMode
+from gateway.ingest_modes import IngestMode
 
 ROWS = pa.table({"id": pa.array([1, 2, 3], pa.int64())})
 BATCH = ROWS.to_batches()[0]

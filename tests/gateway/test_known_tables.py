@@ -6,10 +6,11 @@ import pyarrow as pa
 import pytest
 
 from duckmesh.errors import DuckMeshError, ErrorCode, Invalid, NotFound
+from gateway.ingest_modes import IngestMode
 from gateway.known_tables import KnownTables
 from gateway.limits import IngestLimits
 from gateway.staging import StagingLimits
-from gateway.writes import IngestMode, Writes
+from gateway.writes import Writes
 from ingest_bus.envelope import Receipt
 from ingest_bus.postgres import PostgresIngestBus
 from tests.rooms import Rooms, rows
@@ -68,7 +69,7 @@ def refusal_of(append: Append, writes: Writes, table: pa.Table) -> DuckMeshError
 def test_a_table_that_was_dropped_elsewhere_is_not_found(
     rooms: Rooms, elsewhere: Writes, append: Append
 ) -> None:
-    rooms.writes.drop_table(rooms.acme, "t")
+    rooms.writes.definitions.drop_table(rooms.acme, "t")
     before = rooms.bus.last_token(rooms.acme.tenant_id)
     refused = refusal_of(append, elsewhere, rows(3))
     assert isinstance(refused, NotFound)
@@ -79,7 +80,7 @@ def test_a_table_that_was_dropped_elsewhere_is_not_found(
 def test_a_table_that_was_made_anew_elsewhere_gets_the_rows(
     rooms: Rooms, elsewhere: Writes, append: Append
 ) -> None:
-    rooms.writes.drop_table(rooms.acme, "t")
+    rooms.writes.definitions.drop_table(rooms.acme, "t")
     rooms.write("t", rows(10), mode=IngestMode.CREATE)
     append(elsewhere, rows(11))
     rooms.publish_all()
@@ -110,6 +111,6 @@ def test_what_a_process_changes_itself_it_knows_at_once(rooms: Rooms, append: Ap
     rooms.write("t", WIDER, mode=IngestMode.REPLACE)
     with pytest.raises(Invalid, match="missing column w"):
         append(rooms.writes, rows(3))
-    rooms.writes.drop_table(rooms.acme, "t")
+    rooms.writes.definitions.drop_table(rooms.acme, "t")
     with pytest.raises(NotFound):
         append(rooms.writes, WIDER)

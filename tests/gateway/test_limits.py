@@ -6,9 +6,10 @@ import pyarrow as pa
 import pytest
 
 from duckmesh.errors import ErrorCode, Invalid, Overloaded
+from gateway.ingest_modes import IngestMode
 from gateway.limits import IngestLimits
 from gateway.staging import StagingLimits
-from gateway.writes import IngestMode, Writes
+from gateway.writes import Writes
 from tests.processes import until
 from tests.rooms import Rooms, rows
 

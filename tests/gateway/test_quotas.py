@@ -14,13 +14,14 @@ from duckmesh.quotas import LEAST, Quota, Quotas
 from gateway import tenant_quotas
 from gateway.groups import KeyedRows
 from gateway.identity import Identity
+from gateway.ingest_modes import IngestMode
 from gateway.known_quotas import KnownQuotas
 from gateway.limits import IngestLimits
 from gateway.rates import IngestRates
 from gateway.reads import ReadPoint
 from gateway.staging import StagingLimits
 from gateway.tenant_quotas import TenantQuotas
-from gateway.writes import IngestMode, Writes
+from gateway.writes import Writes
 from query_engine.engine import Interruption
 from tests.processes import until
 from tests.rooms import Rooms, rows
@@ -252,7 +253,7 @@ def test_storage_counts_live_files_and_nothing_else(rooms: Rooms) -> None:
     rooms.publish_all()
     assert held() == counted() > 0
     for name in ("t", "u"):
-        rooms.writes.drop_table(rooms.acme, name)
+        rooms.writes.definitions.drop_table(rooms.acme, name)
     assert held() == counted() == 0
 
 
@@ -280,7 +281,7 @@ def test_a_tenant_without_room_may_replace_and_drop_but_not_add(rooms: Rooms) ->
     replaced = writes.begin(rooms.acme, "t", rows(1).schema, mode=IngestMode.REPLACE)
     replaced.append(rows(1).to_batches()[0])
     assert replaced.commit().row_count == 1
-    assert writes.drop_table(rooms.acme, "t")
+    assert writes.definitions.drop_table(rooms.acme, "t")
     until(lambda: _may_add(writes, rooms))
 
 

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pytest
 
 from duckmesh.identifiers import SnapshotId
+from gateway.ingest_modes import IngestMode
 from gateway.reads import ReadLimits, Reads
 from gateway.replicas import ReplicaOptions, Replicas
-from gateway.writes import IngestMode
 from tests.rooms import Rooms, open_rooms, rows
 
 EAGER = ReplicaOptions(

@@ -16,8 +16,8 @@ from coordinator.maintenance import Maintenance, MaintenanceOptions
 from duckmesh.errors import Conflict, Denied, ErrorCode, NotFound, NotYetVisible
 from duckmesh.identifiers import SnapshotId
 from gateway.identity import Identity, Role
+from gateway.ingest_modes import IngestMode
 from gateway.restores import Restores
-from gateway.writes import IngestMode
 from tests.publisher import publishing
 from tests.rooms import Rooms, open_rooms, rows
 

@@ -8,8 +8,8 @@ import pytest
 
 from duckmesh.errors import Conflict, Denied, DuckMeshError, ErrorCode, Invalid, NotSupported
 from gateway.identity import Identity, Role
+from gateway.ingest_modes import IngestMode
 from gateway.reads import ReadPoint
-from gateway.writes import IngestMode
 from tests.rooms import Rooms
 
 

@@ -10,12 +10,13 @@ from catalog.snapshots import Snapshot
 from duckmesh.errors import Conflict, Denied, DuckMeshError, ErrorCode
 from duckmesh.identifiers import SnapshotId, TenantId, TransactionId
 from gateway.identity import Identity, Role
+from gateway.ingest_modes import IngestMode
 from gateway.known_tables import KnownTables
 from gateway.limits import IngestLimits
 from gateway.reads import ReadPoint
 from gateway.staging import StagingLimits
 from gateway.visibility import Visibility
-from gateway.writes import IngestMode, Writes
+from gateway.writes import Writes
 from ingest_bus.envelope import Receipt
 from ingest_bus.postgres import PostgresIngestBus
 from tests.rooms import Rooms, rows

@@ -9,9 +9,9 @@ import pytest
 from duckmesh.errors import DuckMeshError, ErrorCode
 from duckmesh.identifiers import ConsumerId
 from gateway.identity import Role
+from gateway.ingest_modes import IngestMode
 from gateway.pins import SnapshotPins
 from gateway.reads import ReadPoint
-from gateway.writes import IngestMode
 from tests.rooms import rows as table_of
 
 
@@ -117,7 +117,7 @@ def test_a_version_has_the_columns_of_its_time(rooms, versions) -> None:
 
 
 def test_a_dropped_table_is_read_from_the_snapshots_that_have_it(rooms, versions) -> None:
-    rooms.writes.drop_table(rooms.acme, "t", if_exists=False)
+    rooms.writes.definitions.drop_table(rooms.acme, "t", if_exists=False)
     dropped = rooms.reads.pin(rooms.acme, None, ReadPoint()).snapshot_id
     old = versions[2].snapshot_id
     assert answer(rooms, f"SELECT sum(v) FROM t AT (VERSION => {old})") == [(6,)]

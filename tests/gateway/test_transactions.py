@@ -12,8 +12,8 @@ from coordinator import duties
 from duckmesh.errors import Conflict, ErrorCode, Invalid, NotFound, Unavailable
 from duckmesh.identifiers import SnapshotId, TransactionId, new_session_id, new_transaction_id
 from gateway.identity import Identity
+from gateway.ingest_modes import IngestMode
 from gateway.transactions import Transactions
-from gateway.writes import IngestMode
 from ingest_bus.envelope import EventState
 from tests.bus_worlds import together
 from tests.rooms import Rooms, open_rooms, rows

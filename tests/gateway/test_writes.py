@@ -9,9 +9,11 @@ import pytest
 
 from duckmesh.errors import Conflict, Denied, ErrorCode, Invalid, NotFound, Unavailable
 from gateway.identity import Identity, Role
+from gateway.ingest_modes import IngestMode
 from gateway.limits import IngestLimits
+from gateway.pending_write import PendingWrite
 from gateway.staging import StagingLimits
-from gateway.writes import IngestMode, PendingWrite, Writes
+from gateway.writes import Writes
 from ingest_bus.envelope import Envelope, Receipt
 from ingest_bus.postgres import PostgresIngestBus
 from tests.rooms import Rooms, rows
@@ -268,7 +270,7 @@ def test_a_dropped_table_refuses_what_began_before(rooms: Rooms) -> None:
     rooms.publish_all()
     late = begin(rooms, rooms.writes, rows(2), IngestMode.APPEND)
     stream = rooms.writes.open_stream(rooms.acme, "t", rows(3).schema)
-    assert rooms.writes.drop_table(rooms.acme, "t")
+    assert rooms.writes.definitions.drop_table(rooms.acme, "t")
     with pytest.raises(NotFound) as caught:
         late.commit()
     assert caught.value.code is ErrorCode.TABLE_NOT_FOUND
@@ -277,8 +279,8 @@ def test_a_dropped_table_refuses_what_began_before(rooms: Rooms) -> None:
     with pytest.raises(Conflict):
         answer.result(30)
     with pytest.raises(NotFound):
-        rooms.writes.drop_table(rooms.acme, "t")
-    assert not rooms.writes.drop_table(rooms.acme, "t", if_exists=True)
+        rooms.writes.definitions.drop_table(rooms.acme, "t")
+    assert not rooms.writes.definitions.drop_table(rooms.acme, "t", if_exists=True)
     rooms.write("t", pa.table({"x": ["new"]}), mode=IngestMode.CREATE)
     rooms.publish_all()
     assert rooms.query("SELECT * FROM t").to_pylist() == [{"x": "new"}]
@@ -293,7 +295,7 @@ def test_what_is_refused_at_the_beginning_changes_nothing(rooms: Rooms) -> None:
     with pytest.raises(Denied):
         rooms.writes.open_stream(reader, "t", rows(1).schema)
     with pytest.raises(Denied):
-        rooms.writes.drop_table(reader, "t")
+        rooms.writes.definitions.drop_table(reader, "t")
     with pytest.raises(NotFound):
         rooms.write("absent", rows(1), mode=IngestMode.APPEND)
     for name in ("", "  ", "a\nb", "x" * 201):

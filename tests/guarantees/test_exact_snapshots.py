@@ -5,7 +5,7 @@ import hashlib
 import pyarrow as pa
 import pytest
 
-from gateway.writes import IngestMode
+from gateway.ingest_modes import IngestMode
 from tests.rooms import Rooms, rows
 
 PUBLICATIONS = 200
@@ -44,7 +44,7 @@ def test_a_query_by_snapshot_is_byte_identical_after_200_further_publications(
         mode = IngestMode.REPLACE if number % 50 == 49 else IngestMode.APPEND
         rooms.write("t", rows(number, name=["later"]), mode=mode)
         if number == 120:
-            rooms.writes.drop_table(rooms.acme, "u")
+            rooms.writes.definitions.drop_table(rooms.acme, "u")
         if number == 150:
             rooms.write("u", pa.table({"other": ["columns"]}))
         rooms.publish_all()

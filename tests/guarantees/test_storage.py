@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from catalog import pins
 from duckmesh.errors import NotFound
 from duckmesh.identifiers import SnapshotId
-from gateway.writes import IngestMode
+from gateway.ingest_modes import IngestMode
 from tests.coordinator.test_compact import compact, newest, objects
 from tests.rooms import Rooms, open_rooms, rows
 
