@@ -21,8 +21,8 @@ Ingest = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
-def uri(session_database_dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_service(session_database_dsn, tmp_path_factory.mktemp("ingest")) as found:
+def uri(module_database_dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_service(module_database_dsn, tmp_path_factory.mktemp("ingest")) as found:
         yield found
 
 

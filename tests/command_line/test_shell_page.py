@@ -18,8 +18,8 @@ PAGE = (Path(__file__).parents[2] / "docs/shell.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def uri(session_database_dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_service(session_database_dsn, tmp_path_factory.mktemp("page")) as found:
+def uri(module_database_dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_service(module_database_dsn, tmp_path_factory.mktemp("page")) as found:
         yield found
 
 

@@ -23,8 +23,8 @@ Sql = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
-def uri(session_database_dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_service(session_database_dsn, tmp_path_factory.mktemp("sql")) as found:
+def uri(module_database_dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_service(module_database_dsn, tmp_path_factory.mktemp("sql")) as found:
         yield found
 
 

@@ -24,8 +24,8 @@ PROMPT = "duckmesh>"  # The blank behind it is a move of the cursor.
 
 
 @pytest.fixture(scope="module")
-def uri(session_database_dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_service(session_database_dsn, tmp_path_factory.mktemp("shell")) as found:
+def uri(module_database_dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_service(module_database_dsn, tmp_path_factory.mktemp("shell")) as found:
         yield found
 
 

@@ -60,6 +60,7 @@ def test_no_request_of_the_document_meets_a_fault(fuzzed: str, mode: GenerationM
     """Every answer is of the contract: no 500, and each error in JSON with its code and trace."""
     schema = schemathesis.openapi.from_dict(openapi_document())
     asked = [_attack(schema[path][method.upper()], fuzzed, mode) for path, method in OPERATIONS]
+    print(f"{sum(asked)} requests, {mode.value}")
     assert sum(asked) >= EXAMPLES
 
 
