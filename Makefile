@@ -6,6 +6,7 @@
 BIN := .venv/bin
 WORKERS ?= 2
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 help: ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,8 +51,8 @@ lock-clients: ## write the locks of the clients in tests/clients (needs uv and n
 	npm install --prefix tests/clients/javascript --package-lock-only --no-audit --no-fund \
 		--omit-lockfile-registry-resolved=true
 
-bench: setup ## measure, and print the figures
-	$(BIN)/python -m benchmarks
+bench: setup ## measure, and write docs/benchmarks.md (BENCH_ARGS="--only writes")
+	$(BIN)/python -m benchmarks --write-docs $(BENCH_ARGS)
 
 clean: ## remove caches and builds (.venv stays)
 	rm -rf dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -18,12 +19,15 @@ from benchmarks import (
     neighbours,
     queries,
     replicas,
+    results,
     scans,
     streams,
     writes,
 )
 from benchmarks.figures import Figure
-from benchmarks.report import document, machine_line, markdown
+from benchmarks.plots import draw
+from benchmarks.report import counts, document, machine_line, markdown
+from benchmarks.results import Row, Run
 from benchmarks.stage import FULL, QUICK, ROOT, Sizes, Stage, open_stage
 
 BENCHMARKS: Final[dict[str, Callable[[Stage], Iterator[Figure]]]] = {
@@ -39,46 +43,61 @@ BENCHMARKS: Final[dict[str, Callable[[Stage], Iterator[Figure]]]] = {
     "http": http.measure,
 }
 DOCUMENT: Final = ROOT / "docs" / "benchmarks.md"
+PLOTS: Final = ROOT / "docs" / "benchmarks"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what `arguments` name; 0 whatever the figures are, 1 when a benchmark failed."""
     options = _options(arguments)
     sizes = QUICK if options.quick else FULL
-    chosen = options.only or list(BENCHMARKS)
     with open_stage(sizes) as stage:
-        described = machine.describe(_postgres_version(stage))
-        figures, failed = _measure(stage, chosen)
-    print(f"{machine_line(described)}\n\n{markdown(figures)}")
-    date = datetime.now(UTC).date().isoformat()
+        run = Run(
+            datetime.now(UTC).date().isoformat(),
+            _command(options),
+            machine.describe(_postgres_version(stage)),
+        )
+        rows, failed = _measure(stage, options.only or list(BENCHMARKS), run)
+    figures = [row.figure for row in rows]
+    print(f"{machine_line(run.machine)}\n\n{markdown(figures)}\n\n{counts(figures)}")
     if options.json:
-        content = {
-            "date": date,
-            "quick": options.quick,
-            "machine": described,
-            "failed": failed,
-            "figures": [figure.as_json() for figure in figures],
-        }
+        content = {"quick": options.quick, "failed": failed, **results.as_json(rows)}
         options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    if options.write_docs and not failed:
-        said = [part for name in options.only or () for part in ("--only", name)]
-        text = document(figures, described, arguments=said, date=date, limits=_how(sizes))
-        DOCUMENT.write_text(text, encoding="utf-8")
+    if options.write_docs:
+        _publish(results.merge(results.read(), rows, failed=failed, order=list(BENCHMARKS)))
     return 1 if failed else 0
 
 
-def _measure(stage: Stage, chosen: Sequence[str]) -> tuple[list[Figure], list[str]]:
+def _measure(stage: Stage, chosen: Sequence[str], run: Run) -> tuple[list[Row], list[str]]:
     """The figures, and the benchmarks that failed: one must not cost the others their run."""
-    figures: list[Figure] = []
+    rows: list[Row] = []
     failed: list[str] = []
     for name in chosen:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
+        load = machine.load_average()
         try:
-            figures += BENCHMARKS[name](stage)
-        except Exception:  # noqa: BLE001 - printed whole, and the command ends with 1
+            # One by one: what a benchmark measured before it failed stands.
+            for figure in BENCHMARKS[name](stage):
+                rows.append(Row(figure, run, load))  # noqa: PERF401
+        except Exception as error:  # noqa: BLE001 - printed whole, and the command ends with 1
             traceback.print_exc()
             failed.append(name)
-    return figures, failed
+            reason = f"it failed with {type(error).__name__}"
+            figure = Figure(benchmark=name, what=results.WHOLE, unit="-", not_run=reason)
+            rows.append(Row(figure, run, load))
+    return rows, failed
+
+
+def _publish(rows: Sequence[Row]) -> None:
+    """Write the figures, and the page and the pictures that show them."""
+    results.write(rows)
+    drawn = draw([row.figure for row in rows], PLOTS)
+    shown = [path.relative_to(DOCUMENT.parent).as_posix() for path in drawn]
+    DOCUMENT.write_text(document(rows, how=_how(FULL), plots=shown), encoding="utf-8")
+
+
+def _command(options: argparse.Namespace) -> str:
+    said = [part for name in options.only or () for part in ("--only", name)]
+    return shlex.join(["python", "-m", "benchmarks", *said])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,7 +108,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     parser.add_argument(
-        "--write-docs", action="store_true", help="write docs/benchmarks.md (not with --quick)"
+        "--write-docs",
+        action="store_true",
+        help="keep the figures in benchmarks/results.json, beside those of other benchmarks, and "
+        "write docs/benchmarks.md with its pictures (not with --quick)",
     )
     return parser
 

@@ -1,10 +1,10 @@
 """What was measured, beside its limit and its target."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 
 class Direction(StrEnum):
@@ -28,21 +28,27 @@ class Figure:
     """One line of the table.
 
     `runs` and `limit_runs` are pairs when there is a limit: each run has the limit that was
-    measured next to it, so that a load from elsewhere weighs on both.
+    measured next to it, so that a load from elsewhere weighs on both. What could not be measured
+    has no runs, and says the reason in `not_run`.
     """
 
     benchmark: str
     what: str
     unit: str
-    runs: Sequence[float]
+    runs: Sequence[float] = ()
     limit: str = ""
     limit_runs: Sequence[float] = ()
     direction: Direction = Direction.HIGHER
     target: Target = Target(None, None)
+    not_run: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.runs) == bool(self.not_run):
+            raise ValueError(f"{self.what}: give its runs, or the reason in not_run")
 
     @property
-    def median(self) -> float:
-        return statistics.median(self.runs)
+    def median(self) -> float | None:
+        return statistics.median(self.runs) if self.runs else None
 
     @property
     def limit_median(self) -> float | None:
@@ -58,7 +64,10 @@ class Figure:
 
     @property
     def stands(self) -> str:
-        """`goal`, `floor` or `below floor`: the best that is met; empty without a target."""
+        """`goal`, `floor`, `below goal` (it has no floor) or `below floor`.
+
+        Empty without a target, and for what was not run.
+        """
         reached = self.ratio if self.target.of_ratio else self.median
         if reached is None or (self.target.floor is None and self.target.goal is None):
             return ""
@@ -72,6 +81,33 @@ class Figure:
         if wanted is None:
             return False
         return reached >= wanted if self.direction is Direction.HIGHER else reached <= wanted
+
+    @property
+    def meets_floor(self) -> bool | None:
+        """Whether the floor is met, or the goal beyond it; None without a floor or runs."""
+        if self.target.floor is None or not self.stands:
+            return None
+        return self.stands != "below floor"
+
+    @property
+    def meets_goal(self) -> bool | None:
+        """Whether the goal is met; None without a goal or runs."""
+        return None if self.target.goal is None or not self.stands else self.stands == "goal"
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> Self:
+        """The figure that `as_json` wrote. What is derived is derived anew."""
+        return cls(
+            benchmark=said["benchmark"],
+            what=said["what"],
+            unit=said["unit"],
+            runs=tuple(said["runs"]),
+            limit=said["limit"] or "",
+            limit_runs=tuple(said["limit_runs"]),
+            direction=Direction(said["better"]),
+            target=Target(said["floor"], said["goal"], said["target_of"] == "ratio"),
+            not_run=said["not_run"] or "",
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The figure as `--json` writes it."""
@@ -90,6 +126,7 @@ class Figure:
             "goal": self.target.goal,
             "target_of": "ratio" if self.target.of_ratio else "value",
             "stands": self.stands or None,
+            "not_run": self.not_run or None,
         }
 
 

@@ -11,10 +11,11 @@ import pyarrow as pa
 
 from benchmarks.clients import PlainClient, Way
 from benchmarks.data import BULK_SCHEMA, bulk_rows
-from benchmarks.figures import Figure
+from benchmarks.figures import Figure, Target
 from benchmarks.stage import Stage
 
 _CONNECTIONS: Final = (1, 8, 32)
+_RECORD_TARGETS: Final = {32: Target(500, 2_000, of_ratio=False)}
 _BULK_SHARE: Final = 20
 """NDJSON takes so much longer than Arrow: so much fewer rows."""
 _ANSWERED_SHARE: Final = 10
@@ -57,6 +58,7 @@ def _records(stage: Stage, connections: int) -> Figure:
         runs=ours,
         limit="the same rows by DoPut, one RPC each",
         limit_runs=beside,
+        target=_RECORD_TARGETS.get(connections, Target(None, None)),
     )
 
 

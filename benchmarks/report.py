@@ -1,14 +1,19 @@
-"""The figures as a Markdown table."""
+"""The figures as Markdown: the table of a run, and the whole of docs/benchmarks.md."""
 
-import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any, Final
 
 from benchmarks.figures import Direction, Figure
+from benchmarks.results import Row, Run
+from benchmarks.targets import aimed, not_measured
 
 _HEAD: Final = (
     "| what | unit | product, median (range) | limit, median (range) | ratio "
     "| floor | goal | stands |\n|---|---|---|---|---|---|---|---|"
+)
+_SHORT_HEAD: Final = (
+    "| what | product | limit | ratio | floor | goal | stands |\n|---|---|---|---|---|---|---|"
 )
 _PREFACE: Final = """\
 # Benchmarks
@@ -17,8 +22,9 @@ Each figure stands beside its limit, measured in the same run and in turns with 
 Compare ratios. The amounts are those of one machine with its load.
 A ratio is the product's figure divided by the limit's, the median over pairs of neighbouring runs.
 A range is the smallest and the largest run. A floor or goal with `x` is of the ratio.
-`stands` names the best target that is met.
+`stands` names the best target that is met. A floor is what users would call broken below.
 The choice of group commit without a linger is not measured again here.
+This page is written by `make bench` from `benchmarks/results.json`.
 """
 
 
@@ -27,48 +33,106 @@ def markdown(figures: Sequence[Figure]) -> str:
     return "\n".join([_HEAD, *(_line(figure) for figure in figures)])
 
 
-def document(
-    figures: Sequence[Figure],
-    machine: dict[str, Any],
-    *,
-    arguments: Sequence[str],
-    date: str,
-    limits: Sequence[str],
-) -> str:
-    """The whole of docs/benchmarks.md."""
-    command = shlex.join(["python", "-m", "benchmarks", *arguments])
-    limit_lines = "\n".join(f"- {line}" for line in limits)
-    return (
-        f"{_PREFACE}\nMeasured on {date} with `{command}`.\n{machine_line(machine)}\n\n"
-        f"{markdown(figures)}\n\n## How\n\n{limit_lines}\n"
-    )
+def document(rows: Sequence[Row], *, how: Sequence[str], plots: Sequence[str] = ()) -> str:
+    """The whole of docs/benchmarks.md; `plots` are paths of pictures, relative to docs/."""
+    figures = [row.figure for row in rows]
+    pictures = [f"![{_caption(path)}]({path})" for path in plots]
+    parts = [
+        _PREFACE,
+        _summary(figures),
+        "\n\n".join(pictures),
+        *(_part(name, list(group)) for name, group in groupby(rows, _benchmark)),
+        _machines([row.run for row in rows]),
+        "## How\n\n" + "\n".join(f"- {line}" for line in how),
+    ]
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
-def machine_line(machine: dict[str, Any]) -> str:
-    """The machine in one line. A load above 0 at the start is other work on the same cores."""
+def counts(figures: Sequence[Figure]) -> str:
+    """How many floors and goals are met, in one line."""
+    floors = [met for figure in figures if (met := figure.meets_floor) is not None]
+    goals = [met for figure in figures if (met := figure.meets_goal) is not None]
+    absent = sum(bool(figure.not_run) for figure in figures)
+    said = f"{sum(floors)} of {len(floors)} floors are met, and {sum(goals)} of {len(goals)} goals."
+    return f"{said} {absent} figures are not measured." if absent else said
+
+
+def _summary(figures: Sequence[Figure]) -> str:
+    """Every row of the target table, and every further figure that has a target."""
+    lines = [_short_line(figure) for figure in aimed(figures)]
+    lines += [
+        f"| {row.what} | not run: no benchmark `{row.benchmark}` has a figure of it "
+        "| - | - | - | - | - |"
+        for row in not_measured(figures)
+    ]
+    return "\n".join(["## Targets\n", counts(figures), "", _SHORT_HEAD, *lines])
+
+
+def _part(name: str, rows: Sequence[Row]) -> str:
+    """One benchmark: its runs, then its figures run by run."""
+    said = [f"## {name.capitalize()}"]
+    for (run, load), group in groupby(rows, lambda row: (row.run, row.load_average)):
+        said.append(f"Measured on {run.date} with `{run.command}`; load average {load:g} before.")
+        said.append(markdown([row.figure for row in group]))
+    return "\n\n".join(said)
+
+
+def _benchmark(row: Row) -> str:
+    return row.figure.benchmark
+
+
+def _machines(runs: Sequence[Run]) -> str:
+    """Each machine once, with the dates on which it measured."""
+    dates: dict[str, set[str]] = {}
+    for run in runs:
+        dates.setdefault(machine_line(run.machine), set()).add(run.date)
+    lines = [f"{', '.join(sorted(when))}: {line}" for line, when in dates.items()]
+    return "\n".join(["## Machine", "", *lines])
+
+
+def machine_line(machine: Mapping[str, Any]) -> str:
+    """The machine, and the versions on it."""
+    system = " ".join(filter(None, [machine["system"], machine.get("kernel")]))
+    disk = f", {machine['disk']}" if machine.get("disk") else ""
     return (
-        f"Machine: {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}; "
-        f"load average {machine['load_average']} before the run, so other work may share the "
-        f"cores.\nVersions: Python {machine['python']}, Postgres {machine['postgres']}, "
+        f"{machine['cores']} cores, {machine['memory_gib']} GiB, {system}{disk}.\n"
+        f"Python {machine['python']}, Postgres {machine['postgres']}, "
         f"pyarrow {machine['pyarrow']}, DuckDB {machine['duckdb']}, psycopg {machine['psycopg']}, "
         f"ADBC driver {machine['adbc-driver-flightsql']}."
     )
 
 
+def _caption(path: str) -> str:
+    return path.rpartition("/")[2].removesuffix(".svg").replace("-", " ")
+
+
 def _line(figure: Figure) -> str:
     limit = f"{figure.limit}: {_amount(figure.limit_runs)}" if figure.limit_runs else "-"
-    ratio = "-" if figure.ratio is None else f"{figure.ratio:.2f}x"
     cells = (
         figure.what,
         figure.unit,
-        _amount(figure.runs),
+        _amount(figure.runs) if figure.runs else f"not run: {figure.not_run}",
         limit,
-        ratio,
+        *_verdict(figure),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _short_line(figure: Figure) -> str:
+    said = f"not run: {figure.not_run}"
+    if figure.median is not None:
+        said = f"{_number(figure.median)} {figure.unit}"
+    limit = "-" if figure.limit_median is None else f"{_number(figure.limit_median)} {figure.unit}"
+    return f"| {' | '.join((figure.what, said, limit, *_verdict(figure)))} |"
+
+
+def _verdict(figure: Figure) -> tuple[str, str, str, str]:
+    return (
+        "-" if figure.ratio is None else f"{figure.ratio:.2f}x",
         _target(figure, figure.target.floor),
         _target(figure, figure.target.goal),
         figure.stands or "-",
     )
-    return f"| {' | '.join(cells)} |"
 
 
 def _amount(runs: Sequence[float]) -> str:
