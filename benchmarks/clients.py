@@ -73,14 +73,16 @@ class PlainClient:
         self._client = flight.connect(uri, generic_options=_OWN_CONNECTION)
         self._headers = [] if secret is None else [(b"authorization", f"Bearer {secret}".encode())]
 
-    def put(self, table: str, batch: pa.RecordBatch) -> int:
-        """Write one batch in one RPC; return its token."""
+    def put(self, table: str, batch: pa.RecordBatch, *, key: str | None = None) -> int:
+        """Write one batch in one RPC, once for each idempotency key; return its token."""
         descriptor = flight.FlightDescriptor.for_path(table)
-        writer, receipts = self._client.do_put(descriptor, batch.schema)
+        headers = [] if key is None else [(b"x-duckmesh-idempotency-key", key.encode())]
+        options = flight.FlightCallOptions(headers=[*self._headers, *headers])
+        writer, receipts = self._client.do_put(descriptor, batch.schema, options)
         with writer:
             writer.write_batch(batch)
             writer.done_writing()
-            return _token_of(receipts)
+            return token_of(receipts)
 
     def open_stream(self, table: str, schema: pa.Schema) -> tuple[Any, Any]:
         """A stream's writer and the reader of its receipts."""
@@ -88,10 +90,20 @@ class PlainClient:
         return writer, receipts
 
     def read(
-        self, sql: str, *, token: int | None = None, timeout_seconds: float | None = None
+        self,
+        sql: str,
+        *,
+        token: int | None = None,
+        strong: bool = False,
+        timeout_seconds: float | None = None,
     ) -> Any:
-        """A reader of the answer to a statement, which waits for `token` when one is named."""
+        """A reader of the answer to a statement.
+
+        It waits for `token` when one is named, and for all that is accepted when `strong`.
+        """
         headers = [*self._headers, (b"x-duckmesh-consistency-timeout-ms", b"30000")]
+        if strong:
+            headers.append((b"x-duckmesh-consistency", b"strong"))
         if token is not None:
             headers.append((b"x-duckmesh-min-visibility-token", str(token).encode()))
         options = flight.FlightCallOptions(headers=headers, timeout=timeout_seconds)
@@ -118,7 +130,8 @@ class PlainClient:
         self._client.close()
 
 
-def _token_of(receipts: Any) -> int:
+def token_of(receipts: Any) -> int:
+    """The token of a stream's next receipt."""
     answer = receipts.read()
     assert answer is not None, "no receipt"
     return int(json.loads(answer.to_pybytes())["visibility_token"])
@@ -200,10 +213,11 @@ def ask_questions(task: Questions) -> list[float]:
 
     def loop(latencies: list[float]) -> None:
         client = PlainClient(task.uri, secret=task.secret)
-        if task.give_up_seconds is None:
+        patience = task.give_up_seconds
+        if patience is None:
             _closed_loop(task, latencies, lambda: client.answer(task.sql))
         else:
-            _closed_loop(task, latencies, lambda: client.attempt(task.sql, task.give_up_seconds))
+            _closed_loop(task, latencies, lambda: client.attempt(task.sql, patience))
         client.close()
 
     return _at_once(task.clients, loop)
@@ -283,7 +297,7 @@ def _stream(task: Task, latencies: list[float]) -> None:
 
     def take_receipt() -> None:
         nonlocal answered
-        _token_of(receipts)
+        token_of(receipts)
         now = time.monotonic()
         if task.begin_at <= now <= task.end_at:
             latencies.append(now - sent[answered])

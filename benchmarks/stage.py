@@ -129,7 +129,7 @@ def open_stage(sizes: Sizes) -> Iterator[Stage]:
         postgres = undo.enter_context(EmbeddedPostgres(directory / "postgres"))
         migrate_up(postgres.dsn)
         objects = directory / "objects"
-        environment = _environment(postgres.dsn, directory, objects)
+        environment = process_environment(postgres.dsn, directory, objects)
         stop = threading.Event()
         children = [
             ChildProcess([command, "--grace-seconds", "3"], environment)
@@ -163,7 +163,8 @@ def open_stage(sizes: Sizes) -> Iterator[Stage]:
         )
 
 
-def _environment(dsn: str, directory: Path, objects: Path) -> dict[str, str]:
+def process_environment(dsn: str, directory: Path, objects: Path) -> dict[str, str]:
+    """The environment of the product's processes: open mode, free ports, no merges."""
     kept = {name: v for name, v in os.environ.items() if not name.startswith("DUCKMESH_")}
     return kept | {
         "DUCKMESH_CATALOG_DSN": dsn,

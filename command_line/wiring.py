@@ -62,7 +62,11 @@ def open_doors(settings: Settings, catalog: Catalog) -> Iterator[Doors]:
         rooms.callback(bus.close)
         store = open_object_store(settings)
         cache_root = settings.cache.directory or DataDirectory(settings.data_dir).cache
-        cache = FileCache(cache_root, capacity_bytes=settings.cache.capacity_bytes)
+        cache = FileCache(
+            cache_root,
+            capacity_bytes=settings.cache.capacity_bytes,
+            capacity_files=settings.cache.files_max,
+        )
         rooms.callback(cache.close)
         spill = _spill_root(cache_root)
         engine = rooms.enter_context(_engine(settings, spill))

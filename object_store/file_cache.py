@@ -16,6 +16,7 @@ from object_store import keys
 from object_store.cache_root import FETCHING, RootLock, open_root
 from object_store.failures import disk_is_full, local_disk_failed
 
+CAPACITY_FILES: Final = 20_000
 _FETCH_THREADS: Final = 8
 
 
@@ -91,11 +92,13 @@ class PinnedFiles:
 
 
 class FileCache:
-    """Copies of immutable files under `root/{tenant}/{name}`, read-only, bounded by bytes.
+    """Copies of immutable files under `root/{tenant}/{name}`, read-only, bounded in size.
 
-    The least recently used files that nobody pins are evicted to stay within `capacity_bytes`. What
-    is pinned is never evicted: a query may read more than the capacity, and the excess goes when it
-    is released. A fetch writes a hidden file, checks its size, and renames it into place: die
+    The least recently used files that nobody pins are evicted to stay within `capacity_bytes` and
+    `capacity_files`: inline files are tiny, and gone from every new snapshot within seconds, so
+    that bytes alone would keep a million of them and of their books. What is pinned is never
+    evicted: a query may read more than the capacity, and the excess goes when it is released. A
+    fetch writes a hidden file, checks its size, and renames it into place: die
     anywhere, and the next start finds whole files and removes the rest.
 
     Copies outlive the process but not the machine: they are not synced, so after a reboot the cache
@@ -104,11 +107,14 @@ class FileCache:
     One lock guards the books. It is never held during a fetch, and a hit costs no system call.
     """
 
-    def __init__(self, root: Path, *, capacity_bytes: int) -> None:
+    def __init__(
+        self, root: Path, *, capacity_bytes: int, capacity_files: int = CAPACITY_FILES
+    ) -> None:
         """Take the root and its files. Raises Invalid when another process has it, Unavailable."""
         self._root = root.absolute()
         self._fetching = self._root / FETCHING
         self._capacity_bytes = capacity_bytes
+        self._capacity_files = capacity_files
         self._lock = threading.Lock()
         # Least recently used first; held and being fetched alike.
         self._entries: OrderedDict[_Name, _Entry] = OrderedDict()
@@ -210,7 +216,7 @@ class FileCache:
                     on_their_way.append(entry.fetched)
                 if entry.size_bytes != want.size_bytes:
                     on_their_way.append(_contradiction(want, entry.size_bytes))
-            self._evict_to(self._capacity_bytes)
+            self._evict()
         return pinned, misses, on_their_way
 
     def _fits(self, name: _Name, entry: _Entry, want: Wanted) -> bool:
@@ -233,20 +239,29 @@ class FileCache:
         with self._lock:
             for entry in entries:
                 entry.pins -= 1
-            self._evict_to(self._capacity_bytes)
+            self._evict()
 
-    def _evict_to(self, limit_bytes: int) -> bool:
-        """Remove what nobody pins, least recently used first, down to the limit. Under the lock:
+    def _evict(self) -> None:
+        """Evict what is beyond the capacity, as far as nobody pins it."""
+        self._evict_to(self._capacity_bytes, self._capacity_files)
+
+    def _evict_to(self, limit_bytes: int, limit_files: int) -> bool:
+        """Remove what nobody pins, least recently used first, down to the limits. Under the lock:
         a file removed after its entry could be one that was fetched again in between."""
-        before = self._evictions
-        if self._bytes > limit_bytes:
-            for name, entry in list(self._entries.items()):
-                if self._bytes <= limit_bytes:
-                    break
-                if entry.pins == 0:
-                    self._drop(name, entry)
-                    self._evictions += 1
-        return self._evictions > before
+        victims: list[tuple[_Name, _Entry]] = []
+        left_bytes, left_files = self._bytes, len(self._entries)
+        # It ends at the last victim: a full cache must not cost every query a walk through it.
+        for name, entry in self._entries.items():
+            if left_bytes <= limit_bytes and left_files <= limit_files:
+                break
+            if entry.pins == 0:
+                victims.append((name, entry))
+                left_bytes -= entry.size_bytes
+                left_files -= 1
+        for name, entry in victims:
+            self._drop(name, entry)
+        self._evictions += len(victims)
+        return bool(victims)
 
     def _drop(self, name: _Name, entry: _Entry) -> None:
         with suppress(OSError):
@@ -325,7 +340,7 @@ class FileCache:
 
     def _evict_all(self) -> bool:
         with self._lock:
-            return self._evict_to(0)
+            return self._evict_to(0, 0)
 
     def _rescan(self) -> None:
         """Enter the files of an earlier life, oldest first: their age stands for their last use."""
@@ -334,7 +349,7 @@ class FileCache:
             name = _Name(copy.path.parent.name, copy.path.name)
             self._entries[name] = _Entry(copy.path, copy.size_bytes, None)
             self._bytes += copy.size_bytes
-        self._evict_to(self._capacity_bytes)
+        self._evict()
         self._evictions = 0
 
 

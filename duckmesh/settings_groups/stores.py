@@ -76,3 +76,4 @@ class CacheSettings(Group):
     capacity_bytes: int = Field(
         default=10 * GIB, ge=16 * MIB, description="The size of all copies at most, in bytes."
     )
+    files_max: int = Field(default=20_000, ge=100, description="The number of all copies at most.")

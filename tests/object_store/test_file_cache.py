@@ -396,6 +396,25 @@ def test_a_restart_with_less_room_evicts(cache: FileCache, origin: Origin, root:
     again.close()
 
 
+def test_tiny_files_are_bounded_by_their_number(origin: Origin, root: Path) -> None:
+    cache = FileCache(root, capacity_bytes=1000 * KIB, capacity_files=3)
+    held = cache.pinned("acme", [origin.wanted("held")])
+    for n in range(8):
+        cache.pinned("acme", [origin.wanted(f"n{n}")]).release()
+    assert copies(root) == ["held", "n6", "n7"]
+    assert cache.usage().evictions == 6
+    # A query may read more files than the capacity; they go when it is done.
+    many = cache.pinned("acme", [origin.wanted(f"m{n}") for n in range(5)])
+    assert len(copies(root)) == 6
+    many.release()
+    held.release()
+    assert cache.usage().files == len(copies(root)) == 3
+    cache.close()
+    again = FileCache(root, capacity_bytes=1000 * KIB, capacity_files=2)
+    assert again.usage().files == 2
+    again.close()
+
+
 def test_a_copy_cut_short_on_disk_is_fetched_again(
     cache: FileCache, origin: Origin, root: Path
 ) -> None:
