@@ -12,16 +12,19 @@ from typing import Final
 
 from benchmarks import (
     compaction,
+    ducklake,
     http,
     ingest,
     latency,
     machine,
     neighbours,
+    quack,
     queries,
     replicas,
     results,
     scans,
     streams,
+    tpch,
     writes,
 )
 from benchmarks.figures import Figure
@@ -41,6 +44,9 @@ BENCHMARKS: Final[dict[str, Callable[[Stage], Iterator[Figure]]]] = {
     "replicas": replicas.measure,
     "neighbours": neighbours.measure,
     "http": http.measure,
+    "tpch": tpch.measure,
+    "ducklake": ducklake.measure,
+    "quack": quack.measure,
 }
 DOCUMENT: Final = ROOT / "docs" / "benchmarks.md"
 PLOTS: Final = ROOT / "docs" / "benchmarks"
@@ -146,6 +152,11 @@ def _how(sizes: Sizes) -> list[str]:
         "Cold is a fresh serving process, and a fresh DuckDB; the system has the files in memory.",
         "HTTP: beside the Flight door of the same process; answers are read whole, and not parsed.",
         "Neighbours: the crowd asks for as long as the one client is measured, and before.",
+        f"TPC-H: scale factor {sizes.tpch_scale:g}, ingested, compacted; two threads on each side.",
+        f"TPC-H: {sizes.repetitions} passes, each query on each side before the next one.",
+        "The streaming recipe was published with DuckLake's data inlining.",
+        f"DuckLake streams for {sizes.recipe_peer_seconds:g} s, all connections in one process.",
+        "Quack: the published ratios are of 1, 2, 4 and 8 threads on another machine.",
         "Visible means that a query with the write's token has answered.",
         "Where nobody waits, the time is from the event's to its snapshot's, by the catalog.",
     ]

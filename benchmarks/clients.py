@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -16,12 +17,14 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pyarrow as pa
+from adbc_driver_flightsql import dbapi
 from pyarrow import flight
 
 from benchmarks.data import ROW_SCHEMA, one_row, one_row_batch
 from flight_server import messages
 
 _Work = TypeVar("_Work")
+_Said = TypeVar("_Said")
 PROCESSES: Final = 4
 STREAM_WINDOW: Final = 32
 _OWN_CONNECTION: Final = [("grpc.use_local_subchannel_pool", 1)]
@@ -37,6 +40,7 @@ class Way(StrEnum):
     ONE_RPC_EACH = "one DoPut for each row"
     STREAM = "a batch of one row on a stream that stays open, pipelined"
     HTTP_RECORD = "one JSON record in a request, on a connection that stays open"
+    SQL_INSERT = "an INSERT statement for each row, over ADBC"
     INSERT = "an INSERT into Postgres, in autocommit"
 
 
@@ -168,7 +172,7 @@ class Crew:
             Task(way, address, table, share, begin_at, begin_at + seconds)
             for share in _shares(clients)
         ]
-        return self._spread(write_rows, tasks)
+        return self.spread(write_rows, tasks)
 
     def ask(
         self,
@@ -187,11 +191,12 @@ class Crew:
             Questions(uri, sql, share, begin_at, begin_at + seconds, secret, give_up_seconds)
             for share in _shares(clients)
         ]
-        return self._spread(ask_questions, tasks)
+        return self.spread(ask_questions, tasks)
 
-    def _spread(self, work: Callable[[_Work], list[float]], tasks: Sequence[_Work]) -> list[float]:
+    def spread(self, work: Callable[[_Work], list[_Said]], tasks: Sequence[_Work]) -> list[_Said]:
+        """Give each process a task; what all of them said, once the last one has ended."""
         answers = [pool.submit(work, task) for pool, task in zip(self._pools, tasks, strict=False)]
-        return [latency for answer in answers for latency in answer.result()]
+        return [each for answer in answers for each in answer.result()]
 
 
 def _shares(clients: int) -> list[int]:
@@ -261,6 +266,19 @@ def _one_rpc_each(task: Task, latencies: list[float]) -> None:
     client.close()
 
 
+def _sql_insert(task: Task, latencies: list[float]) -> None:
+    row = ", ".join(_SQL_VALUE.get(type(each), str)(each) for each in one_row(1))
+    statement = f'INSERT INTO "{task.table}" VALUES ({row})'  # noqa: S608 - a name of ours
+    with dbapi.connect(task.address, autocommit=True) as connection, connection.cursor() as cursor:
+        _closed_loop(task, latencies, lambda: cursor.execute(statement))
+
+
+_SQL_VALUE: Final[dict[type, Callable[[Any], str]]] = {
+    str: "'{}'".format,
+    datetime: "TIMESTAMPTZ '{}'".format,
+}
+
+
 def _insert(task: Task, latencies: list[float]) -> None:
     row = one_row(1)
     places = ", ".join(["%s"] * len(row))
@@ -319,5 +337,6 @@ _LOOPS: Final[dict[Way, Callable[[Task, list[float]], None]]] = {
     Way.ONE_RPC_EACH: _one_rpc_each,
     Way.STREAM: _stream,
     Way.HTTP_RECORD: _http_record,
+    Way.SQL_INSERT: _sql_insert,
     Way.INSERT: _insert,
 }

@@ -1,7 +1,5 @@
 """A table of a thousand micro-batches before and after compaction, beside the same rows at once."""
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -32,7 +30,7 @@ def measure(stage: Stage) -> Iterator[Figure]:
         cursor.adbc_ingest(_WHOLE, rows, mode="create")
     _write_one_by_one(stage, rows, batches)
     yield _beside_whole(stage, f"group-by over {batches:,} micro-batches, as they were published")
-    _compact(stage)
+    stage.compact(_MICRO)
     yield _beside_whole(stage, f"group-by over {batches:,} micro-batches, compacted")
 
 
@@ -44,15 +42,6 @@ def _write_one_by_one(stage: Stage, rows: pa.Table, batches: int) -> None:
         token = client.put(_MICRO, part.to_batches()[0])
         client.read(_SEEN, token=token).read_all()
     client.close()
-
-
-def _compact(stage: Stage) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "command_line.main", "compact", "--table", _MICRO],
-        env=dict(stage.environment),
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
 
 
 def _beside_whole(stage: Stage, what: str) -> Figure:

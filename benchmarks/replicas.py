@@ -3,17 +3,12 @@
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import timedelta
-from threading import Event
 from typing import Final
-
-import httpx
 
 from benchmarks.clients import PlainClient
 from benchmarks.data import bulk_rows
 from benchmarks.figures import Direction, Figure, Target, percentile
-from benchmarks.stage import Stage
-from command_line.children import ChildProcess
+from benchmarks.stage import Serving, Stage
 
 _TABLE: Final = "followed"
 _QUESTIONS: Final = (
@@ -24,7 +19,6 @@ _QUESTIONS: Final = (
 )
 _CLIENTS: Final = (1, 8)
 _WARM_QUESTIONS: Final = 12
-_WITHIN: Final = timedelta(seconds=60)
 _BUILT_WITHIN_SECONDS: Final = 300.0
 
 
@@ -33,9 +27,9 @@ def measure(stage: Stage) -> Iterator[Figure]:
     _fill(stage)
     middle = stage.sizes.scan_files * stage.sizes.rows_per_file // 2
     with ExitStack() as undo:
-        with_replica, page = _serve(stage, undo, "true")
-        without, _ = _serve(stage, undo, "false")
-        _await_replica(with_replica, page)
+        serving = _serve(stage, undo, "true")
+        with_replica, without = serving.uri, _serve(stage, undo, "false").uri
+        _await_replica(serving)
         for name, question in _QUESTIONS:
             yield _one(stage, name, question.format(middle=middle), with_replica, without)
         for clients in _CLIENTS:
@@ -54,26 +48,20 @@ def _fill(stage: Stage) -> None:
         assert cursor.fetchall() == [(rows.num_rows,)]
 
 
-def _serve(stage: Stage, undo: ExitStack, replica: str) -> tuple[str, str]:
-    """A serving process's Flight address and its page of metrics."""
-    own = {
-        "DUCKMESH_CACHE_DIRECTORY": str(stage.directory / f"cache-replica-{replica}"),
-        "DUCKMESH_QUERY_REPLICA": replica,
-        "DUCKMESH_QUERY_REPLICA_AFTER_QUERIES": "1",
-        "DUCKMESH_HTTP_PORT": "0",
-    }
-    serve = ChildProcess(["serve", "--grace-seconds", "3"], {**stage.environment, **own})
-    serve.start()
-    undo.callback(serve.stop, _WITHIN)
-    said = serve.await_ready(_WITHIN, Event()).split()
-    return said[0], f"{said[1]}/v1/metrics"
+def _serve(stage: Stage, undo: ExitStack, replica: str) -> Serving:
+    return stage.one_more_serve(
+        undo,
+        f"replica-{replica}",
+        DUCKMESH_QUERY_REPLICA=replica,
+        DUCKMESH_QUERY_REPLICA_AFTER_QUERIES="1",
+    )
 
 
-def _await_replica(uri: str, page: str) -> None:
+def _await_replica(serving: Serving) -> None:
     """Ask until answers come from the replica, whole."""
-    client = PlainClient(uri)
+    client = PlainClient(serving.uri)
     deadline = time.monotonic() + _BUILT_WITHIN_SECONDS
-    while "duckmesh_replica_segments 1.0" not in httpx.get(page).text:
+    while serving.segments != 1:
         if time.monotonic() > deadline:
             raise RuntimeError(f"no replica within {_BUILT_WITHIN_SECONDS:g} s")
         client.answer(f"SELECT count(*) AS n FROM {_TABLE}")  # noqa: S608 - a name of ours

@@ -1,6 +1,7 @@
 """What a benchmark measures: the product's processes, and the limits beside them."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import psycopg
 import pyarrow as pa
 from adbc_driver_flightsql import dbapi
@@ -28,9 +30,11 @@ from gateway.identity import EVERY_ROLE
 
 _AUTHORIZATION: Final = "adbc.flight.sql.authorization_header"
 _FILES_SQL: Final = """
-SELECT f.path FROM data_file f JOIN table_def t USING (table_id)
-WHERE t.name = %s AND f.end_snapshot IS NULL AND f.path IS NOT NULL ORDER BY f.file_id
+SELECT f.file_id, f.path, c.content FROM data_file f JOIN table_def t USING (table_id)
+LEFT JOIN data_file_content c USING (file_id)
+WHERE t.name = %s AND f.end_snapshot IS NULL ORDER BY f.file_id
 """
+_SEGMENTS: Final = re.compile(r"^duckmesh_replica_segments (\S+)$", re.MULTILINE)
 ROOT: Final = Path(__file__).parents[1]
 _READY_WITHIN: Final = timedelta(seconds=60)
 _STOP_WITHIN: Final = timedelta(seconds=20)
@@ -47,6 +51,10 @@ class Sizes:
     questions: int
     scan_files: int = 100
     rows_per_file: int = 50_000
+    tpch_scale: float = 1.0
+    recipe_batches: int = 30_000
+    recipe_repetitions: int = 2
+    recipe_peer_seconds: float = 60.0
 
 
 FULL: Final = Sizes(
@@ -59,7 +67,26 @@ QUICK: Final = Sizes(
     bulk_repetitions=1,
     questions=20,
     scan_files=8,
+    tpch_scale=0.01,
+    recipe_batches=320,
+    recipe_repetitions=1,
+    recipe_peer_seconds=2.0,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A serving process: its Flight address, its page of metrics, and its pid."""
+
+    uri: str
+    metrics_uri: str
+    pid: int
+
+    @property
+    def segments(self) -> int:
+        """How many segments its native replicas have."""
+        (said,) = _SEGMENTS.findall(httpx.get(self.metrics_uri).text)
+        return int(float(said))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,10 +124,41 @@ class Stage:
         return made[1]
 
     def files_of(self, table: str) -> list[str]:
-        """The data files that the newest snapshot reads of a table of the open tenant."""
+        """The data files that the newest snapshot reads of a table of the open tenant.
+
+        Those that lie in the catalog are copied out of it.
+        """
+        copies = self.directory / "inline-files"
+        copies.mkdir(exist_ok=True)
+        files: list[str] = []
         with self.postgres() as connection:
-            rows = connection.execute(_FILES_SQL, (table,)).fetchall()
-        return [str(self.objects / path) for (path,) in rows]
+            for file_id, path, content in connection.execute(_FILES_SQL, (table,)):
+                if path is None:
+                    (copies / f"{file_id}.parquet").write_bytes(content)
+                files.append(str(self.objects / path if path else copies / f"{file_id}.parquet"))
+        return files
+
+    def compact(self, table: str) -> None:
+        """Merge whatever is small in a table of the open tenant."""
+        subprocess.run(
+            [sys.executable, "-m", "command_line.main", "compact", "--table", table],
+            env=dict(self.environment),
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+
+    def one_more_serve(self, undo: ExitStack, name: str, **settings: str) -> "Serving":
+        """A serving process of its own until `undo` is closed, with an empty cache."""
+        own = {
+            "DUCKMESH_CACHE_DIRECTORY": str(self.directory / f"cache-{name}"),
+            "DUCKMESH_HTTP_PORT": "0",
+            **settings,
+        }
+        serve = ChildProcess(["serve", "--grace-seconds", "3"], {**self.environment, **own})
+        serve.start()
+        undo.callback(serve.stop, _STOP_WITHIN)
+        uri, http_uri = serve.await_ready(_READY_WITHIN, threading.Event()).split()
+        return Serving(uri, f"{http_uri}/v1/metrics", serve.pid or 0)
 
     def create_table(self, name: str, schema: pa.Schema = ROW_SCHEMA) -> None:
         """Create an empty table, and wait until it is visible."""
