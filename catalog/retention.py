@@ -150,11 +150,11 @@ def record_run(
     )
 
 
-def forget_runs(connection: Connection, *, older_than: timedelta, limit: int) -> None:
-    """Delete up to `limit` old records of runs of each kind."""
+def forget_runs(connection: Connection, *, older_than: timedelta, limit: int) -> int:
+    """Delete up to `limit` old records of runs of each kind; return the larger count."""
     values = {"older_than": older_than, "limit": limit}
-    connection.execute(_SQL["forget_gc_runs"], values)
-    connection.execute(_SQL["forget_compaction_runs"], values)
+    collections = connection.execute(_SQL["forget_gc_runs"], values).rowcount
+    return max(collections, connection.execute(_SQL["forget_compaction_runs"], values).rowcount)
 
 
 def now(connection: Connection) -> datetime:

@@ -86,8 +86,7 @@ class Collector:
                     tenant_id=tenant.tenant_id,
                     error_code=failure.code.value,
                 )
-        with self._catalog.connect() as connection:
-            retention.forget_runs(connection, older_than=self._options.history, limit=_AT_ONCE)
+        self._forget_runs()
 
     def collect(self, tenant: Tenant, *, orphans: bool = True, dry_run: bool = False) -> Collected:
         """Expire, delete and forget what is due of one tenant; return what was, or would be, done.
@@ -111,6 +110,15 @@ class Collector:
                     dry_run=dry_run,
                 )
         return done
+
+    def _forget_runs(self) -> None:
+        """As many as there are: each tenant that was collected of leaves one a turn."""
+        forgotten = _AT_ONCE
+        while forgotten == _AT_ONCE and not self._stop.is_set():
+            with self._catalog.connect() as connection:
+                forgotten = retention.forget_runs(
+                    connection, older_than=self._options.history, limit=_AT_ONCE
+                )
 
     def _tenants(self) -> list[Tenant]:
         with self._catalog.connect() as connection:

@@ -216,7 +216,11 @@ class IngestBus(Protocol):
         ...
 
     def expire_keys(self, *, older_than: timedelta, limit: int) -> int:
-        """Forget up to `limit` keys accepted longer ago than this, and return how many."""
+        """Forget keys accepted longer ago than this, and receipts that no key names any more.
+
+        Up to `limit` of each; returns the larger count, so that `limit` says there may be more.
+        Most writes may have no key: their receipts are forgotten as fast as they come.
+        """
         ...
 
     def wait_for_work(self, timeout: timedelta) -> bool:

@@ -40,7 +40,7 @@ from ingest_bus.postgres_rows import event_of, record_of
 
 _SQL = Statements("ingest_bus", "postgres.sql")
 _CLAIMS_KEPT: Final = timedelta(days=1)
-"""How long what is known of an ended claim is kept: nothing but an operator asks for it."""
+"""How long what is known of an ended claim is kept at most: nobody but an operator asks for it."""
 
 ACCEPTED_CHANNEL: Final = "duckmesh_accepted"
 
@@ -320,11 +320,17 @@ class PostgresIngestBus:
 
     def expire_keys(self, *, older_than: timedelta, limit: int) -> int:
         values = {"older_than": older_than, "limit": limit}
+        claims = values | {"older_than": min(older_than, _CLAIMS_KEPT)}
         with self._database.connect() as connection:
-            expired = connection.execute(_SQL["expire_keys"], values).rowcount
-            connection.execute(_SQL["expire_events"], values)
-            connection.execute(_SQL["forget_claims"], values | {"older_than": _CLAIMS_KEPT})
-        return expired
+            forgotten = [
+                connection.execute(_SQL[name], given).rowcount
+                for name, given in (
+                    ("expire_keys", values),
+                    ("expire_events", values),
+                    ("forget_claims", claims),
+                )
+            ]
+        return max(forgotten)
 
     def wait_for_work(self, timeout: timedelta) -> bool:
         if not self._listening:

@@ -254,17 +254,24 @@ WHERE ctid = ANY (ARRAY(
     WHERE created_at < duckmesh_now() - %(older_than)s LIMIT %(limit)s))
 
 -- name: expire_events
--- Committed events older than any key. Their rows are in snapshots; only receipts end here.
+-- Committed events older than any key. Their rows are in snapshots; only receipts end here. Of a
+-- tenant whose oldest one is young only that one is read.
 DELETE FROM ingest_event
 WHERE (tenant_id, visibility_token) IN (
     SELECT e.tenant_id, e.visibility_token
     FROM ingest_lease l
     CROSS JOIN LATERAL (
+        SELECT ingested_at FROM ingest_event
+        WHERE tenant_id = l.tenant_id AND state = 'committed'
+        ORDER BY visibility_token LIMIT 1
+    ) oldest
+    CROSS JOIN LATERAL (
         SELECT tenant_id, visibility_token, ingested_at FROM ingest_event
         WHERE tenant_id = l.tenant_id AND state = 'committed'
         ORDER BY visibility_token LIMIT %(limit)s
     ) e
-    WHERE e.ingested_at < duckmesh_now() - %(older_than)s
+    WHERE oldest.ingested_at < duckmesh_now() - %(older_than)s
+      AND e.ingested_at < duckmesh_now() - %(older_than)s
       AND NOT EXISTS (SELECT 1 FROM ingest_event x
                       JOIN idempotency_key k ON k.event_id = x.event_id
                       WHERE x.tenant_id = e.tenant_id

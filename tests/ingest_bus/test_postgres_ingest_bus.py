@@ -374,10 +374,36 @@ def test_committed_events_go_with_their_age_and_dead_or_waiting_ones_stay(
     world.advance(week + timedelta(minutes=1))
     bus.expire_keys(older_than=timedelta(days=30), limit=10)
     assert [e.visibility_token for e in bus.recent_events(acme, limit=9)] == [4, 3, 2, 1]
-    # The key goes first; its event, now unnamed, with it.
-    assert bus.expire_keys(older_than=week, limit=10) == 1
+    # The key goes first; its event, now unnamed, with it: one key, two events.
+    assert bus.expire_keys(older_than=week, limit=10) == 2
     assert [e.visibility_token for e in bus.recent_events(acme, limit=9)] == [4, 1]
     assert tokens_of(claimed(bus)) == [4]
+
+
+def test_receipts_without_keys_are_forgotten_as_fast_as_they_come(
+    world: PostgresWorld, bus: IngestBus, acme: TenantId
+) -> None:
+    bus.publish([write(acme) for _ in range(8)])
+    held = claimed(bus)
+    bus.ack(held, all_of(held))
+    world.advance(timedelta(days=8))
+    publish(bus, acme, 1)
+    # A full count says that there is more, though no key is left: the duty goes on.
+    counts = [bus.expire_keys(older_than=timedelta(days=7), limit=3) for _ in range(3)]
+    assert counts == [3, 3, 2]
+    assert [e.visibility_token for e in bus.recent_events(acme, limit=9)] == [9]
+
+
+def test_ended_claims_are_forgotten_with_the_keys_of_a_short_window(
+    world: PostgresWorld, bus: IngestBus, acme: TenantId
+) -> None:
+    publish(bus, acme, 1)
+    held = claimed(bus)
+    bus.ack(held, all_of(held))
+    world.advance(timedelta(hours=2))
+    for window, left in ((timedelta(hours=3), 1), (timedelta(hours=1), 0)):
+        bus.expire_keys(older_than=window, limit=10)
+        assert world.ask("SELECT count(*) FROM ingest_claim_batch") == [(left,)]
 
 
 # -- races
