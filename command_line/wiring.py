@@ -1,5 +1,6 @@
 """Who holds whom in a serving process: the constructor calls, in one place."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -271,6 +272,7 @@ def _read_limits(settings: Settings) -> ReadLimits:
         query=QueryLimits(wall_time=group.wall_time, row_bytes=group.row_max_bytes),
         max_concurrent=group.max_concurrent,
         max_concurrent_per_tenant=group.max_concurrent_per_tenant,
+        abreast=max(1, len(os.sched_getaffinity(0)) // group.threads),
         max_queued=group.max_queued,
         fetch_timeout=group.fetch_timeout,
     )

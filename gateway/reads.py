@@ -21,6 +21,7 @@ from duckmesh.tokens import BEFORE_ALL, VisibilityToken
 from duckmesh.tracing import Span
 from gateway import system_tables
 from gateway.counts import count_query
+from gateway.crowd import Crowd
 from gateway.file_pruning import NOTHING_ASKED, Asked, FilePruning
 from gateway.identity import Identity, Role
 from gateway.known_quotas import KnownQuotas
@@ -87,6 +88,8 @@ class ReadLimits:
     max_concurrent: int = 16
     max_queued: int = 64
     max_concurrent_per_tenant: int = 16
+    abreast: int | None = None
+    """Queries that fill the processors: so many begin while several tenants ask. None: no limit."""
     fetch_timeout: timedelta = timedelta(minutes=5)
     """How long a query's rows may wait for their reader."""
 
@@ -130,6 +133,7 @@ class Reads:
             waiting=limits.max_queued,
             patience=_QUEUE_PATIENCE,
             running_per_tenant=limits.max_concurrent_per_tenant,
+            crowd=Crowd(limits.abreast),
         )
         self._open = OpenAnswers(limits.fetch_timeout)
 
