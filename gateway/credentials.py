@@ -32,6 +32,12 @@ class Authenticator(Protocol):
         In open mode a caller may name a tenant that exists. Raises NotFound (TENANT_NOT_FOUND).
         """
 
+    def recall_api_key(self, secret: str) -> Identity | None:
+        """The identity of an API key that memory knows; None when the key must be looked up."""
+
+    def recall_open_identity(self, tenant: str | None = None) -> Identity | None:
+        """What `open_identity` says, by memory; None when that must be asked."""
+
     def check_live(self, identity: Identity) -> None:
         """Raise Denied when what a session began with has been revoked or has expired since."""
 
@@ -89,6 +95,18 @@ def identify(
             raise _unknown(
                 "show an API key: as the password of user and password, or as a Bearer token"
             )
+
+
+def recall(authenticator: Authenticator, credential: Basic | Bearer | None) -> Identity | None:
+    """Whom a credential speaks for, by what memory knows. Never blocks.
+
+    None when `identify` must be asked: it is not known, wrong, or an identity provider's.
+    """
+    match credential:
+        case Basic(password=secret) | Bearer(token=secret):
+            return None if looks_like_web_token(secret) else authenticator.recall_api_key(secret)
+        case None:
+            return authenticator.recall_open_identity()
 
 
 def _basic(encoded: str) -> Basic | None:

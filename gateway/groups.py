@@ -67,20 +67,8 @@ class EnvelopeGroup:
             staging.keep()
 
     def _envelope(self, part: KeyedRows) -> Envelope:
-        gathered = self._gathered(part)
-        return Envelope(
-            event_id=new_event_id(),
-            tenant_id=self._identity.tenant_id,
-            table_id=self._table.table_id,
-            schema_version=self._table.schema.version,
-            payload=gathered.payload,
-            row_count=gathered.row_count,
-            byte_count=gathered.byte_count,
-            idempotency_key=part.idempotency_key,
-            payload_hash=gathered.payload_hash,
-            min_event_time=gathered.times.earliest,
-            max_event_time=gathered.times.latest,
-            trace_id=self._trace_id,
+        return _envelope_of(
+            self._identity, self._table, part, self._gathered(part), trace_id=self._trace_id
         )
 
     def _gathered(self, part: KeyedRows) -> Gathered:
@@ -90,11 +78,42 @@ class EnvelopeGroup:
             self._staged.append(staging)
             staging.add(rows)
             return staging.finish()
-        content = encode_batches([rows])
-        return Gathered(
-            InlinePayload(content),
-            rows.num_rows,
-            len(content),
-            event_times(rows, event_time_column(self._table.schema.arrow)),
-            hash_of(rows) if hashed else None,
-        )
+        return _gathered_inline(self._table, part)
+
+
+def inline_envelope(
+    identity: Identity, table: Table, part: KeyedRows, *, trace_id: str | None
+) -> Envelope:
+    """The envelope of rows that are few enough for the bus itself."""
+    return _envelope_of(identity, table, part, _gathered_inline(table, part), trace_id=trace_id)
+
+
+def _gathered_inline(table: Table, part: KeyedRows) -> Gathered:
+    rows = part.rows
+    content = encode_batches([rows])
+    return Gathered(
+        InlinePayload(content),
+        rows.num_rows,
+        len(content),
+        event_times(rows, event_time_column(table.schema.arrow)),
+        None if part.idempotency_key is None else hash_of(rows),
+    )
+
+
+def _envelope_of(
+    identity: Identity, table: Table, part: KeyedRows, gathered: Gathered, *, trace_id: str | None
+) -> Envelope:
+    return Envelope(
+        event_id=new_event_id(),
+        tenant_id=identity.tenant_id,
+        table_id=table.table_id,
+        schema_version=table.schema.version,
+        payload=gathered.payload,
+        row_count=gathered.row_count,
+        byte_count=gathered.byte_count,
+        idempotency_key=part.idempotency_key,
+        payload_hash=gathered.payload_hash,
+        min_event_time=gathered.times.earliest,
+        max_event_time=gathered.times.latest,
+        trace_id=trace_id,
+    )

@@ -76,6 +76,11 @@ class KnownQuotas:
                 known.until = known.stale_at
         return self._look(*key)
 
+    def recall(self, identity: Identity) -> Allowance | None:
+        """The same from memory; None when `of` would ask the catalog. Never blocks."""
+        known = self._known.get((identity.tenant_id, identity.key_id))
+        return known.allowance if known is not None and self._monotonic() < known.until else None
+
     def _look(self, tenant_id: TenantId, key_id: KeyId | None) -> Allowance:
         self._listen()
         asked_at = self._monotonic()

@@ -88,6 +88,11 @@ class KnownTables:
         known = known or self._look(tenant_id, name)
         return None if known is None else (known.table, known.conformer(known.table.schema.arrow))
 
+    def recall_as_it_is(self, tenant_id: TenantId, name: str) -> tuple[Table, Conformer] | None:
+        """The same from memory; None when the catalog must be asked. Never blocks."""
+        known = self._recall(tenant_id, name)
+        return None if known is None else (known.table, known.conformer(known.table.schema.arrow))
+
     def forget(self, tenant_id: TenantId, name: str) -> None:
         """Ask the catalog the next time."""
         self._known.pop((tenant_id, name), None)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,7 +10,7 @@ from duckmesh.errors import ErrorCode, Exceeded, Overloaded
 from duckmesh.identifiers import TenantId
 from duckmesh.quotas import Quota
 from gateway.identity import Identity
-from gateway.known_quotas import KnownQuotas
+from gateway.known_quotas import Allowance, KnownQuotas
 from ingest_bus.envelope import Backlog
 from ingest_bus.port import IngestBus
 
@@ -46,12 +47,24 @@ class Backpressure:
         Overloaded (QUOTA_EXCEEDED) while the tenant's backlog is over a cap; Exceeded
         (QUOTA_EXCEEDED) for a write that `adds` to a tenant that has no room left.
         """
-        allowance = self._quotas.of(identity)
+        self._judge(self._quotas.of(identity), lambda: self._backlog(identity.tenant_id), adds=adds)
+
+    def check_recalled(self, identity: Identity, allowance: Allowance) -> bool:
+        """The same, by what memory knows: False when only `check` can tell. Never blocks."""
+        until, backlog = self._seen.get(identity.tenant_id, (0.0, _NOTHING))
+        if time.monotonic() >= until:
+            return False
+        self._judge(allowance, lambda: backlog, adds=True)
+        return True
+
+    def _judge(
+        self, allowance: Allowance, backlog_now: Callable[[], Backlog], *, adds: bool
+    ) -> None:
         tenant = allowance.tenant
         room = tenant.storage_bytes
         if adds and room is not None and allowance.live_bytes >= room:
             raise _no_room(allowance.live_bytes, room)
-        backlog = self._backlog(identity.tenant_id)
+        backlog = backlog_now()
         events, size_bytes = tenant.pending_events, tenant.pending_bytes
         events = self._limits.max_pending_events if events is None else events
         size_bytes = self._limits.max_pending_bytes if size_bytes is None else size_bytes

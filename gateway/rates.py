@@ -74,13 +74,21 @@ class IngestRates:
 
     def check(self, identity: Identity) -> None:
         """Raise Overloaded (RATE_LIMITED) while a bucket of the caller is empty."""
-        allowance = self._quotas.of(identity)
+        self.check_by(self._quotas.of(identity), identity)
+
+    def check_by(self, allowance: Allowance, identity: Identity) -> None:
+        """The same, by an allowance that is at hand. Never blocks."""
         if allowance.limits_ingest_rate and (spent := self._spent(identity, allowance)):
             raise _refusal(spent)
 
     def charge(self, identity: Identity, rows: int, size_bytes: int) -> None:
         """Take this out of the caller's buckets, whatever they hold."""
-        allowance = self._quotas.of(identity)
+        self.charge_by(self._quotas.of(identity), identity, rows, size_bytes)
+
+    def charge_by(
+        self, allowance: Allowance, identity: Identity, rows: int, size_bytes: int
+    ) -> None:
+        """The same, by an allowance that is at hand. Never blocks."""
         if not allowance.limits_ingest_rate:
             return
         amounts = {

@@ -8,7 +8,7 @@ from typing import Any, Final
 from catalog import acts, tenants
 from catalog.acts import OPERATOR
 from catalog.connection import Catalog, Connection
-from catalog.tenants import ApiKey, Tenant
+from catalog.tenants import ApiKey, KeyHolder, Tenant
 from duckmesh.errors import Denied, ErrorCode, Invalid, NotFound
 from duckmesh.identifiers import KeyId, TenantId
 from duckmesh.quotas import KEY_QUOTAS, NO_QUOTAS, Quotas
@@ -54,13 +54,12 @@ class Tenancy:
         holder = self._keys.holder_of(secret, source=source)
         if holder is None:
             raise unauthorized()
-        return Identity(
-            tenant_id=holder.tenant.tenant_id,
-            tenant=holder.tenant.name,
-            principal=holder.key_name,
-            key_id=holder.key_id,
-            roles=frozenset(Role(role) for role in holder.roles),
-        )
+        return _identity_of(holder)
+
+    def recall_api_key(self, secret: str) -> Identity | None:
+        """The same from memory; None when only `authenticate_api_key` can tell. Never blocks."""
+        holder = self._keys.recall(secret)
+        return None if holder is None else _identity_of(holder)
 
     def authenticate_web_token(self, token: str) -> Identity:
         """The identity that a token of the provider proves. Its tenant must exist already.
@@ -130,6 +129,14 @@ class Tenancy:
         self._live_tenant(name)
         return known
 
+    def recall_open_identity(self, tenant: str | None = None) -> Identity | None:
+        """The same from memory; None when only `open_identity` can tell. Never blocks."""
+        name = tenant or self._open_tenant
+        if self._open_tenant is None or name is None:
+            return None
+        until, _ = self._tenants.get(name, (0.0, None))
+        return self._open_identities.get(name) if time.monotonic() < until else None
+
     def _open_identity_of(self, name: str) -> Identity:
         with self._catalog.connect() as connection:
             if name == self._open_tenant:
@@ -137,6 +144,16 @@ class Tenancy:
             else:
                 tenant = tenants.find_tenant(connection, name)
         return Identity(tenant.tenant_id, tenant.name, "open", None, EVERY_ROLE)
+
+
+def _identity_of(holder: KeyHolder) -> Identity:
+    return Identity(
+        tenant_id=holder.tenant.tenant_id,
+        tenant=holder.tenant.name,
+        principal=holder.key_name,
+        key_id=holder.key_id,
+        roles=frozenset(Role(role) for role in holder.roles),
+    )
 
 
 def unauthorized() -> Denied:

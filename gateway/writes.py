@@ -39,6 +39,7 @@ from gateway.known_quotas import KnownQuotas
 from gateway.known_tables import KnownTables
 from gateway.limits import Backpressure, IngestLimits
 from gateway.pending_write import Pace, PendingWrite, same_columns, same_version
+from gateway.quick_writes import QuickWrites
 from gateway.rates import IngestRates
 from gateway.staging import Gathered, Staging, StagingLimits
 from gateway.transactions import ClientTransaction
@@ -92,6 +93,14 @@ class Writes:
         self._staging = staging
         self._backpressure = Backpressure(bus, limits, self._quotas)
         self._tables = KnownTables(catalog)
+        self.quick = QuickWrites(
+            bus,
+            quotas=self._quotas,
+            rates=self._rates,
+            backpressure=self._backpressure,
+            tables=self._tables,
+            inline_max_bytes=min(staging.inline_max_bytes, limits.write_max_bytes),
+        )
         self.definitions = Definitions(catalog, bus, self._tables, self._quotas)
 
     # -- one write of any size

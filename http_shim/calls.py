@@ -19,7 +19,14 @@ from starlette.requests import Request
 
 from duckmesh.errors import Denied, ErrorCode, Overloaded, Unavailable
 from duckmesh.telemetry import bind_trace
-from gateway.credentials import Authenticator, Bearer, identify, parse_authorization
+from gateway.credentials import (
+    Authenticator,
+    Basic,
+    Bearer,
+    identify,
+    parse_authorization,
+    recall,
+)
 from gateway.identity import Identity
 
 _RETRY_AFTER_SECONDS: Final = 1
@@ -139,6 +146,15 @@ class Call:
             self._identity = _identity_of(self._headers, self._keys, self._source)
         return self._identity
 
+    def recall_identity(self) -> Identity | None:
+        """Who calls, by what memory knows; None when only `identity` can tell. Never blocks.
+
+        Raises Denied for what is no credential at all.
+        """
+        if self._identity is None:
+            self._identity = _recalled(self._headers, self._keys)
+        return self._identity
+
     @property
     def known_identity(self) -> Identity | None:
         """Who calls, as far as anybody has asked. Never blocks."""
@@ -181,6 +197,23 @@ def call_of(request: Request) -> Call:
 
 def _identity_of(headers: Headers, keys: Authenticator, source: str) -> Identity:
     """The identity of an API key in X-API-Key or Authorization; that of open mode without."""
+    credential = _credential_of(headers)
+    if credential is None and (tenant := headers.get("x-tenant-id")):
+        # Where callers need no credentials they may choose; elsewhere the header says nothing.
+        chosen = keys.open_identity(tenant)
+        if chosen is not None:
+            return chosen
+    return identify(keys, credential, source=source)
+
+
+def _recalled(headers: Headers, keys: Authenticator) -> Identity | None:
+    credential = _credential_of(headers)
+    if credential is None and (tenant := headers.get("x-tenant-id")):
+        return keys.recall_open_identity(tenant)
+    return recall(keys, credential)
+
+
+def _credential_of(headers: Headers) -> Basic | Bearer | None:
     credential = parse_authorization(headers.getlist("authorization"))
     shown = {value.strip() for value in headers.getlist("x-api-key") if value.strip()}
     if len(shown) + (credential is not None) > 1:
@@ -188,11 +221,4 @@ def _identity_of(headers: Headers, keys: Authenticator, source: str) -> Identity
             ErrorCode.UNAUTHORIZED,
             "the request shows more than one credential: send X-API-Key or Authorization",
         )
-    if shown:
-        credential = Bearer(shown.pop())
-    if credential is None and (tenant := headers.get("x-tenant-id")):
-        # Where callers need no credentials they may choose; elsewhere the header says nothing.
-        chosen = keys.open_identity(tenant)
-        if chosen is not None:
-            return chosen
-    return identify(keys, credential, source=source)
+    return Bearer(shown.pop()) if shown else credential

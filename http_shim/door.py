@@ -15,6 +15,7 @@ import uvicorn
 from duckmesh.errors import Conflict, ErrorCode, Invalid, Unavailable
 from http_shim.app import new_app
 from http_shim.rooms import Door, HttpLimits, HttpRooms
+from http_shim.small_ingest import SmallIngest
 
 _START_SECONDS: Final = 30.0
 _LAST_BYTES_SECONDS: Final = 2
@@ -101,7 +102,7 @@ class HttpDoor:
         # What uvicorn has to say the passage has said already, or is a client's bad bytes.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         return uvicorn.Config(
-            self._app,
+            SmallIngest(self._app, self._door),
             loop="asyncio",
             http="h11",
             ws="none",

@@ -1,6 +1,7 @@
 """Records in JSON: each with a key is a write of its own, and all are accepted together."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Final, Literal
 
@@ -8,8 +9,9 @@ import pyarrow as pa
 from pydantic import Field
 from starlette.responses import Response
 
+from catalog.tables import Table
 from data_files.parquet import event_time_column
-from duckmesh.errors import Conflict, ErrorCode, Invalid
+from duckmesh.errors import Conflict, DuckMeshError, ErrorCode, Invalid
 from gateway.groups import KeyedRows
 from gateway.identity import Identity
 from http_shim.calls import Call
@@ -75,34 +77,57 @@ def ingest_records(
 ) -> Response:
     """Accept the records of a JSON body, all or none, and answer. Blocks."""
     try:
-        asked, places, receipts = _accepted(door, call, who, table=table, body=body, now=False)
+        records, receipts = _accepted(door, call, who, table=table, body=body, now=False)
     except (Invalid, Conflict) as refused:
-        if refused.code not in _OF_COLUMNS:
+        if not may_be_out_of_date(refused):
             raise
         # The table in memory may be a second old. A key that is known by now finds its receipt.
-        asked, places, receipts = _accepted(door, call, who, table=table, body=body, now=True)
-    placed = [
-        PlacedReceipt(receipt, records)
-        for receipt, (_, records) in zip(receipts, places, strict=True)
-    ]
-    return answered(door, call, who, asked.wish(wish), placed)
+        records, receipts = _accepted(door, call, who, table=table, body=body, now=True)
+    return answered(door, call, who, records.asked.wish(wish), records.placed(receipts))
 
 
 def _accepted(
     door: Door, call: Call, who: Identity, *, table: str, body: bytes, now: bool
-) -> tuple[IngestRequest, list[tuple[str | None, list[int]]], list[Receipt]]:
+) -> tuple["Records", list[Receipt]]:
     """Accept the records for the table as it is now, or as this process knew it last."""
     writes = door.rooms.writes
     target = writes.target(who, table, now=now)
-    schema = target.table.schema.arrow
+    records = records_of(body, target.table, records_max=door.limits.records_max)
+    return records, writes.append_group(who, target, records.parts, trace_id=call.trace_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The records of a request, as the writes that they are."""
+
+    asked: IngestRequest
+    parts: Sequence[KeyedRows]
+    places: Sequence[Sequence[int]]
+    """Which records each of the writes holds."""
+
+    def placed(self, receipts: Sequence[Receipt]) -> list[PlacedReceipt]:
+        return [
+            PlacedReceipt(receipt, records)
+            for receipt, records in zip(receipts, self.places, strict=True)
+        ]
+
+
+def records_of(body: bytes, table: Table, *, records_max: int) -> Records:
+    """The records of a JSON body as rows of a table. Raises Invalid."""
+    schema = table.schema.arrow
     given = loads(body, exact_decimals=needs_exact_decimals(schema))
     asked = check(IngestRequest, given)
-    _check_records(asked.records, door.limits.records_max)
-    _check_operations(asked.records, has_key=bool(target.table.primary_key))
+    _check_records(asked.records, records_max)
+    _check_operations(asked.records, has_key=bool(table.primary_key))
     batch = batch_of([_row(record, schema) for record in asked.records], schema)
     places = _places([record.idempotency_key for record in asked.records])
     parts = [KeyedRows(_taken(batch, records), key) for key, records in places]
-    return asked, places, writes.append_group(who, target, parts, trace_id=call.trace_id)
+    return Records(asked, parts, [records for _, records in places])
+
+
+def may_be_out_of_date(refused: DuckMeshError) -> bool:
+    """Whether the table that the records were made for may have been the reason."""
+    return refused.code in _OF_COLUMNS
 
 
 def _places(record_keys: Sequence[str | None]) -> list[tuple[str | None, list[int]]]:

@@ -1,0 +1,113 @@
+"""Small writes for a caller that must not block: an event loop.
+
+They are checked as all writes are, by what this process knows of the caller and of the table. What
+it does not know, or knew too long ago, it does not ask for here: the caller goes the long way
+then, on a thread, and what that looks up serves the next.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+
+from catalog.tables import Table
+from data_files.batch_size import bytes_of
+from duckmesh import tracing
+from duckmesh.identifiers import check_idempotency_key, check_table_name
+from gateway.conform import Conformer
+from gateway.counts import WriteCount
+from gateway.groups import KeyedRows, inline_envelope
+from gateway.identity import Identity, Role
+from gateway.known_quotas import Allowance, KnownQuotas
+from gateway.known_tables import KnownTables
+from gateway.limits import Backpressure
+from gateway.rates import IngestRates
+from ingest_bus.envelope import Envelope, Receipt
+from ingest_bus.port import IngestBus
+
+
+@dataclass(frozen=True, slots=True)
+class QuickTarget:
+    """A table that a caller may write to now, and what the caller may take."""
+
+    table: Table
+    conformer: Conformer
+    allowance: Allowance
+
+
+class QuickWrites:
+    """Accepts small writes without blocking. Thread-safe."""
+
+    def __init__(
+        self,
+        bus: IngestBus,
+        *,
+        quotas: KnownQuotas,
+        rates: IngestRates,
+        backpressure: Backpressure,
+        tables: KnownTables,
+        inline_max_bytes: int,
+    ) -> None:
+        self._bus = bus
+        self._quotas = quotas
+        self._rates = rates
+        self._backpressure = backpressure
+        self._tables = tables
+        self._inline_max_bytes = inline_max_bytes
+
+    def target(self, identity: Identity, table_name: str) -> QuickTarget | None:
+        """What a write needs, when memory has all of it; None when the catalog must be asked.
+
+        The table may be as it was a second ago: what is written for it may be refused with
+        SCHEMA_INCOMPATIBLE, and the caller makes the rows again for the table of now. Raises what a
+        write would raise before its first row.
+        """
+        identity.require(Role.INGEST_WRITER)
+        name = check_table_name(table_name)
+        allowance = self._quotas.recall(identity)
+        found = self._tables.recall_as_it_is(identity.tenant_id, name)
+        if allowance is None or found is None:
+            return None
+        if not self._backpressure.check_recalled(identity, allowance):
+            return None
+        self._rates.check_by(allowance, identity)
+        return QuickTarget(*found, allowance)
+
+    def submit(
+        self,
+        identity: Identity,
+        target: QuickTarget,
+        parts: Sequence[KeyedRows],
+        *,
+        trace_id: str | None = None,
+    ) -> "Future[list[Receipt]] | None":
+        """Several writes of one table in one transaction, all or none; a receipt for each.
+
+        None, with nothing accepted, when one is too large for the bus. Tokens follow the order of
+        `parts`, and of calls. Raises at once what the rows alone tell (Invalid, Overloaded); the
+        future raises Conflict and Unavailable: after the latter they may have been accepted.
+        """
+        sizes = [bytes_of(part.rows) for part in parts]
+        if sum(sizes) > self._inline_max_bytes:
+            return None
+        span = tracing.begin("ingest", tenant_id=identity.tenant_id, table=target.table.name)
+        count = WriteCount(span)
+        with count.refusals(), span.active():
+            for part in parts:
+                if part.idempotency_key is not None:
+                    check_idempotency_key(part.idempotency_key)
+            rows = sum(part.rows.num_rows for part in parts)
+            # Together or not at all: rows that are here already can be held back no more.
+            self._rates.charge_by(target.allowance, identity, rows, sum(sizes))
+            carried = span.carried(trace_id)
+            answer = self._bus.submit(
+                [_envelope(identity, target, part, carried) for part in parts]
+            )
+        answer.add_done_callback(count.answered)
+        return answer
+
+
+def _envelope(
+    identity: Identity, target: QuickTarget, part: KeyedRows, trace_id: str | None
+) -> Envelope:
+    conformed = replace(part, rows=target.conformer.conform(part.rows))
+    return inline_envelope(identity, target.table, conformed, trace_id=trace_id)
