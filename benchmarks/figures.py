@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
 
+from command_line.bench_figures import percentile
+
+__all__ = ["Direction", "Figure", "Target", "percentile"]
+
 
 class Direction(StrEnum):
     """Which way is better."""
@@ -128,12 +132,3 @@ class Figure:
             "stands": self.stands or None,
             "not_run": self.not_run or None,
         }
-
-
-def percentile(values: Sequence[float], percent: int) -> float:
-    """The value at or below which `percent` % of the values lie (nearest rank)."""
-    if not values:
-        raise ValueError("nothing was measured: no answer came inside the window")
-    ordered = sorted(values)
-    rank = -(-len(ordered) * percent // 100)
-    return ordered[max(rank, 1) - 1]

@@ -25,6 +25,7 @@ A range is the smallest and the largest run. A floor or goal with `x` is of the 
 `stands` names the best target that is met. A floor is what users would call broken below.
 The choice of group commit without a linger is not measured again here.
 This page is written by `make bench` from `benchmarks/results.json`.
+`duckmesh bench` measures a running server ([the command line](cli.md)).
 """
 
 

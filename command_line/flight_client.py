@@ -232,6 +232,14 @@ def connect(server: Server) -> FlightClient:
 
     Raises Unavailable when the driver does not take the address.
     """
+    return FlightClient(open_connection(server))
+
+
+def open_connection(server: Server) -> Any:
+    """The driver's own connection: for many of them, each in a thread that nobody interrupts.
+
+    Raises Unavailable when the driver does not take the address.
+    """
     options = {
         "adbc.flight.sql.client_option.with_max_msg_size": str(MESSAGE_MAX_BYTES),
     }
@@ -240,7 +248,7 @@ def connect(server: Server) -> FlightClient:
     if server.tls_root is not None:
         options["adbc.flight.sql.client_option.tls_root_certs"] = server.tls_root
     try:
-        return FlightClient(dbapi.connect(server.uri, db_kwargs=options, autocommit=True))
+        return dbapi.connect(server.uri, db_kwargs=options, autocommit=True)
     except DriverError as error:
         raise failure_of_driver(error) from error
 

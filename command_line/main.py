@@ -21,6 +21,7 @@ COMMANDS: Final = (
     "doctor",
     "sql",
     "ingest",
+    "bench",
     "tenants",
     "keys",
     "tables",
