@@ -73,10 +73,13 @@ def recent(
     limit: int,
 ) -> list[Act]:
     """The newest acts first: of one tenant or of everybody, of one principal or of all."""
-    rows = connection.execute(
-        _SQL["recent"],
-        {"tenant_id": tenant_id, "principal": principal, "since": since, "limit": limit},
-    )
+    values = {"tenant_id": tenant_id, "principal": principal, "since": since, "limit": limit}
+    if tenant_id is None:
+        rows = connection.execute(_SQL["recent"], values)
+    elif principal is None:
+        rows = connection.execute(_SQL["recent_of_tenant"], values)
+    else:
+        rows = connection.execute(_SQL["recent_of_principal"], values)
     return [Act(*row) for row in rows]
 
 

@@ -76,10 +76,13 @@ def recent(
     limit: int,
 ) -> list[ShownQuery]:
     """The newest queries first: of one tenant or of everybody, of one principal or of all."""
-    rows = connection.execute(
-        _SQL["recent"],
-        {"tenant_id": tenant_id, "principal": principal, "since": since, "limit": limit},
-    )
+    values = {"tenant_id": tenant_id, "principal": principal, "since": since, "limit": limit}
+    if tenant_id is None:
+        rows = connection.execute(_SQL["recent"], values)
+    elif principal is None:
+        rows = connection.execute(_SQL["recent_of_tenant"], values)
+    else:
+        rows = connection.execute(_SQL["recent_of_principal"], values)
     return [
         ShownQuery(AuditedQuery(**dict(zip(_COLUMNS, values, strict=True))), tenant)
         for *values, tenant in rows

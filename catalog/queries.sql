@@ -18,13 +18,34 @@ FROM unnest(%(query_id)s::uuid[], %(tenant_id)s::bigint[], %(principal)s::text[]
 ON CONFLICT (query_id) DO NOTHING
 
 -- name: recent
+-- Of all tenants.
 SELECT q.query_id, q.tenant_id, q.principal, q.sql_text, q.snapshot_id, q.min_visibility_token,
        q.trace_id, q.started_at, q.queue_seconds, q.run_seconds, q.row_count, q.byte_count,
        q.scanned_files, q.scanned_bytes, q.outcome, t.name
 FROM query_audit q JOIN tenant t USING (tenant_id)
-WHERE (%(tenant_id)s::bigint IS NULL OR q.tenant_id = %(tenant_id)s)
-  AND (%(principal)s::text IS NULL OR q.principal = %(principal)s)
-  AND (%(since)s::timestamptz IS NULL OR q.started_at >= %(since)s)
+WHERE (%(principal)s::text IS NULL OR q.principal = %(principal)s)
+  AND q.started_at >= coalesce(%(since)s::timestamptz, '-infinity')
+ORDER BY q.started_at DESC, q.query_id DESC
+LIMIT %(limit)s
+
+-- name: recent_of_tenant
+-- A statement of its own: a condition that may be absent has no index in a generic plan.
+SELECT q.query_id, q.tenant_id, q.principal, q.sql_text, q.snapshot_id, q.min_visibility_token,
+       q.trace_id, q.started_at, q.queue_seconds, q.run_seconds, q.row_count, q.byte_count,
+       q.scanned_files, q.scanned_bytes, q.outcome, t.name
+FROM query_audit q JOIN tenant t USING (tenant_id)
+WHERE q.tenant_id = %(tenant_id)s
+  AND q.started_at >= coalesce(%(since)s::timestamptz, '-infinity')
+ORDER BY q.started_at DESC, q.query_id DESC
+LIMIT %(limit)s
+
+-- name: recent_of_principal
+SELECT q.query_id, q.tenant_id, q.principal, q.sql_text, q.snapshot_id, q.min_visibility_token,
+       q.trace_id, q.started_at, q.queue_seconds, q.run_seconds, q.row_count, q.byte_count,
+       q.scanned_files, q.scanned_bytes, q.outcome, t.name
+FROM query_audit q JOIN tenant t USING (tenant_id)
+WHERE q.tenant_id = %(tenant_id)s AND q.principal = %(principal)s
+  AND q.started_at >= coalesce(%(since)s::timestamptz, '-infinity')
 ORDER BY q.started_at DESC, q.query_id DESC
 LIMIT %(limit)s
 

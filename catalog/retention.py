@@ -80,10 +80,14 @@ def expire(
         connection.execute(_SQL["note_replaced"], values)
         row = connection.execute(_SQL["expire"], values).fetchone()
         assert row is not None  # noqa: S101 - an aggregate has one row
-        expired, through = row
+        expired, through, oldest = row
         if expired:
             connection.execute(_SQL["note_expired"], values | {"through": through})
-            connection.execute(_SQL["forget_watermarks"], values)
+            if expired == limit:
+                # What lies between here and the horizon is read by snapshots that go next: to look
+                # at it in each of many turns would cost the square of their number.
+                values |= {"horizon": through + 1}
+            connection.execute(_SQL["forget_watermarks"], values | {"oldest": oldest})
         condemned = connection.execute(_SQL["condemn_files"], values).rowcount
     return Expiry(expired, condemned)
 

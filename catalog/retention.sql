@@ -15,8 +15,9 @@ UPDATE snapshot s
 SET replaced_at = (SELECT n.created_at FROM snapshot n
                    WHERE n.tenant_id = s.tenant_id AND n.snapshot_id > s.snapshot_id
                    ORDER BY n.snapshot_id LIMIT 1)
-WHERE s.tenant_id = %(tenant_id)s AND s.snapshot_id < %(horizon)s AND s.replaced_at IS NULL
-  AND EXISTS (SELECT 1 FROM snapshot_pin p WHERE p.snapshot_id = s.snapshot_id)
+WHERE s.snapshot_id = ANY (ARRAY(SELECT snapshot_id FROM snapshot_pin
+                                 WHERE tenant_id = %(tenant_id)s))
+  AND s.snapshot_id < %(horizon)s AND s.replaced_at IS NULL
 
 -- name: expire
 WITH old AS MATERIALIZED (
@@ -27,7 +28,10 @@ WITH old AS MATERIALIZED (
 ), gone AS (
     DELETE FROM snapshot WHERE snapshot_id IN (SELECT snapshot_id FROM old) RETURNING snapshot_id
 )
-SELECT count(*), coalesce(max(snapshot_id), 0) FROM gone
+SELECT count(*), coalesce(max(snapshot_id), 0),
+       -- The oldest one that was there before: tables that ended earlier were left behind before.
+       (SELECT coalesce(min(snapshot_id), 0) FROM snapshot WHERE tenant_id = %(tenant_id)s)
+FROM gone
 
 -- name: note_expired
 UPDATE publication_head SET expired_through = greatest(expired_through, %(through)s)
@@ -40,24 +44,30 @@ WHERE file_id = ANY (ARRAY(
     SELECT f.file_id FROM data_file f
     WHERE f.tenant_id = %(tenant_id)s AND f.end_snapshot <= %(horizon)s
       AND f.unreachable_since IS NULL
-      AND NOT EXISTS (SELECT 1 FROM snapshot s
-                      WHERE s.tenant_id = f.tenant_id AND s.snapshot_id >= f.begin_snapshot
-                        AND s.snapshot_id < f.end_snapshot)
+      -- The first snapshot that may read it: one probe for each file, whatever a planner expects.
+      AND coalesce((SELECT s.snapshot_id FROM snapshot s
+                    WHERE s.tenant_id = f.tenant_id AND s.snapshot_id >= f.begin_snapshot
+                    ORDER BY s.snapshot_id LIMIT 1), f.end_snapshot) >= f.end_snapshot
     ORDER BY f.tenant_id, f.end_snapshot LIMIT %(limit)s))
 
 -- name: forget_watermarks
--- The newest watermark at every snapshot that is kept stays.
-DELETE FROM snapshot_table_watermark w
-USING (
-    SELECT m.table_id, m.snapshot_id,
-           lead(m.snapshot_id) OVER (PARTITION BY m.table_id ORDER BY m.snapshot_id) AS next
-    FROM snapshot_table_watermark m JOIN table_def t USING (table_id)
-    WHERE t.tenant_id = %(tenant_id)s AND m.snapshot_id <= %(horizon)s
-) old
-WHERE w.table_id = old.table_id AND w.snapshot_id = old.snapshot_id AND old.next IS NOT NULL
-  AND NOT EXISTS (SELECT 1 FROM snapshot s
-                  WHERE s.tenant_id = %(tenant_id)s AND s.snapshot_id >= old.snapshot_id
-                    AND s.snapshot_id < old.next)
+-- The newest watermark at every snapshot that is kept stays, but of a table that ended before it.
+DELETE FROM snapshot_table_watermark
+WHERE ctid = ANY (ARRAY(
+    SELECT old.place
+    FROM table_def t
+    CROSS JOIN LATERAL (
+        SELECT m.ctid AS place, m.snapshot_id,
+               lead(m.snapshot_id, 1, t.end_snapshot) OVER (ORDER BY m.snapshot_id) AS next
+        FROM snapshot_table_watermark m
+        WHERE m.table_id = t.table_id AND m.snapshot_id <= %(horizon)s
+    ) old
+    WHERE t.tenant_id = %(tenant_id)s
+      AND (t.end_snapshot IS NULL OR t.end_snapshot >= %(oldest)s)
+      AND old.next <= %(horizon)s
+      AND coalesce((SELECT s.snapshot_id FROM snapshot s
+                    WHERE s.tenant_id = %(tenant_id)s AND s.snapshot_id >= old.snapshot_id
+                    ORDER BY s.snapshot_id LIMIT 1), old.next) >= old.next))
 
 -- name: plan
 -- What would expire now, and the files that would have no snapshot left.

@@ -97,6 +97,11 @@ FROM snapshot WHERE tenant_id = %s AND created_at <= %s
 ORDER BY created_at DESC LIMIT 1
 
 -- name: recent
+-- The numbers come from the tenant's own index: by the primary key a plan would read past the
+-- snapshots of every other tenant.
 SELECT snapshot_id, tenant_id, created_at, max_visibility_token, operation, created_by
-FROM snapshot WHERE tenant_id = %s AND snapshot_id <= %s
-ORDER BY snapshot_id DESC LIMIT %s
+FROM snapshot
+WHERE snapshot_id = ANY (ARRAY(
+    SELECT snapshot_id FROM snapshot WHERE tenant_id = %s AND snapshot_id <= %s
+    ORDER BY snapshot_id DESC LIMIT %s))
+ORDER BY snapshot_id DESC

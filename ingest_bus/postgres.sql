@@ -265,13 +265,14 @@ DELETE FROM ingest_event WHERE ctid = ANY (ARRAY(
     SELECT e.ctid
     FROM ingest_lease l
     CROSS JOIN LATERAL (
-        SELECT ingested_at FROM ingest_event
+        SELECT visibility_token, ingested_at FROM ingest_event
         WHERE tenant_id = l.tenant_id AND state = 'committed'
         ORDER BY visibility_token LIMIT 1
     ) oldest
     CROSS JOIN LATERAL (
         SELECT ctid, tenant_id, table_id, idempotency_key, event_id, ingested_at FROM ingest_event
-        WHERE tenant_id = l.tenant_id AND state = 'committed'
+        WHERE tenant_id = l.tenant_id AND visibility_token >= oldest.visibility_token
+          AND state = 'committed'
         ORDER BY visibility_token LIMIT %(limit)s
     ) e
     WHERE oldest.ingested_at < duckmesh_now() - %(older_than)s::interval

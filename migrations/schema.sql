@@ -87,7 +87,8 @@ CREATE TABLE table_def (
 );
 
 CREATE UNIQUE INDEX table_def_live_name ON table_def (tenant_id, name) WHERE end_snapshot IS NULL;
-CREATE INDEX table_def_of_tenant ON table_def (tenant_id, begin_snapshot);
+-- The tables of a snapshot are live, or ended after it.
+CREATE INDEX table_def_of_tenant ON table_def (tenant_id, end_snapshot);
 
 CREATE TABLE table_schema_version (
     table_id           bigint NOT NULL REFERENCES table_def,
@@ -182,7 +183,7 @@ CREATE TABLE idempotency_key (
     PRIMARY KEY (tenant_id, table_id, key)
 );
 
-CREATE INDEX idempotency_key_by_age ON idempotency_key USING brin (created_at);
+CREATE INDEX idempotency_key_by_age ON idempotency_key (created_at);
 
 -- Writes checked against an older schema version than this are sent back to be checked again.
 CREATE TABLE schema_fence (
@@ -279,7 +280,8 @@ CREATE UNIQUE INDEX snapshot_by_time ON snapshot (tenant_id, created_at DESC)
 -- fences one who woke too late.
 CREATE TABLE publication_head (
     tenant_id            bigint PRIMARY KEY REFERENCES tenant,
-    snapshot_id          bigint NOT NULL REFERENCES snapshot,
+    -- No foreign key: each snapshot that expires would be looked for in every head.
+    snapshot_id          bigint NOT NULL,
     created_at           timestamptz NOT NULL,
     max_visibility_token bigint NOT NULL,
     publisher_epoch      bigint NOT NULL DEFAULT 0,
@@ -435,6 +437,8 @@ CREATE TABLE compaction_run (
 );
 
 CREATE INDEX compaction_run_of_tenant ON compaction_run (tenant_id, started_at DESC);
+CREATE INDEX compaction_run_running ON compaction_run (table_id) WHERE state = 'running';
+CREATE INDEX compaction_run_by_start ON compaction_run (started_at);
 
 CREATE TABLE gc_run (
     run_id        uuid PRIMARY KEY,
@@ -473,6 +477,8 @@ CREATE TABLE query_audit (
 
 CREATE INDEX query_audit_of_tenant ON query_audit (tenant_id, started_at DESC);
 CREATE INDEX query_audit_by_start ON query_audit (started_at);
+-- Who is no administrator sees the own statements alone.
+CREATE INDEX query_audit_of_principal ON query_audit (tenant_id, principal, started_at DESC);
 
 -- Administrative acts, done and refused. One that is done has its row in its own transaction.
 CREATE TABLE incident_audit (
@@ -490,6 +496,7 @@ CREATE TABLE incident_audit (
 
 CREATE INDEX incident_audit_of_tenant ON incident_audit (tenant_id, noted_at DESC);
 CREATE INDEX incident_audit_by_time ON incident_audit (noted_at);
+CREATE INDEX incident_audit_of_principal ON incident_audit (tenant_id, principal, noted_at DESC);
 
 -- =================================================================================================
 -- Sessions: what is known of a client's conversation beside its signed token.
@@ -529,7 +536,7 @@ CREATE TABLE view_def (
 );
 
 CREATE UNIQUE INDEX view_def_live_name ON view_def (tenant_id, name) WHERE end_snapshot IS NULL;
-CREATE INDEX view_def_of_tenant ON view_def (tenant_id, begin_snapshot);
+CREATE INDEX view_def_of_tenant ON view_def (tenant_id, end_snapshot);
 
 -- =================================================================================================
 -- Transactions of clients: writes that are durable here, and accepted together when they end.
@@ -556,6 +563,7 @@ CREATE TABLE client_transaction (
 ) WITH (fillfactor = 70);
 
 CREATE INDEX client_transaction_open ON client_transaction (transaction_id) WHERE state = 'open';
+CREATE INDEX client_transaction_ended ON client_transaction (ended_at) WHERE state <> 'open';
 
 -- The envelopes of open transactions, as ingest_event will hold them.
 CREATE TABLE transaction_write (
