@@ -322,15 +322,10 @@ class PostgresIngestBus:
         values = {"older_than": older_than, "limit": limit}
         claims = values | {"older_than": min(older_than, _CLAIMS_KEPT)}
         with self._database.connect() as connection:
-            forgotten = [
-                connection.execute(_SQL[name], given).rowcount
-                for name, given in (
-                    ("expire_keys", values),
-                    ("expire_events", values),
-                    ("forget_claims", claims),
-                )
-            ]
-        return max(forgotten)
+            keys = connection.execute(_SQL["expire_keys"], values).rowcount
+            events = connection.execute(_SQL["expire_events"], values).rowcount
+            ended = connection.execute(_SQL["forget_claims"], claims).rowcount
+        return max(keys, events, ended)
 
     def wait_for_work(self, timeout: timedelta) -> bool:
         if not self._listening:
