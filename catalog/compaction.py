@@ -1,7 +1,7 @@
 """What compaction reads and records: small live files, holds on them, and runs."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from typing import Final
@@ -9,6 +9,7 @@ from uuid import UUID
 
 from catalog.connection import Connection
 from duckmesh.identifiers import FileId, SchemaVersion, SnapshotId, TableId, TenantId
+from duckmesh.partitions import Partition, PartitionSpec, spec_from_json
 from duckmesh.statements import Statements
 from duckmesh.tokens import VisibilityToken
 
@@ -38,6 +39,7 @@ class LiveFile:
     min_token: VisibilityToken
     max_token: VisibilityToken
     age: timedelta
+    partition: Partition = field(default_factory=dict)
 
 
 class RunState(StrEnum):
@@ -63,18 +65,30 @@ class Run:
 
 
 def crowded_tables(connection: Connection, *, small_bytes: int, limit: int) -> list[CrowdedTable]:
-    """Tables of all tenants with several live files below that size, the most crowded first."""
+    """Tables of all tenants with several live files below that size, the most crowded first.
+
+    With them, those with an object of several partitions, however large.
+    """
     rows = connection.execute(_SQL["crowded_tables"], {"small_bytes": small_bytes, "limit": limit})
     return [CrowdedTable(*row) for row in rows]
 
 
 def small_files(connection: Connection, table_id: TableId, *, small_bytes: int) -> list[LiveFile]:
-    """The table's live files below that size, in token order; the oldest if they are too many."""
+    """The table's live files below that size, in token order; the oldest if they are too many.
+
+    Files of several partitions are among them, however large.
+    """
     rows = connection.execute(
         _SQL["small_files"],
         {"table_id": table_id, "small_bytes": small_bytes, "limit": _FILES_LIMIT},
     )
     return [LiveFile(*row) for row in rows]
+
+
+def partition_spec(connection: Connection, table_id: TableId) -> PartitionSpec:
+    """How the table's new files are cut."""
+    row = connection.execute(_SQL["partition_spec"], (table_id,)).fetchone()
+    return () if row is None else spec_from_json(row[0])
 
 
 def hold_files(connection: Connection, file_ids: Collection[FileId], *, span: timedelta) -> bool:

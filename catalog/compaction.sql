@@ -1,22 +1,28 @@
 -- name: crowded_tables
--- Tables with several small live files, the most crowded first.
+-- Tables with several small live files, the most crowded first. An object of several partitions
+-- is to be taken apart, however large it is.
 SELECT f.tenant_id, f.table_id, count(*), sum(f.file_size_bytes)::bigint
 FROM data_file f
-WHERE f.end_snapshot IS NULL AND f.file_size_bytes < %(small_bytes)s
+WHERE f.end_snapshot IS NULL
+  AND (f.file_size_bytes < %(small_bytes)s OR f.partition @> '{"many": true}')
 GROUP BY f.tenant_id, f.table_id
-HAVING count(*) > 1
+HAVING count(*) > 1 OR bool_or(f.path IS NOT NULL AND f.partition @> '{"many": true}')
 ORDER BY count(*) DESC, f.table_id
 LIMIT %(limit)s
 
 -- name: small_files
 -- A file whose snapshot is forgotten is old.
 SELECT f.file_id, f.path, f.schema_version, f.record_count, f.file_size_bytes, f.min_token,
-       f.max_token, coalesce(duckmesh_now() - s.created_at, interval '1000 days')
+       f.max_token, coalesce(duckmesh_now() - s.created_at, interval '1000 days'),
+       f.partition
 FROM data_file f LEFT JOIN snapshot s ON s.snapshot_id = f.begin_snapshot
 WHERE f.table_id = %(table_id)s AND f.end_snapshot IS NULL
-  AND f.file_size_bytes < %(small_bytes)s
+  AND (f.file_size_bytes < %(small_bytes)s OR f.partition @> '{"many": true}')
 ORDER BY f.min_token, f.file_id
 LIMIT %(limit)s
+
+-- name: partition_spec
+SELECT partition_spec FROM table_def WHERE table_id = %s
 
 -- name: hold_files
 -- Publications leave held files out of their folds. A hold prevents nothing: whoever ends a file

@@ -9,6 +9,7 @@ from catalog import snapshots
 from catalog.connection import Connection
 from duckmesh.errors import Corrupt
 from duckmesh.identifiers import FileId, SchemaVersion, SnapshotId, TableId, TenantId
+from duckmesh.partitions import Partition
 from duckmesh.statements import Statements
 from duckmesh.tokens import VisibilityToken
 
@@ -100,9 +101,23 @@ def still_kept(connection: Connection, file_ids: Collection[FileId]) -> set[File
     return {row[0] for row in connection.execute(_SQL["still_kept"], (list(file_ids),))}
 
 
-def stats_of(
-    connection: Connection, file_ids: Collection[FileId]
-) -> dict[FileId, Mapping[str, Any]]:
-    """The statistics of files: {"column": {"min", "max", "nulls"}}; a column may be absent."""
+@dataclass(frozen=True, slots=True)
+class FileStats:
+    """What is known of a file's rows: {"column": {"min", "max", "nulls"}}, and its partition.
+
+    A column may be absent.
+    """
+
+    columns: Mapping[str, Any]
+    partition: Partition
+
+
+def partitions_of(connection: Connection, file_ids: Collection[FileId]) -> dict[FileId, Partition]:
+    """The partitions of those files that were written by a spec."""
+    return dict(connection.execute(_SQL["partitions_of"], (list(file_ids),)).fetchall())
+
+
+def stats_of(connection: Connection, file_ids: Collection[FileId]) -> dict[FileId, FileStats]:
+    """The statistics of files, by their ids."""
     rows = connection.execute(_SQL["stats_of"], (list(file_ids),))
-    return dict(rows.fetchall())
+    return {file_id: FileStats(columns, partition) for file_id, columns, partition in rows}

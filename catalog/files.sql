@@ -46,4 +46,7 @@ ORDER BY f.file_id LIMIT %(limit)s
 SELECT file_id FROM data_file WHERE file_id = ANY (%s) AND unreachable_since IS NULL
 
 -- name: stats_of
-SELECT file_id, stats FROM data_file WHERE file_id = ANY (%s)
+SELECT file_id, stats, partition FROM data_file WHERE file_id = ANY (%s)
+
+-- name: partitions_of
+SELECT file_id, partition FROM data_file WHERE file_id = ANY (%s) AND partition <> '{}'

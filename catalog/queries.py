@@ -35,6 +35,8 @@ class AuditedQuery:
     byte_count: int
     scanned_files: int
     scanned_bytes: int
+    pruned_files: int
+    """Files that were left out, for they hold no row that it asked for."""
     outcome: str
     """OK, or the error code that it ended with."""
 

@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 from catalog.connection import Connection
 from duckmesh.errors import Corrupt, ErrorCode, Fenced, NotFound
 from duckmesh.identifiers import Epoch, FileId, SchemaVersion, SnapshotId, TableId, TenantId
+from duckmesh.partitions import Partition
 from duckmesh.statements import Statements
 from duckmesh.tokens import VisibilityToken
 
@@ -57,6 +58,7 @@ class NewFile:
     min_event_time: datetime | None = None
     max_event_time: datetime | None = None
     stats: dict[str, Any] = field(default_factory=dict)
+    partition: Partition = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +224,7 @@ def _insert_files(connection: Connection, born: Snapshot, files: Sequence[NewFil
             "min_times": [f.min_event_time for f in files],
             "max_times": [f.max_event_time for f in files],
             "stats": [Jsonb(f.stats) for f in files],
+            "partitions": [Jsonb(f.partition) for f in files],
             "min_tokens": [f.min_token for f in files],
             "max_tokens": [f.max_token for f in files],
         },

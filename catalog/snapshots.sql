@@ -44,18 +44,18 @@ SELECT %(snapshot_id)s, file_id, table_id, 'remove' FROM ended
 -- name: insert_files
 WITH added AS (
     INSERT INTO data_file (file_id, tenant_id, table_id, path, schema_version, record_count,
-                           file_size_bytes, min_event_time, max_event_time, stats, min_token,
-                           max_token, begin_snapshot)
+                           file_size_bytes, min_event_time, max_event_time, stats, partition,
+                           min_token, max_token, begin_snapshot)
     SELECT f.file_id, %(tenant_id)s, f.table_id, f.path, f.schema_version, f.record_count,
-           f.file_size_bytes, f.min_event_time, f.max_event_time, f.stats, f.min_token, f.max_token,
-           %(snapshot_id)s
+           f.file_size_bytes, f.min_event_time, f.max_event_time, f.stats, f.partition, f.min_token,
+           f.max_token, %(snapshot_id)s
     FROM unnest(%(file_ids)s::uuid[], %(table_ids)s::bigint[], %(paths)s::text[],
                 %(schema_versions)s::integer[], %(record_counts)s::bigint[],
                 %(file_sizes)s::bigint[], %(min_times)s::timestamptz[],
-                %(max_times)s::timestamptz[], %(stats)s::jsonb[], %(min_tokens)s::bigint[],
-                %(max_tokens)s::bigint[])
+                %(max_times)s::timestamptz[], %(stats)s::jsonb[], %(partitions)s::jsonb[],
+                %(min_tokens)s::bigint[], %(max_tokens)s::bigint[])
          AS f (file_id, table_id, path, schema_version, record_count, file_size_bytes,
-               min_event_time, max_event_time, stats, min_token, max_token)
+               min_event_time, max_event_time, stats, partition, min_token, max_token)
     RETURNING file_id, table_id
 )
 INSERT INTO snapshot_file (snapshot_id, file_id, table_id, change_type)

@@ -18,6 +18,7 @@ from catalog.table_schema import (
 )
 from duckmesh.errors import Conflict, ErrorCode, Exceeded, NotFound
 from duckmesh.identifiers import SchemaVersion, SnapshotId, TableId, TenantId
+from duckmesh.partitions import PartitionSpec, spec_as_json, spec_from_json
 from duckmesh.quotas import Quota
 from duckmesh.statements import Statements
 from duckmesh.tokens import VisibilityToken
@@ -35,6 +36,7 @@ class Table:
     schema: TableSchema
     creation_key: str | None = None
     primary_key: tuple[str, ...] = ()
+    partition_spec: PartitionSpec = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class TableAt:
     """The token of its newest visible write; None when nothing was ever published to it."""
     primary_key: tuple[str, ...] = ()
     """The columns of its primary key as far as the snapshot has them."""
+    partition_spec: PartitionSpec = ()
+    """How new files are cut today, whatever the snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ class Place:
     tenant: str
     name: str
     dropped: bool
+    partition_spec: PartitionSpec = ()
 
 
 def table_not_found(name: str) -> NotFound:
@@ -85,6 +90,7 @@ def create_table(
     creation_key: str | None,
     created_by: str,
     primary_key: Sequence[str] = (),
+    partition_spec: PartitionSpec = (),
     tables_max: int | None = None,
 ) -> Table | None:
     """Create an empty table and publish the snapshot that has it; None when the name is taken.
@@ -110,11 +116,18 @@ def create_table(
         )
         row = connection.execute(
             _SQL["insert_table"],
-            (tenant_id, name, creation_key, born.snapshot_id, list(primary_key)),
+            (
+                tenant_id,
+                name,
+                creation_key,
+                born.snapshot_id,
+                list(primary_key),
+                Jsonb(spec_as_json(partition_spec)),
+            ),
         ).fetchone()
         assert row is not None  # noqa: S101 - RETURNING of one inserted row
         _insert_version(connection, row[0], schema, begin_snapshot=born.snapshot_id)
-    return Table(row[0], tenant_id, name, schema, creation_key, tuple(primary_key))
+    return Table(row[0], tenant_id, name, schema, creation_key, tuple(primary_key), partition_spec)
 
 
 def _check_count(connection: Connection, tenant_id: TenantId, tables_max: int) -> None:
@@ -222,6 +235,25 @@ def rename_table(
     return schema
 
 
+def set_partition_spec(
+    connection: Connection, table: Table, spec: PartitionSpec, *, created_by: str
+) -> snapshots.Snapshot:
+    """Cut the table's new files by this spec, from a new snapshot with the same files on.
+
+    Files keep the partition that they were written in; no row is read. Joins the caller's
+    transaction. Raises NotFound.
+    """
+    with connection.transaction():
+        head = snapshots.lock_head(connection, table.tenant_id)
+        born = snapshots.append_snapshot(
+            connection, head, created_by=created_by, operation="alter_table"
+        )
+        values = _named(table) | {"partition_spec": Jsonb(spec_as_json(spec))}
+        if connection.execute(_SQL["set_partition_spec"], values).rowcount == 0:
+            raise table_not_found(table.name)
+    return born
+
+
 def _next_version(
     connection: Connection,
     head: snapshots.Head,
@@ -276,9 +308,10 @@ def find_table(connection: Connection, tenant_id: TenantId, name: str) -> Table 
     row = connection.execute(_SQL["find_live_table"], (tenant_id, name)).fetchone()
     if row is None:
         return None
-    table_id, name, creation_key, primary_key, version, arrow_schema = row
+    table_id, name, creation_key, primary_key, version, arrow_schema, spec = row
     schema = TableSchema.from_bytes(version, arrow_schema)
-    return Table(table_id, tenant_id, name, schema, creation_key, tuple(primary_key))
+    key = tuple(primary_key)
+    return Table(table_id, tenant_id, name, schema, creation_key, key, spec_from_json(spec))
 
 
 def live_name(connection: Connection, tenant_id: TenantId, name: str) -> str | None:
@@ -307,11 +340,12 @@ def tables_at(
 
 
 def _table_at(row: tuple[Any, ...]) -> TableAt:
-    table_id, name, version, content, watermark, primary_key = row
+    table_id, name, version, content, watermark, primary_key, spec = row
     schema = TableSchema.from_bytes(version, content)
     # A replaced or older table may lack the columns: then it has no key there.
     whole = set(primary_key) <= set(schema.arrow.names)
-    return TableAt(table_id, name, schema, watermark, tuple(primary_key) if whole else ())
+    key = tuple(primary_key) if whole else ()
+    return TableAt(table_id, name, schema, watermark, key, spec_from_json(spec))
 
 
 def places(
@@ -319,7 +353,7 @@ def places(
 ) -> dict[TableId, Place]:
     """Where each of the tables belongs, dropped ones included."""
     rows = connection.execute(_SQL["places"], (tenant_id, list(table_ids)))
-    return {row[0]: Place(*row[1:]) for row in rows}
+    return {row[0]: Place(row[1], row[2], row[3], spec_from_json(row[4])) for row in rows}
 
 
 def drop_table(connection: Connection, table: Table, *, created_by: str) -> snapshots.Snapshot:

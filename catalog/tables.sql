@@ -1,6 +1,7 @@
 -- name: insert_table
-INSERT INTO table_def (tenant_id, name, creation_key, begin_snapshot, primary_key_cols)
-VALUES (%s, %s, %s, %s, %s)
+INSERT INTO table_def (tenant_id, name, creation_key, begin_snapshot, primary_key_cols,
+                       partition_spec)
+VALUES (%s, %s, %s, %s, %s, %s)
 RETURNING table_id
 
 -- name: insert_schema_version
@@ -27,7 +28,8 @@ UPDATE table_def SET schema_version = greatest(schema_version, %(version)s)
 WHERE tenant_id = %(tenant_id)s AND table_id = %(table_id)s AND end_snapshot IS NULL
 
 -- name: find_live_table
-SELECT t.table_id, t.name, t.creation_key, t.primary_key_cols, v.schema_version, v.arrow_schema
+SELECT t.table_id, t.name, t.creation_key, t.primary_key_cols, v.schema_version, v.arrow_schema,
+       t.partition_spec
 FROM table_def t
 JOIN table_schema_version v
   ON v.table_id = t.table_id AND v.schema_version = t.schema_version
@@ -55,7 +57,7 @@ WHERE table_id = %s AND schema_version = ANY (%s)
 -- name: tables_at
 -- The tables of a snapshot, each with the name and schema it had then and its newest watermark.
 SELECT t.table_id, coalesce(f.name, t.name) AS name_then, v.schema_version, v.arrow_schema, w.max_visibility_token,
-       t.primary_key_cols
+       t.primary_key_cols, t.partition_spec
 FROM table_def t
 CROSS JOIN LATERAL (
     SELECT schema_version, arrow_schema FROM table_schema_version
@@ -96,6 +98,11 @@ WHERE t.tenant_id = %(tenant_id)s AND t.table_id = %(table_id)s AND t.end_snapsh
 UPDATE table_def SET schema_version = %(version)s, primary_key_cols = %(primary_key)s
 WHERE tenant_id = %(tenant_id)s AND table_id = %(table_id)s AND end_snapshot IS NULL
 
+-- name: set_partition_spec
+UPDATE table_def SET partition_spec = %(partition_spec)s
+WHERE tenant_id = %(tenant_id)s AND table_id = %(table_id)s AND name = %(name)s
+  AND end_snapshot IS NULL
+
 -- name: keep_former_name
 INSERT INTO table_former_name (table_id, name, end_snapshot)
 VALUES (%(table_id)s, %(name)s, %(snapshot_id)s)
@@ -105,6 +112,6 @@ UPDATE table_def SET name = %(new_name)s, schema_version = %(version)s
 WHERE tenant_id = %(tenant_id)s AND table_id = %(table_id)s AND end_snapshot IS NULL
 
 -- name: places
-SELECT t.table_id, n.name, t.name, t.end_snapshot IS NOT NULL
+SELECT t.table_id, n.name, t.name, t.end_snapshot IS NOT NULL, t.partition_spec
 FROM table_def t JOIN tenant n USING (tenant_id)
 WHERE t.tenant_id = %s AND t.table_id = ANY (%s)

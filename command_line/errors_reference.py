@@ -89,6 +89,14 @@ REFERENCE: Final[Mapping[ErrorCode, Entry]] = {
         Invalid,
         Conflict,
     ),
+    ErrorCode.PARTITION_SPEC_INVALID: _met(
+        "A partition spec does not read, names no column of its table, or transforms a type that "
+        "the transform does not take.",
+        Invalid,
+    ),
+    ErrorCode.TOO_MANY_PARTITIONS: _met(
+        "A write has rows of more partitions of its table than one write may.", Invalid
+    ),
     ErrorCode.SQL_REQUIRED: _met("The statement is empty.", Invalid),
     ErrorCode.SQL_NOT_ALLOWED: _met(
         "The statement is not one query, or it names a function, file or setting out of reach.",

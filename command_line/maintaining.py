@@ -34,6 +34,7 @@ def _options(settings: Settings) -> MaintenanceOptions:
             lease=settings.coordinator.lease,
             bytes_per_second=group.compaction_bytes_per_second,
             sort_bytes=group.compaction_sort_bytes,
+            partitions_max=group.compaction_partitions_max,
             scratch=group.scratch_directory,
             lag_files=group.compaction_lag_files,
         ),

@@ -13,13 +13,22 @@ from catalog.tables import TableAt, name_is_taken, table_not_found, tables_at
 from command_line.catalog_access import open_bus, open_catalog, operator_of
 from command_line.invocation import Invocation
 from command_line.output import as_json, print_json, print_rows
+from data_files.partitions import bound_spec, spec_texts
 from duckmesh.errors import ErrorCode, Invalid
 from duckmesh.identifiers import check_table_name
+from duckmesh.partitions import parse_terms
 from gateway.definitions import NO_VERSION
 from gateway.tables import with_key
 from http_shim.column_types import arrow_field, describe_columns
 
 _tenant = click.option("--tenant", help="The tenant; the default tenant when not given.")
+_partition = click.option(
+    "--partition",
+    "partitions",
+    multiple=True,
+    metavar="FIELD",
+    help="How files are cut: 'day(ts)', 'bucket(16, id)' and so on. May be repeated.",
+)
 _NOT_NULL = " not null"
 
 
@@ -83,7 +92,7 @@ def _list(invocation: Invocation, tenant: str | None, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def show(invocation: Invocation, tenant: str | None, name: str, as_json: bool) -> None:
-    """Show a table's columns and its primary key."""
+    """Show a table's columns, its primary key and its partition spec."""
     settings = invocation.tool_settings()
     with open_catalog(settings) as catalog:
         _, found = _newest(catalog, tenant or settings.auth.default_tenant)
@@ -91,6 +100,7 @@ def show(invocation: Invocation, tenant: str | None, name: str, as_json: bool) -
     if table is None:
         raise table_not_found(name[:200])
     columns = describe_columns(table.schema.arrow)
+    spec = spec_texts(table.partition_spec, table.schema.arrow)
     if as_json:
         print_json(
             {
@@ -98,6 +108,7 @@ def show(invocation: Invocation, tenant: str | None, name: str, as_json: bool) -
                 "schema_version": table.schema.version,
                 "watermark": table.watermark,
                 "primary_key": list(table.primary_key),
+                "partition_spec": list(spec),
                 "columns": columns,
             }
         )
@@ -115,6 +126,8 @@ def show(invocation: Invocation, tenant: str | None, name: str, as_json: bool) -
         ],
         empty="it has no column",
     )
+    if spec:
+        click.echo(f"partitioned by {', '.join(spec)}")
 
 
 @tables.command()
@@ -129,6 +142,7 @@ def show(invocation: Invocation, tenant: str | None, name: str, as_json: bool) -
     help="A column, such as 'id BIGINT NOT NULL'. May be repeated.",
 )
 @click.option("--primary-key", "key", multiple=True, help="A column of the key. May be repeated.")
+@_partition
 @as_json
 @click.pass_obj
 def create(
@@ -138,11 +152,13 @@ def create(
     name: str,
     columns: tuple[str, ...],
     key: tuple[str, ...],
+    partitions: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Create an empty table with plain columns. Nested types are for SQL: `duckmesh sql`."""
     check_table_name(name)
-    schema = with_key(pa.schema([_field(text) for text in columns]), key)
+    schema = TableSchema.first(with_key(pa.schema([_field(text) for text in columns]), key))
+    spec = bound_spec(parse_terms(partitions), schema.arrow)
     settings = invocation.tool_settings()
     with open_catalog(settings) as catalog:
         who = operator_of(catalog, tenant or settings.auth.default_tenant)
@@ -151,10 +167,11 @@ def create(
                 connection,
                 who.tenant_id,
                 name,
-                TableSchema.first(schema),
+                schema,
                 creation_key=None,
                 created_by=who.principal,
                 primary_key=key,
+                partition_spec=spec,
             )
             if made is None:
                 raise name_is_taken(name)
@@ -169,6 +186,39 @@ def create(
         print_json({"name": name, "columns": describe_columns(made.schema.arrow)})
         return
     click.echo(f"created {name}")
+
+
+@tables.command()
+@_tenant
+@click.argument("name")
+@_partition
+@as_json
+@click.pass_obj
+def partition(
+    invocation: Invocation,
+    tenant: str | None,
+    name: str,
+    partitions: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Cut a table's new files by these fields; by none, when none is given."""
+    settings = invocation.tool_settings()
+    with open_catalog(settings) as catalog:
+        who = operator_of(catalog, tenant or settings.auth.default_tenant)
+        with catalog.connect() as connection, connection.transaction():
+            table = definitions.find_table(connection, who.tenant_id, name)
+            if table is None:
+                raise table_not_found(name[:200])
+            spec = bound_spec(parse_terms(partitions), table.schema.arrow)
+            definitions.set_partition_spec(connection, table, spec, created_by=who.principal)
+            acts.record(
+                connection, "alter_table", name, tenant_id=who.tenant_id, principal=who.audited_as
+            )
+    texts = spec_texts(spec, table.schema.arrow)
+    if as_json:
+        print_json({"name": name, "partition_spec": list(texts)})
+        return
+    click.echo(f"{name} is partitioned by {', '.join(texts) or 'nothing'}")
 
 
 @tables.command()

@@ -86,6 +86,7 @@ def open_doors(settings: Settings, catalog: Catalog) -> Iterator[Doors]:
             staging=StagingLimits(
                 inline_max_bytes=settings.ingest.inline_max_bytes,
                 staged_file_target_bytes=settings.ingest.staged_file_target_bytes,
+                partitions_max=settings.ingest.partitions_max,
             ),
             quotas=quotas,
         )

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -25,7 +26,7 @@ from catalog.connection import Catalog
 from catalog.leases import Lease
 from catalog.snapshots import NewFile, Snapshot
 from catalog.table_schema import TableSchema
-from coordinator.compaction_choice import CompactionSizes, choose
+from coordinator.compaction_choice import CompactionSizes, choose_in_partitions
 from coordinator.pace import Pace, Stopped
 from coordinator.rewrite import Rewrite, RewriteOptions
 from duckmesh import metrics
@@ -53,6 +54,8 @@ class CompactionOptions:
     bytes_per_second: int = 64 * 2**20
     sort_bytes: int = 64 * 2**20
     scratch: Path | None = None
+    partitions_max: int = 1_000
+    """A merge cuts rows of this many partitions at most; the rest stay together for the next."""
     lag_files: int = 1_000
     """More small files than this in one table are told to the operator."""
 
@@ -153,8 +156,8 @@ class Compactor:
         sizes = self._options.sizes
         with self._catalog.connect() as connection:
             small = compaction.small_files(connection, table_id, small_bytes=sizes.small_bytes)
-        resting = all(file.age >= self._options.rest for file in small)
-        return choose(small, sizes, resting=resting, eager=eager)
+            spec = compaction.partition_spec(connection, table_id)
+        return choose_in_partitions(small, spec, sizes, rest=self._options.rest, eager=eager)
 
     def _merge(
         self, tenant_id: TenantId, table_id: TableId, chosen: Sequence[LiveFile], lease: Lease
@@ -232,6 +235,7 @@ class Compactor:
         options = self._options
         with self._catalog.connect() as connection:
             place = tables.places(connection, tenant_id, [table_id])[table_id]
+        key = partial(keys.data_file_key, place.tenant, place.name, table_id)
         pace = Pace(
             options.bytes_per_second,
             self._stop,
@@ -241,8 +245,10 @@ class Compactor:
         return Rewrite(
             self._catalog,
             self._store,
-            lambda file_id: keys.data_file_key(place.tenant, place.name, table_id, file_id),
+            key,
             options=RewriteOptions(
+                spec=place.partition_spec,
+                partitions_max=options.partitions_max,
                 target_bytes=options.sizes.target_bytes,
                 sort_bytes=options.sort_bytes,
                 scratch=options.scratch,

@@ -4,13 +4,19 @@ Files are in tiers by size, each four times the one before. A tier that holds en
 together with everything smaller: a row is rewritten about once a tier, and the number of files
 grows with the logarithm of the table's size. Files of half the target and more are done. A table
 that has come to rest is merged sooner.
+
+In a table with a partition spec each partition is merged for itself. Files that are not of one
+partition of the spec, such as those of the hot tail, are merged together, and cut by it.
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Final
 
 from catalog.compaction import LiveFile
+from duckmesh.partitions import PartitionSpec, is_many, is_of
 
 _FIRST_TIER_BYTES: Final = 2**20
 _TIER_FACTOR: Final = 4
@@ -51,6 +57,51 @@ def choose(
     highest = max(tiers, default=0) if eager else max(due, default=-1)
     chosen = [file for file in small if _tier(file) <= highest]
     return _bounded(chosen, sizes) if len(chosen) > 1 else []
+
+
+def choose_in_partitions(
+    files: Sequence[LiveFile],
+    spec: PartitionSpec,
+    sizes: CompactionSizes,
+    *,
+    rest: timedelta,
+    eager: bool = False,
+) -> list[LiveFile]:
+    """The files of the partition that has the most due; or those that are to be cut.
+
+    A group of files to which nothing was added for `rest` is at rest.
+    """
+    groups: dict[str, list[LiveFile]] = {}
+    for file in files:
+        groups.setdefault(_group_of(file, spec), []).append(file)
+    chosen = [_due(name, members, sizes, rest, eager) for name, members in groups.items()]
+    return max(chosen, key=len, default=[])
+
+
+_UNCUT: Final = ""
+
+
+def _group_of(file: LiveFile, spec: PartitionSpec) -> str:
+    if not is_of(file.partition, spec):
+        return _UNCUT
+    return json.dumps(file.partition, sort_keys=True)
+
+
+def _due(
+    name: str, files: Sequence[LiveFile], sizes: CompactionSizes, rest: timedelta, eager: bool
+) -> list[LiveFile]:
+    resting = all(file.age >= rest for file in files)
+    if name != _UNCUT:
+        # Cut already: there is nothing to flush, and little to wait for.
+        return choose(
+            files, replace(sizes, flush_files=sizes.min_files), resting=resting, eager=eager
+        )
+    large = [f for f in files if is_many(f.partition) and f.size_bytes >= sizes.small_bytes]
+    chosen = _bounded(large, sizes) or choose(files, sizes, resting=resting, eager=eager)
+    if chosen or not (resting or eager):
+        return chosen
+    uncut = [f for f in files if is_many(f.partition) and (eager or f.path is not None)]
+    return _bounded(uncut, sizes)
 
 
 def _tier(file: LiveFile) -> int:

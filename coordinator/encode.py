@@ -13,9 +13,11 @@ import pyarrow as pa
 from catalog.snapshots import NewFile
 from catalog.table_schema import TableSchema
 from data_files.parquet import EncodedFile, encode_parquet
+from data_files.partitions import Partitioner
 from data_files.payload import decode_batches
 from duckmesh.errors import Corrupt
 from duckmesh.identifiers import EventId, SchemaVersion, TableId, new_file_id
+from duckmesh.partitions import MANY, Partition, PartitionSpec, is_many
 from duckmesh.tokens import VisibilityToken
 from ingest_bus.envelope import AcceptedEvent, InlinePayload, Operation, StagedPayload
 
@@ -121,21 +123,42 @@ def _by_pointer(event: AcceptedEvent, payload: StagedPayload) -> list[NewFile]:
             min_event_time=file.min_event_time,
             max_event_time=file.max_event_time,
             stats=file.stats,
+            partition=file.partition,
         )
         for file in payload.files
     ]
 
 
-def encode_rows(table: TableRows, schema_of: SchemaOf) -> list[tuple[NewFile, bytes]]:
-    """The table's inline rows as Parquet files, one for each schema version, with their bytes."""
+def encode_rows(
+    table: TableRows, schema_of: SchemaOf, spec: PartitionSpec = ()
+) -> list[tuple[NewFile, bytes]]:
+    """The table's inline rows as Parquet files, one for each schema version, with their bytes.
+
+    A file of rows of one partition is known as such. Rows of several stay together: the hot tail is
+    cut by compaction, and not into more files than there are writes.
+    """
     files = []
     for version, batches in table.batches.items():
-        encoded = encode_parquet(batches, schema_of(table.table_id, version).arrow)
-        files.append((_new_file(table, version, encoded), encoded.content))
+        schema = schema_of(table.table_id, version).arrow
+        encoded = encode_parquet(batches, schema)
+        partition = _partition_of(batches, schema, spec) if spec else {}
+        files.append((_new_file(table, version, encoded, partition), encoded.content))
     return files
 
 
-def _new_file(table: TableRows, version: SchemaVersion, encoded: EncodedFile) -> NewFile:
+def _partition_of(
+    batches: Sequence[pa.RecordBatch], schema: pa.Schema, spec: PartitionSpec
+) -> Partition:
+    partitioner = Partitioner(spec, schema, keep=1)
+    for batch in batches:
+        if is_many(found := partitioner.partition_of(batch)):
+            return found
+    return MANY if len(partitioner.partitions) > 1 else partitioner.partitions[0]
+
+
+def _new_file(
+    table: TableRows, version: SchemaVersion, encoded: EncodedFile, partition: Partition
+) -> NewFile:
     if table.first_token is None or table.last_token is None:
         raise Corrupt("rows without a token", table_id=table.table_id)
     return NewFile(
@@ -148,4 +171,5 @@ def _new_file(table: TableRows, version: SchemaVersion, encoded: EncodedFile) ->
         max_token=table.last_token,
         min_event_time=encoded.event_times.earliest,
         max_event_time=encoded.event_times.latest,
+        partition=partition,
     )

@@ -25,6 +25,7 @@ from coordinator.fold import fold_tail
 from coordinator.lease_keeper import LeaseKeeper
 from coordinator.traces import publication, tell_published
 from data_files.parquet import stats_of
+from data_files.partitions import folders_of
 from duckmesh.errors import Corrupt, DuckMeshError
 from duckmesh.identifiers import ConsumerId, EventId, SchemaVersion, TableId
 from ingest_bus.envelope import Claim
@@ -177,11 +178,15 @@ class Materializer:
     def _put_rows(self, table: TableRows, place: Place, schemas: "_Schemas") -> list[NewFile]:
         """The table's new files: staged ones by pointer, rows inline or as objects by size."""
         files = list(table.staged)
-        for file, content in encode_rows(table, schemas):
+        for file, content in encode_rows(table, schemas, place.partition_spec):
             if len(content) <= self._options.inline_file_max_bytes:
                 files.append(replace(file, content=content))
                 continue
-            key = keys.data_file_key(place.tenant, place.name, table.table_id, file.file_id)
+            schema = schemas(table.table_id, file.schema_version).arrow
+            folders = folders_of(file.partition, schema) if file.partition else ()
+            key = keys.data_file_key(
+                place.tenant, place.name, table.table_id, file.file_id, folders
+            )
             self._store.put(key, content)
             files.append(replace(file, path=key, stats=stats_of(content)))
         return files

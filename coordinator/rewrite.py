@@ -1,5 +1,8 @@
 """Files of a table made anew as few large ones: the same rows, in the order of their event time.
 
+With a partition spec the rows are sorted by their partition first, and each begins a file: one
+object is written at a time, however many partitions there are.
+
 Rows stream from the old files to the store. Memory holds a row group and what the sort holds; the
 sort spills to a local directory, as do objects of a remote store while they are read. Files of
 several schema versions are written as the newest of them has the columns; readers of older
@@ -22,17 +25,27 @@ from catalog.connection import Catalog
 from catalog.snapshots import NewFile
 from catalog.table_schema import TableSchema
 from data_files.parquet import ParquetStream, event_time_column
+from data_files.partitions import (
+    NUMBER,
+    Partitioner,
+    by_number,
+    folders_of,
+    numbered_schema,
+    with_numbers,
+)
 from data_files.recast import merged_schema, read_recast
 from data_files.rechunk import Rechunker
-from data_files.time_order import in_time_order
+from data_files.row_order import in_order
 from duckmesh.errors import Corrupt, ErrorCode, Unavailable
 from duckmesh.identifiers import FileId, SchemaVersion, TableId, new_file_id
+from duckmesh.partitions import Partition, PartitionSpec
+from object_store.keys import Folders
 from object_store.port import ObjectStore
 
 _GROUP_MAX_BYTES: Final = 64 * 2**20
 
-KeyOfFile = Callable[[FileId], str]
-"""The object key of a new file."""
+KeyOfFile = Callable[[FileId, Folders], str]
+"""The object key of a new file, below the folders of its partition."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +54,9 @@ class RewriteOptions:
 
     target_bytes: int
     sort_bytes: int = 64 * 2**20
+    spec: PartitionSpec = ()
+    partitions_max: int = 1_000
+    """Rows of further partitions stay together."""
     scratch: Path | None = None
     """A directory on a local disk; the system's own for temporary files when None."""
 
@@ -97,26 +113,46 @@ class Rewrite:
         self, table_id: TableId, inputs: Sequence[LiveFile], schema: TableSchema, scratch: Path
     ) -> list[NewFile]:
         arrow = merged_schema(schema.arrow, [self._schema_of(file, scratch) for file in inputs])
-        rows = self._rows(inputs, arrow, scratch)
-        column = event_time_column(arrow)
-        if column is not None:
-            rows = in_time_order(
-                rows, arrow, column, scratch=scratch, run_bytes=self._options.sort_bytes
-            )
         output = _Output(self._store, self._begin_file, arrow, self._options.target_bytes)
         try:
-            for group in _groups(rows, arrow):
-                self._spend(0)
-                output.write(group)
-            output.end_file()
+            for partition, rows in self._ordered(
+                self._rows(inputs, arrow, scratch), arrow, scratch
+            ):
+                output.enter(partition)
+                for group in _groups(rows, arrow):
+                    self._spend(0)
+                    output.write(group)
+                output.end_file()
         except BaseException:
             output.abandon()
             raise
         return [_new_file(file, table_id, schema.version, inputs) for file in output.files]
 
-    def _begin_file(self) -> tuple[FileId, str]:
+    def _ordered(
+        self, rows: Iterator[pa.RecordBatch], schema: pa.Schema, scratch: Path
+    ) -> Iterator[tuple[Partition, Iterator[pa.RecordBatch]]]:
+        """The rows of one partition after the other, each by event time."""
+        options = self._options
+        times = [column] if (column := event_time_column(schema)) is not None else []
+        if not options.spec:
+            if times:
+                rows = in_order(rows, schema, times, scratch=scratch, run_bytes=options.sort_bytes)
+            yield {}, rows
+            return
+        partitioner = Partitioner(options.spec, schema, keep=options.partitions_max)
+        numbered = in_order(
+            with_numbers(rows, partitioner, schema),
+            numbered_schema(schema),
+            [NUMBER, *times],
+            scratch=scratch,
+            run_bytes=options.sort_bytes,
+        )
+        for number, of_one in by_number(numbered, schema):
+            yield partitioner.partitions[number], of_one
+
+    def _begin_file(self, partition: Partition, schema: pa.Schema) -> tuple[FileId, str]:
         file_id = new_file_id()
-        key = self._key_of_file(file_id)
+        key = self._key_of_file(file_id, folders_of(partition, schema))
         self._keys.append(key)
         return file_id, key
 
@@ -170,6 +206,7 @@ class _Written:
     size_bytes: int
     parquet: ParquetStream
     stats: dict[str, Any]
+    partition: Partition
 
 
 class _Output:
@@ -178,7 +215,7 @@ class _Output:
     def __init__(
         self,
         store: ObjectStore,
-        begin: Callable[[], tuple[FileId, str]],
+        begin: Callable[[Partition, pa.Schema], tuple[FileId, str]],
         schema: pa.Schema,
         target_bytes: int,
     ) -> None:
@@ -187,12 +224,17 @@ class _Output:
         self._schema = schema
         self._target_bytes = target_bytes
         self._parquet: ParquetStream | None = None
+        self._partition: Partition = {}
         self.files: list[_Written] = []
+
+    def enter(self, partition: Partition) -> None:
+        """The files that begin from now on are of this partition."""
+        self._partition = partition
 
     def write(self, group: pa.RecordBatch) -> None:
         """Append a row group."""
         if self._parquet is None:
-            self._file_id, self._key = self._begin()
+            self._file_id, self._key = self._begin(self._partition, self._schema)
             self._writer = self._store.open_writer(self._key)
             self._parquet = ParquetStream(self._writer.file, self._schema)
         self._parquet.write(group)
@@ -205,7 +247,9 @@ class _Output:
             return
         stats = self._parquet.finish()
         size_bytes = self._writer.commit()
-        self.files.append(_Written(self._file_id, self._key, size_bytes, self._parquet, stats))
+        self.files.append(
+            _Written(self._file_id, self._key, size_bytes, self._parquet, stats, self._partition)
+        )
         self._parquet = None
 
     def abandon(self) -> None:
@@ -232,4 +276,5 @@ def _new_file(
         min_event_time=times.earliest,
         max_event_time=times.latest,
         stats=written.stats,
+        partition=written.partition,
     )

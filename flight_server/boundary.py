@@ -149,6 +149,8 @@ _SQLSTATE_OF_ERROR: Final[Mapping[ErrorCode, str]] = {
     ErrorCode.TABLE_REQUIRED: "42602",
     ErrorCode.INVALID_PAYLOAD: "22000",
     ErrorCode.SCHEMA_INCOMPATIBLE: "42804",
+    ErrorCode.PARTITION_SPEC_INVALID: "42P16",
+    ErrorCode.TOO_MANY_PARTITIONS: "54000",
     ErrorCode.SQL_REQUIRED: "42601",
     ErrorCode.SQL_NOT_ALLOWED: "42501",
     ErrorCode.QUERY_EXECUTION_FAILED: "42000",

@@ -7,7 +7,9 @@ import pyarrow as pa
 
 from catalog.table_schema import FIELD_ID, normal_type, widens
 from catalog.tables import Table
+from data_files.partitions import check_type
 from duckmesh.errors import ErrorCode, Invalid, NotSupported
+from duckmesh.partitions import spec_invalid
 from query_engine.definitions import AlteredColumn
 
 
@@ -29,7 +31,23 @@ def check_alteration(table: Table, columns: Sequence[AlteredColumn]) -> Alterati
     fields = tuple(_field(column, old) for column in columns)
     if pa.schema(fields).equals(table.schema.arrow, check_metadata=True):
         return None
+    _check_partitions(table, fields)
     return Alteration(fields, _primary_key(table, columns, old))
+
+
+def _check_partitions(table: Table, fields: Sequence[pa.Field]) -> None:
+    """Raise Invalid when the table could not be cut by its spec any more."""
+    now = {int(f.metadata[FIELD_ID]): f for f in fields if FIELD_ID in (f.metadata or {})}
+    old = {int(f.metadata[FIELD_ID]): f.name for f in table.schema.arrow}
+    for each in table.partition_spec:
+        if each.source_id in now:
+            check_type(each.transform, now[each.source_id])
+        elif each.source_id in old:
+            raise spec_invalid(
+                f"the table is partitioned by column {old[each.source_id]!r}: ALTER TABLE ... SET "
+                "PARTITIONED BY others, and then drop it",
+                column=old[each.source_id],
+            )
 
 
 def _field(column: AlteredColumn, old: dict[int, pa.Field]) -> pa.Field:

@@ -21,6 +21,7 @@ from duckmesh.identifiers import (
     SchemaVersion,
     check_table_name,
 )
+from duckmesh.partitions import PartitionSpec, spec_as_json
 from gateway.acts import AdministrativeAct, administrative_act
 from gateway.identity import Identity, Role
 from gateway.known_quotas import KnownQuotas
@@ -51,6 +52,7 @@ class Definitions:
         *,
         creation_key: str | None,
         primary_key: Sequence[str] = (),
+        partition_spec: PartitionSpec = (),
     ) -> Table | None:
         """Create the table; None when another was first. Raises Exceeded (QUOTA_EXCEEDED)."""
         tables_max = self._quotas.of(identity).tenant.tables
@@ -63,6 +65,7 @@ class Definitions:
                 creation_key=creation_key,
                 created_by=identity.principal,
                 primary_key=primary_key,
+                partition_spec=partition_spec,
                 tables_max=tables_max,
             )
             if made is not None:
@@ -87,7 +90,13 @@ class Definitions:
             yield connection, act
 
     def recreate_table(
-        self, identity: Identity, name: str, schema: TableSchema, *, primary_key: Sequence[str]
+        self,
+        identity: Identity,
+        name: str,
+        schema: TableSchema,
+        *,
+        primary_key: Sequence[str],
+        partition_spec: PartitionSpec = (),
     ) -> Table:
         """Create the table in the place of one of that name, if there is one. Atomic.
 
@@ -106,6 +115,7 @@ class Definitions:
                 creation_key=None,
                 created_by=identity.principal,
                 primary_key=primary_key,
+                partition_spec=partition_spec,
                 tables_max=tables_max,
             )
             if made is None:
@@ -162,6 +172,16 @@ class Definitions:
             act.done(connection, schema_version=altered.version)
         self._tables.forget(identity.tenant_id, table.name)
         return altered
+
+    def set_partition_spec(self, identity: Identity, table: Table, spec: PartitionSpec) -> None:
+        """Cut the table's new files by this spec. Atomic; rows and older files stay as they are.
+
+        Needs no fence: rows that are on their way are right under either spec. Raises NotFound.
+        """
+        with self._act(identity, "alter_table", table.name) as (connection, act):
+            tables.set_partition_spec(connection, table, spec, created_by=identity.principal)
+            act.done(connection, partition_spec=spec_as_json(spec))
+        self._tables.forget(identity.tenant_id, table.name)
 
     def rename_table(
         self,

@@ -1,4 +1,4 @@
-"""Which files of a table a query needs, by the statistics of their columns in the catalog."""
+"""Which files of a table a query needs, by their columns' statistics and their partitions."""
 
 import threading
 from collections import OrderedDict
@@ -8,9 +8,10 @@ from typing import Any, Final
 
 from catalog import files
 from catalog.connection import Catalog
-from catalog.files import DataFile
+from catalog.files import DataFile, FileStats
 from catalog.tables import TableAt
 from duckmesh.identifiers import FileId
+from gateway.partition_pruning import partition_may_match
 from query_engine.predicates import Predicate
 from query_engine.pruning import may_match
 
@@ -34,29 +35,38 @@ class FilePruning:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._lock = threading.Lock()
-        self._known: OrderedDict[FileId, Mapping[str, Any]] = OrderedDict()
+        self._known: OrderedDict[FileId, FileStats] = OrderedDict()
 
     def needed(self, table: TableAt, found: Sequence[DataFile], asked: Asked) -> Sequence[DataFile]:
         """The files that may hold a row that the query asks for, in their order.
 
-        Inline files, and those written with other columns than the table's, are always needed.
+        Files written with other columns than the table's are always needed, and so are inline
+        files of several partitions, or of none.
         """
         predicate = asked.predicates.get(table.name.lower())
         if predicate is None:
             return found
-        judged = [f for f in found if f.path and f.schema_version == table.schema.version]
+        # An inline file has no statistics; of a table with a spec it may have a partition.
+        with_inline = bool(table.partition_spec)
+        judged = [
+            f for f in found if (f.path or with_inline) and f.schema_version == table.schema.version
+        ]
         if len(judged) < 2:
             return found
         stats = self._stats([file.file_id for file in judged])
         fields = {field.name.lower(): field for field in table.schema.arrow}
         left_out = {
-            file.file_id
-            for file in judged
-            if not may_match(predicate, fields, stats.get(file.file_id, {}), asked.values)
+            file_id
+            for file_id, known in stats.items()
+            if not may_match(predicate, fields, known.columns, asked.values)
+            or (
+                known.partition
+                and not partition_may_match(predicate, fields, known.partition, asked.values)
+            )
         }
         return [file for file in found if file.file_id not in left_out] if left_out else found
 
-    def _stats(self, file_ids: Sequence[FileId]) -> Mapping[FileId, Mapping[str, Any]]:
+    def _stats(self, file_ids: Sequence[FileId]) -> Mapping[FileId, FileStats]:
         with self._lock:
             known = {file_id: self._known.get(file_id) for file_id in file_ids}
         missing = [file_id for file_id, stats in known.items() if stats is None]

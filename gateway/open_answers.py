@@ -88,6 +88,7 @@ class Answer:
         stop: Interruption,
         among: OpenAnswers,
         scanned_bytes: int = 0,
+        pruned_files: int = 0,
         record: StatementRecord | None = None,
         span: Span = NOTHING,
         on_failure: Callable[[BaseException], object] = lambda _: None,
@@ -98,6 +99,8 @@ class Answer:
         """
         self.scanned_bytes = scanned_bytes
         """The size of the data files that the query reads from."""
+        self.pruned_files = pruned_files
+        """Files of its tables that were left out: they hold no row that it asks for."""
         self._running = running
         self._pinned = pinned
         self._turns = turns

@@ -39,6 +39,7 @@ class StatementRecord:
         "_trace_id",
         "asked_token",
         "byte_count",
+        "pruned_files",
         "queue_seconds",
         "row_count",
         "run_seconds",
@@ -65,6 +66,7 @@ class StatementRecord:
         self.byte_count = 0
         self.scanned_files = 0
         self.scanned_bytes = 0
+        self.pruned_files = 0
 
     def gave(self, batch: pa.RecordBatch) -> None:
         """Rows were handed on."""
@@ -98,6 +100,7 @@ class StatementRecord:
             byte_count=self.byte_count,
             scanned_files=self.scanned_files,
             scanned_bytes=self.scanned_bytes,
+            pruned_files=self.pruned_files,
             outcome=outcome,
         )
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 from catalog import pins, snapshots
 from catalog.connection import Catalog
 from catalog.snapshots import Snapshot
+from data_files.partitions import spec_texts
 from duckmesh import metrics, tracing
 from duckmesh.clock import Deadline
 from duckmesh.errors import DuckMeshError, ErrorCode, Invalid, NotSupported
@@ -76,6 +77,8 @@ class DescribedTable:
     watermark: VisibilityToken | None
     primary_key: tuple[str, ...] = ()
     is_view: bool = False
+    partition_spec: tuple[str, ...] = ()
+    """How its new files are cut, as people write it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,6 +410,7 @@ class Reads:
         if record is not None:
             record.queue_seconds = queued.total_seconds()
             record.scanned_files, record.scanned_bytes = len(sizes), scanned
+            record.pruned_files = len(pruned)
         if wanted:
             metrics.REPLICA_QUERIES.labels("replica" if rows.in_segments else "parquet").inc()
         return Answer(
@@ -416,6 +420,7 @@ class Reads:
             stop=stop,
             among=self._open,
             scanned_bytes=scanned,
+            pruned_files=len(pruned),
             record=record,
             on_failure=rows.distrust,
             span=span,
@@ -492,7 +497,13 @@ class Reads:
         newest = self._visibility.newest(identity.tenant_id)
         manifest = self._manifests.at(identity.tenant_id, newest.snapshot_id)
         return [
-            DescribedTable(table.name, table.schema.arrow, table.watermark, table.primary_key)
+            DescribedTable(
+                table.name,
+                table.schema.arrow,
+                table.watermark,
+                table.primary_key,
+                partition_spec=spec_texts(table.partition_spec, table.schema.arrow),
+            )
             for table in manifest.tables.values()
         ] + [
             DescribedTable(view.name, view.schema, None, is_view=True)

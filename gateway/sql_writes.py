@@ -16,8 +16,10 @@ import pyarrow as pa
 from catalog.table_schema import TableSchema, without_field_ids
 from catalog.tables import Table, table_not_found
 from catalog.views import View, view_not_found
+from data_files.partitions import bound_spec
 from duckmesh.errors import Conflict, DuckMeshError, ErrorCode, Invalid, NotSupported
 from duckmesh.identifiers import check_table_name
+from duckmesh.partitions import parse_terms
 from duckmesh.tokens import VisibilityToken
 from gateway.alterations import check_alteration
 from gateway.identity import Identity, Role
@@ -44,6 +46,7 @@ from query_engine.insertion import (
     filled_columns,
 )
 from query_engine.lexemes import LexemeReader, TableName, first_word
+from query_engine.partition_clauses import PartitionChange, read_partition_change
 from query_engine.scratch import Scratch
 from query_engine.statements import StatementKind, parse_drop_table
 from query_engine.views import read_create_view, read_drop_view
@@ -173,6 +176,9 @@ class SqlWrites:
             case StatementKind.DROP_TABLE:
                 return self._drop_table(request)
             case StatementKind.ALTER:
+                partitions = read_partition_change(sql)
+                if partitions is not None:
+                    return self._repartition(request, partitions)
                 rename = read_rename(sql)
                 return self._rename(request, rename) if rename else self._alter_table(request)
             case StatementKind.CREATE_VIEW:
@@ -339,14 +345,22 @@ class SqlWrites:
         name = taken or name
         if statement.source is not None:
             return self._create_table_as(request, statement, statement.source, name)
-        definition = self._definitions.columns(request.sql)
+        definition = self._definitions.columns(statement.declaration)
         schema = TableSchema.first(definition.schema)
         key = definition.primary_key
+        spec = bound_spec(parse_terms(statement.partitioned_by), schema.arrow)
         if statement.or_replace:
-            self._writes.definitions.recreate_table(request.identity, name, schema, primary_key=key)
+            self._writes.definitions.recreate_table(
+                request.identity, name, schema, primary_key=key, partition_spec=spec
+            )
             return _DONE
         made = self._writes.definitions.create_table(
-            request.identity, name, schema, creation_key=request.idempotency_key, primary_key=key
+            request.identity,
+            name,
+            schema,
+            creation_key=request.idempotency_key,
+            primary_key=key,
+            partition_spec=spec,
         )
         if made is None and not statement.if_not_exists:
             self._check_created_by(request, name)
@@ -390,6 +404,18 @@ class SqlWrites:
         if name is None and statement.if_exists:
             return _DONE
         self._once_published(request, lambda: self._alter(request, name or statement.target.name))
+        return _DONE
+
+    def _repartition(self, request: _Request, statement: PartitionChange) -> Executed:
+        """Cut a table's new files by another spec; its rows and its files stay as they are."""
+        name = statement.target.name
+        self._require_admin(request, "alter_table", name)
+        known = self._writes.definitions.live_name(request.identity, name)
+        if known is None and statement.if_exists:
+            return _DONE
+        table = self._writes.table(request.identity, known or name)
+        spec = bound_spec(parse_terms(statement.terms), table.schema.arrow)
+        self._writes.definitions.set_partition_spec(request.identity, table, spec)
         return _DONE
 
     def _once_published(self, request: _Request, change: Callable[[], None]) -> None:

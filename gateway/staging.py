@@ -2,7 +2,9 @@
 
 A small write becomes an inline payload. A large one is cut into row groups and written as Parquet,
 straight to the store while it arrives; memory holds a row group or two, whatever is sent. A file is
-begun anew when the last has reached its target size. Died, or aborted, before the envelope is
+begun anew when the last has reached its target size, or when the rows come to another partition of
+their table. Rows that come mixed stay in one file, which compaction takes apart: one object is
+written at a time, however many partitions there are. Died, or aborted, before the envelope is
 published: the staged objects are orphans that no snapshot reaches.
 """
 
@@ -13,15 +15,18 @@ from typing import Final
 import pyarrow as pa
 
 from data_files.parquet import EventTimes, ParquetStream, event_time_column, event_times
+from data_files.partitions import Partitioner, folders_of
 from data_files.payload import encode_batches
 from data_files.rechunk import Rechunker
 from data_files.row_hash import RowHash
 from duckmesh.identifiers import FileId, new_file_id
+from duckmesh.partitions import Partition, PartitionSpec
 from ingest_bus.envelope import InlinePayload, StagedFile, StagedPayload
+from object_store.keys import Folders
 from object_store.port import ObjectStore, ObjectWriter
 
-KeyOfFile = Callable[[FileId], str]
-"""The object key of a new data file of the write's table."""
+KeyOfFile = Callable[[FileId, Folders], str]
+"""The object key of a new data file of the write's table, below the folders of its partition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,8 @@ class StagingLimits:
 
     inline_max_bytes: int = 2**20
     staged_file_target_bytes: int = 128 * 2**20
+    partitions_max: int = 1_000
+    """Of how many partitions of its table one write may have rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,7 @@ class _OpenFile:
     key: str
     writer: ObjectWriter
     parquet: ParquetStream
+    partition: Partition
     arrow_bytes: int = 0
 
 
@@ -67,11 +75,13 @@ class Staging:
         *,
         limits: StagingLimits,
         hashed: bool,
+        spec: PartitionSpec = (),
     ) -> None:
         self._schema = schema
         self._store = store
         self._key_of_file = key_of_file
         self._limits = limits
+        self._partitioner = Partitioner(spec, schema, limit=limits.partitions_max) if spec else None
         self._rechunker = Rechunker(schema)
         self._hash = RowHash() if hashed else None
         self._held: list[pa.RecordBatch] = []
@@ -82,7 +92,10 @@ class Staging:
         self.arrow_bytes = 0
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Take rows of the table's schema. Blocks while the store is slower than the sender."""
+        """Take rows of the table's schema. Blocks while the store is slower than the sender.
+
+        Raises Invalid (TOO_MANY_PARTITIONS).
+        """
         self.row_count += batch.num_rows
         self.arrow_bytes += batch.nbytes
         for full in self._rechunker.add(batch):
@@ -98,7 +111,10 @@ class Staging:
     def _spill(self) -> None:
         """Write the whole chunks at hand to the store. Chunks are row groups."""
         for chunk in self._held:
-            current = self._open or self._begin_file()
+            partition = self._partition_of(chunk)
+            if self._open is not None and self._open.partition != partition:
+                self._end_file()
+            current = self._open or self._begin_file(partition)
             current.parquet.write(chunk)
             current.arrow_bytes += chunk.nbytes
             target = self._limits.staged_file_target_bytes * _PARQUET_RATIO
@@ -106,12 +122,16 @@ class Staging:
                 self._end_file()
         self._held.clear()
 
-    def _begin_file(self) -> _OpenFile:
+    def _partition_of(self, chunk: pa.RecordBatch) -> Partition:
+        return {} if self._partitioner is None else self._partitioner.partition_of(chunk)
+
+    def _begin_file(self, partition: Partition) -> _OpenFile:
         file_id = new_file_id()
-        key = self._key_of_file(file_id)
+        key = self._key_of_file(file_id, folders_of(partition, self._schema))
         self._keys.append(key)
         writer = self._store.open_writer(key)
-        self._open = _OpenFile(file_id, key, writer, ParquetStream(writer.file, self._schema))
+        parquet = ParquetStream(writer.file, self._schema)
+        self._open = _OpenFile(file_id, key, writer, parquet, partition)
         return self._open
 
     def _end_file(self) -> None:
@@ -131,11 +151,15 @@ class Staging:
                 times.earliest,
                 times.latest,
                 stats,
+                dict(done.partition),
             )
         )
 
     def finish(self) -> Gathered:
-        """End the write: every byte is durable or in the payload returned."""
+        """End the write: every byte is durable or in the payload returned.
+
+        Raises Invalid (TOO_MANY_PARTITIONS), as `add` does.
+        """
         rest = self._rechunker.flush()
         if rest is not None:
             self._take(rest)
@@ -149,6 +173,8 @@ class Staging:
             size_bytes = sum(file.size_bytes for file in self._files)
             staged = StagedPayload(tuple(self._files))
             return Gathered(staged, self.row_count, size_bytes, times, digest)
+        for chunk in self._held:
+            self._partition_of(chunk)
         content = encode_batches(self._held)
         table = pa.Table.from_batches(self._held, self._schema)
         times = event_times(table, event_time_column(self._schema))

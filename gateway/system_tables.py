@@ -7,8 +7,9 @@ from typing import Final
 
 import pyarrow as pa
 
-from catalog import pins, snapshots
+from catalog import files, pins, snapshots
 from catalog.connection import Catalog
+from data_files.partitions import partition_text, spec_texts
 from duckmesh.quotas import NO_QUOTAS, Quotas
 from duckmesh.tokens import BEFORE_ALL
 from gateway import audit_tables
@@ -52,6 +53,7 @@ _TABLES: Final = pa.schema(
         ("file_count", pa.int64()),
         ("size_bytes", pa.int64()),
         ("max_visibility_token", pa.int64()),
+        ("partition_spec", pa.string()),
     ]
 )
 _DATA_FILES: Final = pa.schema(
@@ -66,6 +68,8 @@ _DATA_FILES: Final = pa.schema(
         ("min_visibility_token", pa.int64()),
         ("max_visibility_token", pa.int64()),
         ("begin_snapshot", pa.int64()),
+        # `partition` is a word of SQL.
+        ("file_partition", pa.string()),
     ]
 )
 
@@ -166,7 +170,7 @@ def build(
         "receipts": lambda: _receipts(bus, manifest),
         "snapshots": lambda: _snapshots(catalog, manifest),
         "tables": lambda: _tables(manifest),
-        "data_files": lambda: _data_files(manifest),
+        "data_files": lambda: _data_files(catalog, manifest),
         "sessions": lambda: _sessions(catalog, identity),
         "lag": lambda: _lag(catalog, bus, manifest),
         "pins": lambda: _pins(catalog, manifest),
@@ -319,12 +323,16 @@ def _tables(manifest: Manifest) -> list[tuple[object, ...]]:
                 len(files),
                 sum(file.file_size_bytes for file in files),
                 table.watermark,
+                ", ".join(spec_texts(table.partition_spec, table.schema.arrow)) or None,
             )
         )
     return rows
 
 
-def _data_files(manifest: Manifest) -> list[tuple[object, ...]]:
+def _data_files(catalog: Catalog, manifest: Manifest) -> list[tuple[object, ...]]:
+    ids = [file.file_id for table in manifest.files.values() for file in table]
+    with catalog.connect() as connection:
+        partitions = files.partitions_of(connection, ids)
     return [
         (
             table.name,
@@ -337,6 +345,7 @@ def _data_files(manifest: Manifest) -> list[tuple[object, ...]]:
             file.min_token,
             file.max_token,
             file.begin_snapshot,
+            partition_text(partitions.get(file.file_id, {}), table.schema.arrow),
         )
         for table in manifest.tables.values()
         for file in manifest.files[table.table_id]

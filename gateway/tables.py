@@ -8,8 +8,10 @@ import pyarrow as pa
 
 from catalog.table_schema import TableSchema
 from catalog.tables import table_not_found
+from data_files.partitions import bound_spec, spec_texts
 from duckmesh.errors import Conflict, ErrorCode, Invalid
 from duckmesh.identifiers import check_table_name
+from duckmesh.partitions import parse_terms
 from gateway.identity import Identity
 from gateway.reads import DescribedTable, Reads
 from gateway.sql_writes import SqlWrites
@@ -55,18 +57,30 @@ class TableAdministration:
         self._sql_writes = sql_writes
 
     def create(
-        self, identity: Identity, name: str, columns: pa.Schema, *, primary_key: Sequence[str] = ()
+        self,
+        identity: Identity,
+        name: str,
+        columns: pa.Schema,
+        *,
+        primary_key: Sequence[str] = (),
+        partition_spec: Sequence[str] = (),
     ) -> DescribedTable:
         """Create an empty table, in a snapshot of its own.
 
         The columns of its key become NOT NULL. Raises Conflict (TABLE_EXISTS), Invalid naming the
-        column that cannot be, Denied.
+        column or the field of the partition spec that cannot be, Denied.
         """
         self._writes.definitions.require_admin(identity, "create_table", name)
         check_table_name(name)
         schema = TableSchema.first(with_key(columns, primary_key))
+        spec = bound_spec(parse_terms(partition_spec), schema.arrow)
         made = self._writes.definitions.create_table(
-            identity, name, schema, creation_key=None, primary_key=primary_key
+            identity,
+            name,
+            schema,
+            creation_key=None,
+            primary_key=primary_key,
+            partition_spec=spec,
         )
         if made is None:
             raise Conflict(
@@ -74,7 +88,26 @@ class TableAdministration:
                 f"table {name!r} exists: drop it first, or choose another name",
                 table=name,
             )
-        return DescribedTable(name, made.schema.arrow, None, tuple(primary_key))
+        return DescribedTable(
+            name,
+            made.schema.arrow,
+            None,
+            tuple(primary_key),
+            partition_spec=spec_texts(spec, made.schema.arrow),
+        )
+
+    def partition(
+        self, identity: Identity, name: str, partition_spec: Sequence[str]
+    ) -> DescribedTable:
+        """Cut the table's new files by this spec; rows and older files stay as they are.
+
+        Raises NotFound, Invalid (PARTITION_SPEC_INVALID), Denied.
+        """
+        self._writes.definitions.require_admin(identity, "alter_table", name)
+        table = self._writes.table(identity, self.named(identity, name).name)
+        spec = bound_spec(parse_terms(partition_spec), table.schema.arrow)
+        self._writes.definitions.set_partition_spec(identity, table, spec)
+        return self.named(identity, name)
 
     def all(self, identity: Identity) -> list[DescribedTable]:
         """The tables of the newest snapshot, by name. Raises Denied."""

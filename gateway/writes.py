@@ -18,6 +18,7 @@ from catalog.table_schema import TableSchema
 from catalog.tables import Table, table_not_found
 from data_files.batch_size import bytes_of
 from data_files.parquet import event_time_column, event_times
+from data_files.partitions import Partitioner
 from data_files.payload import encode_batches
 from data_files.row_hash import hash_of
 from duckmesh import tracing
@@ -185,6 +186,7 @@ class Writes:
             partial(keys.data_file_key, identity.tenant, table_name, table_id),
             limits=_staging_limits(self._staging, transaction),
             hashed=idempotency_key is not None and payload_hash is None,
+            spec=() if table is None else table.partition_spec,
         )
         return PendingWrite(
             self,
@@ -353,6 +355,8 @@ class Writes:
                 trace_id=trace_id,
                 session=session,
             )
+        if target.table.partition_spec:
+            self._check_partitions(target.table, conformed)
         digest = hash_of(conformed) if idempotency_key is not None else None
         content = encode_batches([conformed])
         times = event_times(conformed, event_time_column(target.table.schema.arrow))
@@ -457,6 +461,9 @@ class Writes:
             new_staging=partial(self._new_staging, identity, target.table),
         )
         conformed = [replace(part, rows=target.conformer.conform(part.rows)) for part in parts]
+        if target.table.partition_spec:
+            for part in conformed:
+                self._check_partitions(target.table, part.rows)
         with group.envelopes(conformed) as envelopes:
             try:
                 with tracing.span("commit", events=len(envelopes)):
@@ -468,6 +475,12 @@ class Writes:
                 group.keep()
                 raise
 
+    def _check_partitions(self, table: Table, rows: pa.RecordBatch) -> None:
+        """Raise Invalid (TOO_MANY_PARTITIONS) for rows of more partitions than one write may."""
+        limit = self._staging.partitions_max
+        if rows.num_rows > limit:
+            Partitioner(table.partition_spec, table.schema.arrow, limit=limit).numbers(rows)
+
     def _new_staging(self, identity: Identity, table: Table, hashed: bool) -> Staging:
         return Staging(
             table.schema.arrow,
@@ -475,6 +488,7 @@ class Writes:
             partial(keys.data_file_key, identity.tenant, table.name, table.table_id),
             limits=self._staging,
             hashed=hashed,
+            spec=table.partition_spec,
         )
 
     def _append_large(

@@ -30,6 +30,7 @@ class QueryStatistics(AnswerModel):
     duration_ms: float
     scanned_files: int
     scanned_bytes: int
+    pruned_files: int = Field(description="Left out: they hold no row that the query asks for.")
     source: Literal["replica", "parquet"] = Field(
         description="`replica` when rows of some files came from a native replica."
     )
@@ -87,6 +88,7 @@ class TableAnswer(AnswerModel):
     kind: Literal["table", "view"]
     columns: list[dict[str, Any]] = Field(alias="schema")
     primary_key_cols: list[str]
+    partition_spec: list[str]
     max_visibility_token: int | None
 
 

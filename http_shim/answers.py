@@ -123,6 +123,7 @@ class QueryStream:
                 "duration_ms": round((time.monotonic() - self._began) * 1000, 3),
                 "scanned_files": stats.scanned_files,
                 "scanned_bytes": self._answer.scanned_bytes,
+                "pruned_files": self._answer.pruned_files,
                 "source": "replica" if stats.replica_files else "parquet",
                 "replica_files": stats.replica_files,
             },

@@ -57,7 +57,11 @@ class CreateTableRequest(StrictModel):
     primary_key_cols: list[str] = Field(
         default=[], description="Columns that become NOT NULL and name a row."
     )
-    partition_spec: list[Any] = Field(default=[], description="Empty: partitions are planned.")
+    partition_spec: list[str] = Field(
+        default=[],
+        description="How files are cut: `day(ts)`, `bucket(16, id)`, `truncate(4, name)` and so "
+        "on, at most four.",
+    )
     compatibility_mode: Literal["none", "backward", "forward", "full"] = Field(
         default="backward", description="`backward` until tables change their columns by HTTP."
     )
@@ -77,20 +81,24 @@ class WidenColumn(ColumnType):
 
 
 class ChangeTableRequest(StrictModel):
-    """One change of one column: exactly one of these fields."""
+    """One change of one column, or of how files are cut: exactly one of these fields."""
 
     add: Column | None = None
     rename: RenameColumn | None = None
     drop: str | None = None
     widen: WidenColumn | None = None
     allow_null: str | None = None
+    partition_spec: list[str] | None = Field(
+        default=None, description="How new files are cut from now on; empty: not at all."
+    )
 
     def change(self) -> ColumnChange:
         """The change. Raises Invalid when there is none, or more than one."""
         if len(self.model_fields_set) != 1:
             raise Invalid(
                 ErrorCode.SCHEMA_REQUIRED,
-                "a request makes one change: add, rename, drop, widen or allow_null",
+                "a request makes one change: add, rename, drop, widen, allow_null or "
+                "partition_spec",
             )
         if self.add is not None:
             return ColumnChange.add(_field(self.add))
@@ -131,9 +139,12 @@ async def describe_table(request: Request, table: str) -> Response:
     return json_response(_described(found))
 
 
-@router.patch("/v1/tables/{table}", summary="Change a column")
+@router.patch("/v1/tables/{table}", summary="Change a column, or how files are cut")
 async def change_table(request: Request, table: str) -> Response:
-    """Add, rename, drop or widen one column, or let it be null. Old rows are read right after."""
+    """Add, rename, drop or widen one column, or let it be null. Old rows are read right after.
+
+    A partition spec is for the files to come; those that are there stay as they are.
+    """
     call, door = call_of(request), door_of(request)
     idle_seconds = door.limits.idle.total_seconds()
     body = await read_json(request, limit=_BODY_MAX_BYTES, idle_seconds=idle_seconds)
@@ -150,12 +161,6 @@ async def drop_table(request: Request, table: str) -> Response:
 
 def _create(door: Door, who: Identity, body: bytes) -> Response:
     asked = parse(CreateTableRequest, body)
-    if asked.partition_spec:
-        raise NotSupported(
-            ErrorCode.NOT_IMPLEMENTED_YET,
-            "partitions are not here yet: leave partition_spec out",
-            feature="partition_spec",
-        )
     if asked.compatibility_mode != "backward":
         raise NotSupported(
             ErrorCode.NOT_IMPLEMENTED_YET,
@@ -163,13 +168,23 @@ def _create(door: Door, who: Identity, body: bytes) -> Response:
             feature="compatibility_mode",
         )
     columns = pa.schema([_field(column) for column in asked.columns])
-    made = door.rooms.tables.create(who, asked.name, columns, primary_key=asked.primary_key_cols)
+    made = door.rooms.tables.create(
+        who,
+        asked.name,
+        columns,
+        primary_key=asked.primary_key_cols,
+        partition_spec=asked.partition_spec,
+    )
     return json_response(_described(made), status=201)
 
 
 def _change(door: Door, who: Identity, table: str, body: bytes) -> Response:
-    change = parse(ChangeTableRequest, body).change()
-    return json_response(_described(door.rooms.tables.change(who, table, change)))
+    asked = parse(ChangeTableRequest, body)
+    if asked.partition_spec is not None and len(asked.model_fields_set) == 1:
+        changed = door.rooms.tables.partition(who, table, asked.partition_spec)
+    else:
+        changed = door.rooms.tables.change(who, table, asked.change())
+    return json_response(_described(changed))
 
 
 def _field(column: Column) -> pa.Field:
@@ -194,5 +209,6 @@ def _described(table: DescribedTable) -> dict[str, Any]:
         "kind": "view" if table.is_view else "table",
         "schema": describe_columns(table.schema),
         "primary_key_cols": list(table.primary_key),
+        "partition_spec": list(table.partition_spec),
         "max_visibility_token": table.watermark,
     }

@@ -58,6 +58,7 @@ class StagedFile:
     min_event_time: datetime | None = None
     max_event_time: datetime | None = None
     stats: dict[str, Any] = field(default_factory=dict)
+    partition: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -472,7 +472,8 @@ CREATE TABLE query_audit (
     scanned_files        integer NOT NULL DEFAULT 0,
     -- OK, or the error code.
     outcome              text NOT NULL,
-    scanned_bytes        bigint NOT NULL DEFAULT 0
+    scanned_bytes        bigint NOT NULL DEFAULT 0,
+    pruned_files         integer NOT NULL DEFAULT 0
 );
 
 CREATE INDEX query_audit_of_tenant ON query_audit (tenant_id, started_at DESC);

@@ -5,7 +5,9 @@ and goes on with these, '.', '=' and '-'. So no key is absolute, climbs with '..
 dot, or leaves the prefix of its tenant.
 """
 
+import hashlib
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from duckmesh.errors import ErrorCode, Invalid
@@ -18,17 +20,38 @@ COMPONENT_MAX_CHARS: Final = 200
 _SLUG_MAX_CHARS: Final = 40
 _COMPONENT = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.=-]{{0,{COMPONENT_MAX_CHARS - 1}}}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_]+")
+_UNSAFE_VALUE = re.compile(r"[^A-Za-z0-9_.-]+")
+_VALUE_MAX_CHARS: Final = 24
+_HASH_CHARS: Final = 8
 
 
-def data_file_key(tenant_name: str, table_name: str, table_id: int, file_id: FileId) -> str:
-    """`{tenant}/{table}-{table id}/part-{file id}.parquet`.
+Folders = Sequence[tuple[str, str]]
+"""The folders of a partition: names and values as they are, safe or not; at most four."""
 
-    The table's name is there for a human reading a listing, cut down to safe characters; the ids
+
+def data_file_key(
+    tenant_name: str,
+    table_name: str,
+    table_id: int,
+    file_id: FileId,
+    folders: Folders = (),
+) -> str:
+    """`{tenant}/{table}-{table id}/{name}={value}/part-{file id}.parquet`.
+
+    Names and values are there for a human reading a listing, cut down to safe characters; the ids
     make the key unique, also when two names cut down to one, or a table is renamed.
     """
-    return check(
-        f"{tenant_prefix(tenant_name)}{_slug(table_name)}-{table_id}/part-{file_id}.parquet"
-    )
+    table = f"{tenant_prefix(tenant_name)}{_slug(table_name)}-{table_id}"
+    path = "".join(f"/{_folder(name, value)}" for name, value in folders)
+    return check(f"{table}{path}/part-{file_id}.parquet")
+
+
+def _folder(name: str, value: str) -> str:
+    """One component. A value that is cut or changed has a hash, so that no two look alike."""
+    safe = _UNSAFE_VALUE.sub("_", value)[:_VALUE_MAX_CHARS]
+    if safe != value:
+        safe = f"{safe}-{hashlib.sha256(value.encode()).hexdigest()[:_HASH_CHARS]}"
+    return f"{_slug(name)}={safe}"
 
 
 def tenant_prefix(tenant_name: str) -> str:

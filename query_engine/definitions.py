@@ -14,6 +14,7 @@ import pyarrow as pa
 from duckmesh.errors import ErrorCode, NotSupported
 from duckmesh.statements import Statements
 from query_engine.lexemes import LexemeReader, TableName, cut
+from query_engine.partition_clauses import take_terms
 from query_engine.quoting import FIELD_ID, identifier, literal, sql_type
 from query_engine.scratch import Scratch
 from query_engine.trees import Trees
@@ -47,6 +48,9 @@ class CreateTable:
     with_data: bool
     column_names: tuple[str, ...]
     """New names for the source's columns; empty when the statement gives none."""
+    partitioned_by: tuple[str, ...] = ()
+    declaration: str = ""
+    """The statement without its PARTITIONED BY, which DuckDB's own tables have not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +78,19 @@ def read_create_table(sql: str) -> CreateTable:
     if_not_exists = reader.took("IF", "NOT", "EXISTS")
     target = TableName.of(reader.path())
     names = _renamed(reader)
+    declaration = reader.so_far()
+    terms = take_terms(reader)
     if not reader.took("AS"):
         if not reader.at_end:
-            _refuse("PARTITIONED BY, SORTED BY and WITH", "leave the clause out")
-        return CreateTable(target, or_replace, if_not_exists, None, True, ())
+            _refuse("SORTED BY and WITH", "leave the clause out")
+        return CreateTable(
+            target, or_replace, if_not_exists, None, True, (), terms or (), declaration
+        )
+    if terms is not None:
+        _refuse(
+            "PARTITIONED BY and AS in one statement",
+            "CREATE TABLE with its columns and PARTITIONED BY, and then INSERT",
+        )
     empty = reader.drop_end("WITH", "NO", "DATA")
     if not empty:
         reader.drop_end("WITH", "DATA")

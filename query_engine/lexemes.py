@@ -174,6 +174,10 @@ class LexemeReader:
         """Whether this keyword comes later, in parentheses or not."""
         return any(each.word == word for each in self._lexemes[self._at :])
 
+    def so_far(self) -> str:
+        """The text up to the last lexeme taken."""
+        return self.text[: self._lexemes[self._at - 1].end].decode() if self._at else ""
+
     def rest(self) -> str:
         """The text from the next lexeme to the statement's end."""
         lexeme = self.peek()

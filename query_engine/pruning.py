@@ -65,6 +65,15 @@ def columns_of(predicate: Predicate) -> set[str]:
     return {predicate.column}
 
 
+def wanted_range(asked: Comparison, kind: pa.DataType, values: Mapping[str, Any]) -> Range | None:
+    """Within which the value surely lies that a column of this type is compared with.
+
+    Whole and decimal numbers as Decimal, text, dates, and moments in UTC. None when DuckDB may
+    compare in another way. Raises ValueError or ArithmeticError for a text that is no such value.
+    """
+    return _wanted(asked.operand, kind, values)
+
+
 def _overlaps(
     asked: Comparison, kind: pa.DataType, known: Mapping[str, Any], values: Mapping[str, Any]
 ) -> bool:

@@ -37,6 +37,12 @@ class MaintenanceSettings(Group):
         ge=MIB,
         description="The memory in which rows are sorted; beyond, they are sorted on disk.",
     )
+    compaction_partitions_max: int = Field(
+        default=1_000,
+        ge=1,
+        le=100_000,
+        description="Partitions that one merge cuts; rows of more stay together for the next.",
+    )
     compaction_lag_files: int = Field(
         default=1000, ge=1, description="More small files in one table than this are logged."
     )

@@ -17,6 +17,12 @@ class IngestSettings(Group):
     staged_file_target_bytes: int = Field(
         default=128 * MIB, ge=MIB, description="The size of a staged file, about."
     )
+    partitions_max: int = Field(
+        default=1_000,
+        ge=1,
+        le=1_000_000,
+        description="Partitions of its table that one write may have rows of.",
+    )
     key_window_days: float = Field(
         default=7, gt=0, le=3650, description="How long an idempotency key is remembered."
     )

@@ -57,6 +57,27 @@ def test_a_primary_key_makes_its_columns_not_null(http) -> None:
     assert (refused.status_code, refused.json()["error_code"]) == (400, "SCHEMA_INCOMPATIBLE")
 
 
+def test_a_table_is_cut_by_its_partition_spec_and_by_another_later(http) -> None:
+    asked = {
+        "name": "t",
+        "schema": [{"name": "id", "type": "bigint"}, {"name": "seen", "type": "timestamptz"}],
+        "partition_spec": ["Day( seen )", "bucket(16,id)"],
+    }
+    made = http.post("/v1/tables", json=asked).json()
+    assert made["partition_spec"] == ["day(seen)", "bucket(16, id)"]
+    assert http.get("/v1/tables/t").json() == made
+    changed = http.patch("/v1/tables/t", json={"partition_spec": ["month(seen)"]}).json()
+    assert changed == made | {"partition_spec": ["month(seen)"]}
+    assert http.get("/v1/tables").json()["tables"] == [changed]
+    assert http.patch("/v1/tables/t", json={"partition_spec": []}).json()["partition_spec"] == []
+    wrong = http.patch("/v1/tables/t", json={"partition_spec": ["hour(id)"]})
+    assert (wrong.status_code, wrong.json()["error_code"]) == (400, "PARTITION_SPEC_INVALID")
+    both = http.patch("/v1/tables/t", json={"partition_spec": [], "drop": "id"})
+    assert (both.status_code, both.json()["error_code"]) == (400, "SCHEMA_REQUIRED")
+    missing = http.patch("/v1/tables/u", json={"partition_spec": []})
+    assert (missing.status_code, missing.json()["error_code"]) == (404, "TABLE_NOT_FOUND")
+
+
 def test_columns_are_changed_and_old_rows_are_read_right(http, rooms: Rooms) -> None:
     narrow = [{"name": "id", "type": "integer", "nullable": False}, {"name": "w", "type": "date"}]
     http.post("/v1/tables", json={"name": "t", "schema": narrow})
@@ -100,7 +121,11 @@ def test_columns_are_changed_and_old_rows_are_read_right(http, rooms: Rooms) -> 
         ({"name": "x", "schema": [{"name": "", "type": "date"}]}, 400, "SCHEMA_INCOMPATIBLE"),
         ({"name": "x", "schema": [{"name": "a", "type": "decimal(99)"}]}, 400, None),
         ({"name": "x", "schema": [{"name": "a", "type": "null"}]}, 400, None),
-        ({"name": "x", "schema": COLUMNS, "partition_spec": ["id"]}, 501, "NOT_IMPLEMENTED_YET"),
+        (
+            {"name": "x", "schema": COLUMNS, "partition_spec": ["day(nope)"]},
+            400,
+            "PARTITION_SPEC_INVALID",
+        ),
     ],
 )
 def test_a_wrong_table_is_refused(http, body, status, code) -> None:

@@ -43,6 +43,7 @@ def test_an_answer_names_columns_rows_snapshot_and_what_was_read(http, visible) 
     assert datetime.fromisoformat(body["snapshot_time"]) <= datetime.now(UTC)
     assert body["stats"]["scanned_files"] == 1
     assert body["stats"]["scanned_bytes"] > 0
+    assert body["stats"]["pruned_files"] == 0
     assert (body["row_count"], body["truncated"]) == (3, False)
 
 

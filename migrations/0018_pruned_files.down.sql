@@ -1,0 +1,1 @@
+ALTER TABLE query_audit DROP COLUMN pruned_files;
