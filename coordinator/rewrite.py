@@ -11,7 +11,7 @@ snapshots keep the old files.
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -43,6 +43,9 @@ from object_store.keys import Folders
 from object_store.port import ObjectStore
 
 _GROUP_MAX_BYTES: Final = 64 * 2**20
+_FETCHES: Final = 4
+"""Objects that one merge downloads at a time."""
+_RENEW_SECONDS: Final = 1.0
 
 KeyOfFile = Callable[[FileId, Folders], str]
 """The object key of a new file, below the folders of its partition."""
@@ -112,6 +115,7 @@ class Rewrite:
     def _write(
         self, table_id: TableId, inputs: Sequence[LiveFile], schema: TableSchema, scratch: Path
     ) -> list[NewFile]:
+        self._fetch(inputs, scratch)
         arrow = merged_schema(schema.arrow, [self._schema_of(file, scratch) for file in inputs])
         output = _Output(self._store, self._begin_file, arrow, self._options.target_bytes)
         try:
@@ -170,21 +174,51 @@ class Rewrite:
         with self._opened(file, scratch) as parquet:
             return parquet.schema_arrow
 
-    @contextmanager
-    def _opened(self, file: LiveFile, scratch: Path) -> Iterator[pq.ParquetFile]:
-        if file.path is None:
+    def _opened(self, file: LiveFile, scratch: Path) -> pq.ParquetFile:
+        local = None if file.path is None else self._store.local_path(file.path)
+        return pq.ParquetFile(local or _copy_of(file, scratch), memory_map=True)
+
+    def _fetch(self, inputs: Sequence[LiveFile], scratch: Path) -> None:
+        """Copy what does not lie in a store of this machine, several objects at a time.
+
+        Died here: copies in a temporary directory. Raises what a download raises; those that have
+        begun are waited for, within the store's time limits.
+        """
+        self._copy_inline([file for file in inputs if file.path is None], scratch)
+        with ThreadPoolExecutor(_FETCHES, thread_name_prefix="duckmesh-merge") as pool:
+            left = {
+                pool.submit(self._store.download, file.path, _copy_of(file, scratch))
+                for file in inputs
+                if file.path is not None and self._store.local_path(file.path) is None
+            }
+            try:
+                while left:
+                    done, left = wait(left, timeout=_RENEW_SECONDS, return_when=FIRST_EXCEPTION)
+                    for each in done:
+                        each.result()
+                    # The lease is kept while a slow store sends.
+                    self._spend(0)
+            except BaseException:
+                for each in left:
+                    each.cancel()
+                raise
+
+    def _copy_inline(self, inputs: Sequence[LiveFile], scratch: Path) -> None:
+        """Small files: as many at a time as a group of rows may hold bytes."""
+        each = max(1, _GROUP_MAX_BYTES // max((file.size_bytes for file in inputs), default=1))
+        for start in range(0, len(inputs), each):
+            some = inputs[start : start + each]
             with self._catalog.connect() as connection:
-                content = files.content(connection, file.file_id)
-            with pq.ParquetFile(pa.BufferReader(content)) as parquet:
-                yield parquet
-            return
-        local = self._store.local_path(file.path)
-        if local is None:
-            local = scratch / f"{file.file_id}.parquet"
-            if not local.exists():
-                self._store.download(file.path, local)
-        with pq.ParquetFile(local, memory_map=True) as parquet:
-            yield parquet
+                contents = files.contents(connection, [file.file_id for file in some])
+            for file in some:
+                if file.file_id not in contents:
+                    raise Corrupt("an inline file has no content", file_id=str(file.file_id))
+                _copy_of(file, scratch).write_bytes(contents[file.file_id])
+            self._spend(0)
+
+
+def _copy_of(file: LiveFile, scratch: Path) -> Path:
+    return scratch / f"{file.file_id}.parquet"
 
 
 def _groups(rows: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:

@@ -34,6 +34,7 @@ from ingest_bus.envelope import Receipt
 from ingest_bus.postgres import PostgresIngestBus
 from object_store.directory import DirectoryStore
 from object_store.file_cache import FileCache
+from object_store.port import ObjectStore
 from query_engine.engine import QueryEngine, WorkerSettings
 
 WORKERS = WorkerSettings(workers=int(os.environ.get("DUCKMESH_TESTS_WORKERS", "0")))
@@ -57,13 +58,19 @@ class Rooms:
     """One tenant's use cases, as a serving process and a coordinator have them."""
 
     def __init__(
-        self, dsn: str, folder: Path, *, replica: ReplicaOptions | None = None, **limits: int
+        self,
+        dsn: str,
+        folder: Path,
+        *,
+        replica: ReplicaOptions | None = None,
+        store: ObjectStore | None = None,
+        **limits: int,
     ) -> None:
         self.dsn = dsn
         self.folder = folder
         self.catalog = ShiftedCatalog(dsn, pool_max=12)
         self.bus = PostgresIngestBus(self.catalog)
-        self.store = DirectoryStore(folder / "objects")
+        self.store: ObjectStore = store or DirectoryStore(folder / "objects")
         self.engine = QueryEngine(
             threads=2, memory_limit_bytes=2**30, temp_directory=None, workers=WORKERS
         )
@@ -241,9 +248,14 @@ class Rooms:
 
 @contextmanager
 def open_rooms(
-    dsn: str, folder: Path, *, replica: ReplicaOptions | None = None, **limits: int
+    dsn: str,
+    folder: Path,
+    *,
+    replica: ReplicaOptions | None = None,
+    store: ObjectStore | None = None,
+    **limits: int,
 ) -> Iterator[Rooms]:
-    rooms = Rooms(dsn, folder, replica=replica, **limits)
+    rooms = Rooms(dsn, folder, replica=replica, store=store, **limits)
     try:
         yield rooms
     finally:
