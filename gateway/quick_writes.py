@@ -46,6 +46,7 @@ class QuickWrites:
         backpressure: Backpressure,
         tables: KnownTables,
         inline_max_bytes: int,
+        partitions_max: int = 1_000,
     ) -> None:
         self._bus = bus
         self._quotas = quotas
@@ -53,6 +54,7 @@ class QuickWrites:
         self._backpressure = backpressure
         self._tables = tables
         self._inline_max_bytes = inline_max_bytes
+        self._partitions_max = partitions_max
 
     def target(self, identity: Identity, table_name: str) -> QuickTarget | None:
         """What a write needs, when memory has all of it; None when the catalog must be asked.
@@ -82,12 +84,13 @@ class QuickWrites:
     ) -> "Future[list[Receipt]] | None":
         """Several writes of one table in one transaction, all or none; a receipt for each.
 
-        None, with nothing accepted, when one is too large for the bus. Tokens follow the order of
+        None, with nothing accepted, when one is too large for the bus, or has so many rows that
+        their partitions are to be counted. Tokens follow the order of
         `parts`, and of calls. Raises at once what the rows alone tell (Invalid, Overloaded); the
         future raises Conflict and Unavailable: after the latter they may have been accepted.
         """
         sizes = [bytes_of(part.rows) for part in parts]
-        if sum(sizes) > self._inline_max_bytes:
+        if sum(sizes) > self._inline_max_bytes or self._may_be_of_too_many(target, parts):
             return None
         span = tracing.begin("ingest", tenant_id=identity.tenant_id, table=target.table.name)
         count = WriteCount(span)
@@ -104,6 +107,12 @@ class QuickWrites:
             )
         answer.add_done_callback(count.answered)
         return answer
+
+    def _may_be_of_too_many(self, target: QuickTarget, parts: Sequence[KeyedRows]) -> bool:
+        """Whether more partitions of the table than one write may have could be in the rows."""
+        return bool(target.table.partition_spec) and any(
+            part.rows.num_rows > self._partitions_max for part in parts
+        )
 
 
 def _envelope(

@@ -101,6 +101,7 @@ class Writes:
             backpressure=self._backpressure,
             tables=self._tables,
             inline_max_bytes=min(staging.inline_max_bytes, limits.write_max_bytes),
+            partitions_max=staging.partitions_max,
         )
         self.definitions = Definitions(catalog, bus, self._tables, self._quotas)
 
