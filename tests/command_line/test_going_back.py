@@ -33,6 +33,23 @@ def bury(rooms: Rooms) -> None:
         rooms.bus.nack(held, ids, "cannot be read", dead=True)
 
 
+def test_a_table_is_cut_by_its_partitions_and_by_others_later(acme, rooms: Rooms) -> None:
+    made = acme(
+        *("tables", "create", "t", "--column", "id BIGINT", "--column", "seen timestamptz"),
+        *("--partition", "day(seen)", "--partition", "bucket(4, id)"),
+    )
+    assert made.stdout == "created t\n"
+    assert "partitioned by day(seen), bucket(4, id)\n" in acme("tables", "show", "t").stdout
+    changed = acme("tables", "partition", "t", "--partition", "month(seen)")
+    assert changed.stdout == "t is partitioned by month(seen)\n"
+    shown = document(acme("tables", "show", "t", "--json"))
+    assert shown["partition_spec"] == ["month(seen)"]
+    assert document(acme("tables", "partition", "t", "--json"))["partition_spec"] == []
+    wrong = acme("tables", "partition", "t", "--partition", "hour(id)")
+    assert "PARTITION_SPEC_INVALID" in wrong.stderr
+    assert acme("tables", "partition", "u", "--partition", "id").exit_code == 3
+
+
 def test_a_table_is_created_shown_listed_and_dropped(acme, rooms: Rooms) -> None:
     made = acme(
         *("tables", "create", "t", "--column", "id BIGINT", "--column", "price decimal(18,2)"),
