@@ -1,12 +1,13 @@
 # What a developer does. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-clients check format lock lock-clients bench clean
+.PHONY: help setup demo up test test-clients check format lock lock-clients bench soak clean
 
 BIN := .venv/bin
 WORKERS ?= 2
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+SOAK_ARGS ?=
 
 help: ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +54,9 @@ lock-clients: ## write the locks of the clients in tests/clients (needs uv and n
 
 bench: setup ## measure, and write docs/benchmarks.md (BENCH_ARGS="--only writes")
 	$(BIN)/python -m benchmarks --write-docs $(BENCH_ARGS)
+
+soak: setup ## an hour of mixed load: what grows? (SOAK_ARGS="--minutes 10 --write-docs")
+	$(BIN)/python -m benchmarks.soak $(SOAK_ARGS)
 
 clean: ## remove caches and builds (.venv stays)
 	rm -rf dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -102,6 +102,10 @@ class Rewrite:
                 ErrorCode.STORE_UNAVAILABLE,
                 "the disk that a compaction sorts on does not take more: give it room",
             ) from cause
+        finally:
+            # The allocator keeps what a thread has freed for that thread, and this one merges large
+            # files seldom: it would hold what the largest merge took for as long as it lives.
+            pa.default_memory_pool().release_unused()
         rows = sum(file.record_count for file in inputs)
         if sum(file.record_count for file in written) != rows:
             raise Corrupt("a rewrite has other rows than its files", table_id=table_id)

@@ -50,7 +50,7 @@ class Judged:
 
 _LATENCY: Final = Allowed(1.5, 10.0)
 _FILES: Final = Allowed(1.5, 40.0)
-_MEMORY: Final = Allowed(1.15, 25.0)
+_MEMORY: Final = Allowed(1.15, 15.0)
 _ROWS: Final = Allowed(1.25, 1_000.0)
 _SERIES: Final[dict[str, Allowed]] = {
     **{f"{kind}_p95_ms": _LATENCY for kind in KINDS},
