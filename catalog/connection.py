@@ -1,19 +1,77 @@
 """Connections to the catalog: one pool a process, and where a Postgres failure gets its name."""
 
+import threading
+import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import psycopg
 import psycopg_pool
 from psycopg import errors as pg
+from psycopg.pq import TransactionStatus
 
 from catalog.notifications import Announcer, Listener, Subscriber
 from duckmesh.errors import DuckMeshError, ErrorCode, Unavailable
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 """A connection in autocommit mode. A function that needs a transaction opens it itself."""
+
+
+_AT_HAND_MAX: Final = 2
+_AT_HAND_SECONDS: Final = 60.0
+
+
+class _AtHand:
+    """A few connections of a pool that are lent again at once, past the pool's own bookkeeping.
+
+    The pool's costs a small statement as much time as the statement. Nobody waits for a connection
+    that lies here: whoever finds none is counted before he asks the pool, and while anybody is,
+    each connection goes back to the pool. Thread-safe.
+    """
+
+    def __init__(self, pool: "psycopg_pool.ConnectionPool[Connection]") -> None:
+        self._pool = pool
+        self._lock = threading.Lock()
+        self._idle: deque[tuple[Connection, float]] = deque()
+        self._asking = 0
+        self._closed = False
+
+    def take(self) -> tuple[Connection, float]:
+        """A connection, and when it came from the pool. Raises PoolTimeout."""
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+            self._asking += 1
+        try:
+            return self._pool.getconn(), time.monotonic()
+        finally:
+            with self._lock:
+                self._asking -= 1
+
+    def give(self, connection: Connection, since: float) -> None:
+        """Lend it again, or let the pool look after it: when it is old, or in some transaction."""
+        clean = connection.info.transaction_status is TransactionStatus.IDLE
+        # The pool renews what has served for long.
+        if clean and time.monotonic() - since < _AT_HAND_SECONDS:
+            with self._lock:
+                if not self._asking and not self._closed and len(self._idle) < _AT_HAND_MAX:
+                    self._idle.append((connection, since))
+                    return
+        self._pool.putconn(connection)
+
+    def empty(self) -> None:
+        """Give all back to the pool."""
+        with self._lock:
+            idle, self._idle = self._idle, deque()
+        for connection, _ in idle:
+            self._pool.putconn(connection)
+
+    def close(self) -> None:
+        self._closed = True
+        self.empty()
 
 
 class Catalog:
@@ -40,6 +98,7 @@ class Catalog:
             open=False,
         )
         self._pool.open(wait=False)
+        self._at_hand = _AtHand(self._pool)
         self._listener = Listener(dsn)
         self._announcer = Announcer(dsn)
 
@@ -51,8 +110,12 @@ class Catalog:
         a transaction for another's sake. What was not committed by then is not there.
         """
         try:
-            with self._pool.connection() as connection:
+            connection, since = self._at_hand.take()
+            try:
                 yield connection
+            finally:
+                # In a transaction, or broken, it is for the pool to put right, or to replace.
+                self._at_hand.give(connection, since)
         except DuckMeshError:
             raise
         except psycopg_pool.PoolTimeout as cause:
@@ -61,12 +124,18 @@ class Catalog:
             # A restart leaves every idle connection of the pool dead. Replacing them now saves
             # each later borrower the same error.
             if not isinstance(cause, pg.LockNotAvailable):
+                self._at_hand.empty()
                 self._pool.check()
             raise unavailable() from cause
 
-    def announce(self, channel: str, payload: str = "") -> None:
-        """Notify the listeners of a channel soon, off the caller's path. Never raises."""
-        self._announcer.announce(channel, payload)
+    def announce(
+        self, channel: str, payload: str = "", *, patience: timedelta = timedelta(0)
+    ) -> None:
+        """Notify the listeners of a channel soon, off the caller's path. Never raises.
+
+        With `patience` it may come so long after the channel's last one, and not before.
+        """
+        self._announcer.announce(channel, payload, patience=patience)
 
     def subscribe(self, channel: str, subscriber: Subscriber) -> None:
         """Call `subscriber` with each payload of a channel; "" means that some may be lost."""
@@ -76,6 +145,7 @@ class Catalog:
         """Give back every connection; what is borrowed ends with its block."""
         self._listener.close()
         self._announcer.close()
+        self._at_hand.close()
         self._pool.close()
 
     def __enter__(self) -> Self:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from math import inf
 from typing import Final
 
 import psycopg
@@ -109,20 +110,32 @@ class Announcer:
     """Sends notifications off the caller's path, on a thread of its own.
 
     NOTIFY takes a lock of the whole database at commit; inside a publish transaction it would queue
-    every tenant's commits behind one another. Equal announcements that wait together are sent once.
+    every tenant's commits behind one another, and it wakes every process that listens. Equal
+    announcements that wait together are sent once.
     """
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
-        self._waiting: dict[tuple[str, str], None] = {}
+        self._waiting: dict[tuple[str, str], float] = {}
+        """When each is due."""
+        self._sent_at: dict[str, float] = {}
         self._changed = threading.Condition()
         self._stopping = False
         self._thread: threading.Thread | None = None
 
-    def announce(self, channel: str, payload: str = "") -> None:
-        """Notify soon. Never blocks, never raises: the other side polls as well."""
+    def announce(
+        self, channel: str, payload: str = "", *, patience: timedelta = timedelta(0)
+    ) -> None:
+        """Notify soon. Never blocks, never raises: the other side polls as well.
+
+        With `patience` it may come so long after the channel's last one, and not before.
+        """
+        name = channel, payload
         with self._changed:
-            self._waiting[channel, payload] = None
+            due = self._sent_at.get(channel, 0.0) + patience.total_seconds()
+            if self._waiting.get(name, inf) <= due:
+                return
+            self._waiting[name] = due
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="announce", daemon=True)
                 self._thread.start()
@@ -146,15 +159,28 @@ class Announcer:
     def _send(self, connection: psycopg.Connection) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._stopping)
+                due = self._await_due()
                 if self._stopping:
                     return
-                batch, self._waiting = list(self._waiting), {}
-            for channel, payload in batch:
+            for channel, payload in due:
                 connection.execute(_SQL["notify"], (channel, payload))
             # Under load the listeners need not wake for every write: the first announcement of a
             # burst goes at once, the rest together.
             time.sleep(_COALESCE_SECONDS)
+
+    def _await_due(self) -> list[tuple[str, str]]:
+        """Take what is due, once something is; nothing when the process stops. Under the lock."""
+        while not self._stopping:
+            now = time.monotonic()
+            due = [name for name, moment in self._waiting.items() if moment <= now]
+            if due:
+                for name in due:
+                    del self._waiting[name]
+                    self._sent_at[name[0]] = now
+                return due
+            earliest = min(self._waiting.values(), default=None)
+            self._changed.wait(None if earliest is None else earliest - now)
+        return []
 
     def close(self) -> None:
         with self._changed:

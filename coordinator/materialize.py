@@ -8,7 +8,7 @@ ack      died before it, with another bus: the events come again, and `commit_sn
          fenced by the watermark that already covers them
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -27,7 +27,7 @@ from coordinator.traces import publication, tell_published
 from data_files.parquet import stats_of
 from data_files.partitions import folders_of
 from duckmesh.errors import Corrupt, DuckMeshError
-from duckmesh.identifiers import ConsumerId, EventId, SchemaVersion, TableId
+from duckmesh.identifiers import ConsumerId, EventId, SchemaVersion, TableId, TenantId
 from ingest_bus.envelope import Claim
 from ingest_bus.port import IngestBus
 from object_store import keys
@@ -78,13 +78,13 @@ class Materializer:
         self._step = step
         self._suspects = 0
 
-    def publish_next(self) -> Published | None:
+    def publish_next(self, *, skip: Collection[TenantId] = ()) -> Published | None:
         """Claim the next events of some tenant and make them visible; None when there are none.
 
-        Raises Fenced when the claim was lost meanwhile: nothing of it was published. Raises
-        Unavailable when a dependency failed: the claim was given back without blame. Any other
-        error is a fault of ours with one of the events: the next claims hold one event each, and
-        the one that fails alone is nacked, in the end dead-lettered.
+        Tenants in `skip` are passed over. Raises Fenced when the claim was lost meanwhile: nothing
+        of it was published. Raises Unavailable when a dependency failed: the claim was given back
+        without blame. Any other error is a fault of ours with one of the events: the next claims
+        hold one event each, and the one that fails alone is nacked, in the end dead-lettered.
         """
         options = self._options
         limit = 1 if self._suspects else options.claim_limit
@@ -93,6 +93,7 @@ class Materializer:
             limit=limit,
             max_bytes=options.claim_max_bytes,
             lease=options.lease,
+            skip=skip,
         )
         if claim is None:
             return None

@@ -1,6 +1,7 @@
 """The coordinator's process: publish what is accepted, and keep the duties."""
 
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -105,20 +106,21 @@ class Coordinator:
     def _round(self) -> None:
         """Publish once for each tenant that has something, then gather, or sleep when idle."""
         self._cadence.begin_round()
-        seen: set[TenantId] = set()
-        while (done := self._publish()) is not None:
-            tenant_id = done.snapshot.tenant_id
-            if tenant_id in seen and not done.full:
-                break
-            seen.add(tenant_id)
-        if seen:
+        served = False
+        # Who has been served in this round gathers: what came meanwhile is the next round's.
+        done_with: set[TenantId] = set()
+        while (done := self._publish(done_with)) is not None:
+            served = True
+            if not done.full:
+                done_with.add(done.snapshot.tenant_id)
+        if served:
             self._cadence.gather()
         else:
             self._bus.wait_for_work(self._options.poll)
 
-    def _publish(self) -> Published | None:
+    def _publish(self, skip: Collection[TenantId]) -> Published | None:
         try:
-            return self._materializer.publish_next()
+            return self._materializer.publish_next(skip=skip)
         except Fenced as fenced:
             # Another coordinator took over while this one slept: nothing was published here.
             _LOG.warning("fenced", reason=fenced.message)

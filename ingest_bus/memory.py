@@ -232,11 +232,17 @@ class MemoryIngestBus:
     # -- claiming
 
     def claim_batch(
-        self, consumer_id: ConsumerId, *, limit: int, max_bytes: int, lease: timedelta
+        self,
+        consumer_id: ConsumerId,
+        *,
+        limit: int,
+        max_bytes: int,
+        lease: timedelta,
+        skip: Collection[TenantId] = (),
     ) -> Claim | None:
         with self._lock:
             now = self._now()
-            while (tenant_id := self._next_tenant(now)) is not None:
+            while (tenant_id := self._next_tenant(now, skip)) is not None:
                 tenant = self._tenants[tenant_id]
                 if events := _next_events(tenant, limit, max_bytes):
                     return _hold(
@@ -247,12 +253,13 @@ class MemoryIngestBus:
                 tenant.lease.attempt = 0
             return None
 
-    def _next_tenant(self, now: datetime) -> TenantId | None:
+    def _next_tenant(self, now: datetime, skip: Collection[TenantId]) -> TenantId | None:
         """The tenant that waited longest, of those with work and without a live claim."""
         claimable = [
             (tenant.lease.claimed_at is not None, tenant.lease.claimed_at or now, tenant_id)
             for tenant_id, tenant in self._tenants.items()
-            if len(tenant.events) > tenant.acked_token
+            if tenant_id not in skip
+            and len(tenant.events) > tenant.acked_token
             and (tenant.lease.lease_until is None or tenant.lease.lease_until <= now)
             and (tenant.lease.not_before is None or tenant.lease.not_before <= now)
         ]

@@ -79,13 +79,20 @@ class IngestBus(Protocol):
         ...
 
     def claim_batch(
-        self, consumer_id: ConsumerId, *, limit: int, max_bytes: int, lease: timedelta
+        self,
+        consumer_id: ConsumerId,
+        *,
+        limit: int,
+        max_bytes: int,
+        lease: timedelta,
+        skip: Collection[TenantId] = (),
     ) -> Claim | None:
         """Hold the next events of one tenant in token order; None when nothing can be claimed.
 
-        At most one claim of a tenant is live. At most `limit` events are returned, and no more than
-        `max_bytes` of inline payload unless the first event alone is larger. A group comes whole,
-        also beyond both limits. An event whose claims keep ending in their consumer's death comes
+        The tenant is the one that waited longest, of those not in `skip`. At most one claim of a
+        tenant is live. At most `limit` events are returned, and no more than `max_bytes` of inline
+        payload unless the first event alone is larger. A group comes whole, also beyond both
+        limits. An event whose claims keep ending in their consumer's death comes
         alone, or with its group alone, and after MAX_ATTEMPTS is dead-lettered, as is its group.
         """
         ...

@@ -43,6 +43,8 @@ _CLAIMS_KEPT: Final = timedelta(days=1)
 """How long what is known of an ended claim is kept at most: nobody but an operator asks for it."""
 
 ACCEPTED_CHANNEL: Final = "duckmesh_accepted"
+_ACCEPTED_PATIENCE: Final = timedelta(milliseconds=50)
+"""Between two wake-ups of the coordinators that nobody waits for: they gather for longer."""
 
 _QUIET_FOR: Final = timedelta(seconds=10)
 """A tenant that has had nothing to claim for so long is passed over until its next write."""
@@ -55,7 +57,7 @@ class Database(Protocol):
     """What the bus needs of the database it lives in (catalog.connection.Catalog has it)."""
 
     def connect(self) -> AbstractContextManager[Connection]: ...
-    def announce(self, channel: str, payload: str = "") -> None: ...
+    def announce(self, channel: str, payload: str = "", *, patience: timedelta = ...) -> None: ...
     def subscribe(self, channel: str, subscriber: Callable[[str], None]) -> None: ...
 
 
@@ -94,7 +96,7 @@ class PostgresIngestBus:
         self, tenant_id: TenantId, envelopes: Sequence[Envelope], *, as_one: bool = False
     ) -> list[Receipt]:
         receipts = self._publisher.commit_group(tenant_id, envelopes, as_one=as_one)
-        self._database.announce(ACCEPTED_CHANNEL)
+        self._database.announce(ACCEPTED_CHANNEL, patience=_ACCEPTED_PATIENCE)
         return receipts
 
     def fence(
@@ -110,10 +112,18 @@ class PostgresIngestBus:
     # -- claiming
 
     def claim_batch(
-        self, consumer_id: ConsumerId, *, limit: int, max_bytes: int, lease: timedelta
+        self,
+        consumer_id: ConsumerId,
+        *,
+        limit: int,
+        max_bytes: int,
+        lease: timedelta,
+        skip: Collection[TenantId] = (),
     ) -> Claim | None:
         with self._database.connect() as connection, connection.transaction():
-            while picked := connection.execute(_SQL["pick_tenant"]).fetchone():
+            while picked := connection.execute(
+                _SQL["pick_tenant"], {"skip": list(skip)}
+            ).fetchone():
                 tenant_id, acked_token, _, attempt, last_token = picked
                 events = _next_events(
                     connection, tenant_id, acked_token, attempt, limit=limit, max_bytes=max_bytes

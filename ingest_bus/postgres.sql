@@ -4,7 +4,7 @@
 SELECT l.tenant_id, l.acked_token, l.epoch, l.attempt, c.last_token
 FROM ingest_lease l
 JOIN token_counter c USING (tenant_id)
-WHERE NOT c.idle AND c.last_token > l.acked_token
+WHERE NOT c.idle AND c.last_token > l.acked_token AND l.tenant_id <> ALL (%(skip)s)
   AND (l.lease_until IS NULL OR l.lease_until <= duckmesh_now())
   AND (l.not_before IS NULL OR l.not_before <= duckmesh_now())
 ORDER BY l.claimed_at NULLS FIRST

@@ -20,9 +20,22 @@ from duckmesh.statements import Statements
 from duckmesh.tokens import VisibilityToken
 from ingest_bus.envelope import Envelope, Receipt
 from ingest_bus.postgres_rows import envelope_values, receipt_of
+from ingest_bus.prepared import BOOL, BYTEA, INT8, JSON, PreparedStatement
 
 _SQL = Statements("ingest_bus", "postgres_publish.sql")
 _PUBLISH_TRIES: Final = 3
+_ACCEPT: Final = PreparedStatement(
+    "duckmesh_accept",
+    _SQL["accept"],
+    {
+        "tenant_id": INT8,
+        "count": INT8,
+        "as_one": BOOL,
+        "fence_epoch": INT8,
+        "envelopes": JSON,
+        "payloads": BYTEA,
+    },
+)
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -110,21 +123,17 @@ class Publisher:
         if any(e.raises_fence or e.schema_version < fences.versions[e.table_id] for e in envelopes):
             return None
         try:
-            row = connection.execute(
-                _SQL["accept"],
-                values | {"fence_epoch": fences.epoch},
-                prepare=True,
-            ).fetchone()
+            before = _ACCEPT.first_value(connection, _accept_values(values, fences.epoch))
         except pg.NotNullViolation:
             self._fences.pop(tenant_id, None)
             return None
         except pg.UniqueViolation:
             return None
-        if row is None:
+        if before is None:
             return None
         return [
             Receipt(e.event_id, VisibilityToken(token), e.row_count)
-            for token, e in enumerate(envelopes, row[0] + 1)
+            for token, e in enumerate(envelopes, int(before) + 1)
         ]
 
     def _fences_of(
@@ -161,6 +170,17 @@ class Publisher:
             return
         with self._connect() as connection, connection.transaction():
             yield connection
+
+
+def _accept_values(values: dict[str, Any], fence_epoch: int) -> dict[str, bytes]:
+    return {
+        "tenant_id": b"%d" % values["tenant_id"],
+        "count": b"%d" % values["count"],
+        "as_one": b"t" if values["as_one"] else b"f",
+        "fence_epoch": b"%d" % fence_epoch,
+        "envelopes": values["envelopes"].encode(),
+        "payloads": values["payloads"],
+    }
 
 
 def _accept(
