@@ -49,7 +49,7 @@ def event_time_column(schema: pa.Schema) -> str | None:
     return next((f.name for f in schema if pat.is_timestamp(f.type)), None)
 
 
-def event_times(batch: pa.RecordBatch | pa.Table, column: str | None) -> EventTimes:
+def event_times(batch: pa.RecordBatch | pa.Table, column: str | int | None) -> EventTimes:
     if column is None or batch.num_rows == 0:
         return EventTimes()
     times = batch.column(column)

@@ -25,6 +25,7 @@ Epoch = NewType("Epoch", int)
 TABLE_NAME_MAX_CHARS: Final = 200
 IDEMPOTENCY_KEY_MAX_CHARS: Final = 512
 _TAG = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _TENANT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
@@ -67,7 +68,7 @@ def check_table_name(name: str) -> str:
     """Return `name` when it can name a table; raise Invalid when it cannot."""
     if not name.strip():
         raise Invalid(ErrorCode.TABLE_REQUIRED, "name the table that the write is for")
-    if len(name) > TABLE_NAME_MAX_CHARS or any(ord(c) < 32 or c == "\x7f" for c in name):
+    if len(name) > TABLE_NAME_MAX_CHARS or _CONTROL.search(name):
         raise Invalid(
             ErrorCode.TABLE_REQUIRED,
             f"a table name has at most {TABLE_NAME_MAX_CHARS} characters and no control characters",

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pat
 
 from catalog.table_schema import normal_type
+from data_files.parquet import event_time_column
 from duckmesh.errors import ErrorCode, Invalid
 from gateway.plain_arrays import plain_array
 
@@ -29,6 +30,8 @@ class Conformer:
     positions: Sequence[int]
     never_null: Sequence[int] | None = None
     """Set when the offered columns are the table's already: then only these are looked at."""
+    event_time: int | None = None
+    """Where the target has its event time."""
 
     @classmethod
     def between(cls, offered: pa.Schema, target: pa.Schema) -> "Conformer":
@@ -47,6 +50,7 @@ class Conformer:
             [n for n, field in enumerate(target) if not field.nullable]
             if positions == list(range(len(target))) and _same_flat_types(offered, target)
             else None,
+            None if (name := event_time_column(target)) is None else target.get_field_index(name),
         )
 
     def conform(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -56,11 +60,18 @@ class Conformer:
         may be, and for a value that its column's type cannot hold. Also for a batch whose buffers
         contradict themselves: nothing behind this line looks at them again.
         """
+        if self.never_null is not None:
+            columns = self.checked(batch).columns
+            return pa.RecordBatch.from_arrays(columns, schema=self.target)
+        return self.checked(batch)
+
+    def checked(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The same, but its columns may go by the names that they came with."""
         _check_buffers(batch)
         if self.never_null is not None:
             for position in self.never_null:
                 _check_nulls(batch.column(position), self.target.field(position))
-            return pa.RecordBatch.from_arrays(batch.columns, schema=self.target)
+            return batch
         columns = [
             _column(batch.column(position), field)
             for position, field in zip(self.positions, self.target, strict=True)

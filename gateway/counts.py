@@ -4,11 +4,14 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from typing import Final
 
 from duckmesh import metrics
 from duckmesh.errors import DuckMeshError, ErrorCode, NotYetVisible
 from duckmesh.tracing import NOTHING, Span
 from ingest_bus.envelope import Receipt
+
+_ACCEPTED: Final = metrics.INGEST_REQUESTS.labels(metrics.OK)
 
 
 def code_of(error: BaseException) -> str:
@@ -46,9 +49,10 @@ class WriteCount:
         self.span.note(rows=sum(each.row_count for each in receipts))
         self.span.end()
         metrics.INGEST_ACK_SECONDS.observe(time.perf_counter() - self._began)
-        metrics.INGEST_REQUESTS.labels(metrics.OK).inc(len(receipts))
+        _ACCEPTED.inc(len(receipts))
         metrics.INGEST_RECORDS.inc(sum(each.row_count for each in receipts if each.inserted))
-        metrics.INGEST_DUPLICATES.inc(sum(not each.inserted for each in receipts))
+        if duplicates := sum(not each.inserted for each in receipts):
+            metrics.INGEST_DUPLICATES.inc(duplicates)
 
     def refused(self, error: BaseException) -> None:
         """The write failed; of several failures of one write the first counts."""

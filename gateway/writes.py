@@ -17,7 +17,7 @@ from catalog.connection import Catalog
 from catalog.table_schema import TableSchema
 from catalog.tables import Table, table_not_found
 from data_files.batch_size import bytes_of
-from data_files.parquet import event_time_column, event_times
+from data_files.parquet import event_times
 from data_files.partitions import Partitioner
 from data_files.payload import encode_batches
 from data_files.row_hash import hash_of
@@ -346,7 +346,8 @@ class Writes:
             check_idempotency_key(idempotency_key)
         self._backpressure.check(identity)
         self.check_size(bytes_of(batch))
-        conformed = target.conformer.conform(batch)
+        # What is stored has no names: nothing here asks for them.
+        conformed = target.conformer.checked(batch)
         if bytes_of(conformed) > self._staging.inline_max_bytes:
             return self._append_large(
                 identity,
@@ -357,10 +358,10 @@ class Writes:
                 session=session,
             )
         if target.table.partition_spec:
-            self._check_partitions(target.table, conformed)
+            self._check_partitions(target.table, target.conformer.conform(batch))
         digest = hash_of(conformed) if idempotency_key is not None else None
         content = encode_batches([conformed])
-        times = event_times(conformed, event_time_column(target.table.schema.arrow))
+        times = event_times(conformed, target.conformer.event_time)
         envelope = Envelope(
             event_id=new_event_id(),
             tenant_id=identity.tenant_id,
