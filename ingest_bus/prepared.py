@@ -45,12 +45,20 @@ class PreparedStatement:
         The connection is in autocommit and idle: the statement is a transaction of its own.
         Blocks. Raises what psycopg raises.
         """
-        ordered: Sequence[bytes] = [values[name] for name in self._names]
+        ordered = [values[name] for name in self._names]
+        try:
+            return self._execute(connection, ordered)
+        except errors.InvalidSqlStatementName:
+            # psycopg forgets all prepared statements of a connection when one changes a table.
+            self._prepared.discard(connection)
+            return self._execute(connection, ordered)
+
+    def _execute(self, connection: Connection, values: Sequence[bytes]) -> bytes | None:
         link = connection.pgconn
         if connection not in self._prepared:
             _check(link, link.prepare(self._name, self._sql, self._types))
             self._prepared.add(connection)
-        answer = link.exec_prepared(self._name, ordered, self._formats, _TEXT)
+        answer = link.exec_prepared(self._name, values, self._formats, _TEXT)
         _check(link, answer)
         return answer.get_value(0, 0) if answer.ntuples else None
 
