@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks import (
+    catalog_scale,
     compaction,
     ducklake,
     http,
@@ -47,6 +48,7 @@ BENCHMARKS: Final[dict[str, Callable[[Stage], Iterator[Figure]]]] = {
     "tpch": tpch.measure,
     "ducklake": ducklake.measure,
     "quack": quack.measure,
+    "catalog_scale": catalog_scale.measure,
 }
 DOCUMENT: Final = ROOT / "docs" / "benchmarks.md"
 PLOTS: Final = ROOT / "docs" / "benchmarks"

@@ -55,6 +55,7 @@ class Sizes:
     recipe_batches: int = 30_000
     recipe_repetitions: int = 2
     recipe_peer_seconds: float = 60.0
+    catalog_scale: float = 1.0
 
 
 FULL: Final = Sizes(
@@ -71,6 +72,7 @@ QUICK: Final = Sizes(
     recipe_batches=320,
     recipe_repetitions=1,
     recipe_peer_seconds=2.0,
+    catalog_scale=0.002,
 )
 
 

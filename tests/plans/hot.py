@@ -1,6 +1,7 @@
 """What a hot statement is, and what one run of it touches in a catalog."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -155,33 +156,34 @@ class Cost:
     """Tables that were read from end to end."""
 
 
-class Undone(Exception):
-    """Leaves a transaction, and undoes it."""
-
-
 def cost_of(connection: psycopg.Connection[Any], hot: Hot, place: Place, *, runs: int = 2) -> Cost:
     """The cost of the last of some runs, each in a transaction that is undone."""
     return [_cost_of(connection, hot, place) for _ in range(runs)][-1]
 
 
 def _cost_of(connection: psycopg.Connection[Any], hot: Hot, place: Place) -> Cost:
+    with ready(connection, hot, place) as run:
+        before = _counts(connection)
+        run()
+        return _difference(before, _counts(connection))
+
+
+@contextmanager
+def ready(
+    connection: psycopg.Connection[Any], hot: Hot, place: Place
+) -> Iterator[Callable[[], None]]:
+    """A transaction in which everything is done but the statement itself; undone in the end."""
     values = hot.values(place)
-    costs: list[Cost] = []
-    try:
-        with connection.transaction():
-            for name in hot.first:
-                connection.execute(statements_of(hot.file)[name], values)
-            before = _counts(connection)
-            connection.execute(hot.text, values, prepare=True)
-            costs.append(_difference(before, _counts(connection)))
-            _undo()
-    except Undone:
-        pass
-    return costs[0]
+    with connection.transaction(force_rollback=True):
+        for name in hot.first:
+            connection.execute(statements_of(hot.file)[name], values)
+        yield lambda: _run(connection, hot.text, values)
 
 
-def _undo() -> None:
-    raise Undone
+def _run(connection: psycopg.Connection[Any], text: LiteralString, values: Any) -> None:
+    cursor = connection.execute(text, values, prepare=True)
+    if cursor.description is not None:
+        cursor.fetchall()
 
 
 _Counts = dict[str, tuple[int, int, int]]
