@@ -32,7 +32,7 @@ LIMIT %(limit)s
 -- A statement of its own: a condition that may be absent has no index in a generic plan.
 SELECT q.query_id, q.tenant_id, q.principal, q.sql_text, q.snapshot_id, q.min_visibility_token,
        q.trace_id, q.started_at, q.queue_seconds, q.run_seconds, q.row_count, q.byte_count,
-       q.scanned_files, q.scanned_bytes, q.outcome, t.name
+       q.scanned_files, q.scanned_bytes, q.pruned_files, q.outcome, t.name
 FROM query_audit q JOIN tenant t USING (tenant_id)
 WHERE q.tenant_id = %(tenant_id)s
   AND q.started_at >= coalesce(%(since)s::timestamptz, '-infinity')
@@ -42,7 +42,7 @@ LIMIT %(limit)s
 -- name: recent_of_principal
 SELECT q.query_id, q.tenant_id, q.principal, q.sql_text, q.snapshot_id, q.min_visibility_token,
        q.trace_id, q.started_at, q.queue_seconds, q.run_seconds, q.row_count, q.byte_count,
-       q.scanned_files, q.scanned_bytes, q.outcome, t.name
+       q.scanned_files, q.scanned_bytes, q.pruned_files, q.outcome, t.name
 FROM query_audit q JOIN tenant t USING (tenant_id)
 WHERE q.tenant_id = %(tenant_id)s AND q.principal = %(principal)s
   AND q.started_at >= coalesce(%(since)s::timestamptz, '-infinity')

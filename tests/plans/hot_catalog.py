@@ -51,6 +51,7 @@ def _adds(place: Place) -> dict[str, Any]:
         "min_times": [None, None],
         "max_times": [None, None],
         "stats": ["{}", "{}"],
+        "partitions": ["{}", "{}"],
         "min_tokens": [1, 1],
         "max_tokens": [1, 1],
     }
@@ -65,6 +66,7 @@ def _of_table(place: Place) -> dict[str, Any]:
         "version": 1,
         "primary_key": [],
         "snapshot_id": place.size.newest + 1,
+        "partition_spec": "[]",
     }
 
 
@@ -178,6 +180,7 @@ _QUERY: Final = [
     Hot(_FILES, "is_kept", lambda p: (p.middle,)),
     Hot(_FILES, "still_kept", lambda p: (p.live_files,)),
     Hot(_FILES, "stats_of", lambda p: (p.live_files,)),
+    Hot(_FILES, "partitions_of", lambda p: (p.live_files,)),
     *_of_newest_and_old(_TABLES, "tables_at"),
     Hot(_TABLES, "find_live_table", lambda _: (GIANT, "table-1")),
     Hot(_TABLES, "find_live_name", _of_table),
@@ -251,7 +254,7 @@ _SESSION: Final = [
 ]
 
 _DEFINITION: Final = [
-    Hot(_TABLES, "insert_table", lambda p: (GIANT, "new", None, p.size.newest + 1, [])),
+    Hot(_TABLES, "insert_table", lambda p: (GIANT, "new", None, p.size.newest + 1, [], "[]")),
     Hot(_TABLES, "insert_schema_version", lambda p: (1, 2, b"-", "[]", p.size.newest + 1)),
     Hot(_TABLES, "lock_live_table", _of_table),
     Hot(_TABLES, "next_schema_version", _of_table),
@@ -260,6 +263,7 @@ _DEFINITION: Final = [
     Hot(_TABLES, "end_table", _of_table),
     Hot(_TABLES, "is_published", _of_table),
     Hot(_TABLES, "set_definition", _of_table),
+    Hot(_TABLES, "set_partition_spec", _of_table),
     Hot(_TABLES, "keep_former_name", _of_table),
     Hot(_TABLES, "set_name", _of_table),
     Hot(_VIEWS, "insert_view", lambda p: (GIANT, "new", "SELECT 1", b"-", p.size.newest + 1)),

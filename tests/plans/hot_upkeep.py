@@ -91,6 +91,7 @@ def _queries(_: Place) -> dict[str, Any]:
         "byte_count": 1,
         "scanned_files": 1,
         "scanned_bytes": 1,
+        "pruned_files": 1,
         "outcome": "OK",
     }
     return {name: [value] * 20 for name, value in columns.items()} | {
@@ -130,6 +131,7 @@ HOT: Final = [
         lambda _: {"table_id": 1, "small_bytes": 2**26, "limit": 1_000},
     ),
     Hot(_COMPACTION, "hold_files", lambda p: {"file_ids": p.live_files, "span": "30s"}),
+    Hot(_COMPACTION, "partition_spec", lambda _: (1,)),
     Hot(_COMPACTION, "begin_run", _run),
     Hot(_COMPACTION, "close_dead_runs", _run),
     Hot(_COMPACTION, "end_run", _run),
