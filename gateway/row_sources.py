@@ -1,12 +1,14 @@
 """Where the rows of a query's tables lie: in data files on the local disk, and in segments."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from catalog.files import DataFile
 from catalog.tables import TableAt
 from duckmesh.errors import ErrorCode, Internal, Unavailable
-from duckmesh.identifiers import SnapshotId, TableId
+from duckmesh.identifiers import SchemaVersion, SnapshotId, TableId
 from gateway.file_pruning import NOTHING_ASKED, Asked, FilePruning
 from gateway.manifests import LocalFiles, Manifest, Manifests
 from gateway.replica_parts import Layout
@@ -15,6 +17,34 @@ from object_store.file_cache import PinnedFiles
 from query_engine.relations import FilesPart, Part, Relation
 
 _Place = tuple[SnapshotId, TableId]
+_ALTERED_REMEMBERED: Final = 10_000
+
+
+class AlteredTables:
+    """The tables of which some files are older than their columns. Thread-safe.
+
+    To bind a statement opens no file, and loads no list of files. It is bound as the table was
+    last read, so that it needs no instance of its own.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: set[tuple[TableId, SchemaVersion]] = set()
+
+    def is_uniform(self, table: TableAt, files: Sequence[DataFile] | None) -> bool:
+        """Whether all its files have the table's columns; as last seen, when files are unknown."""
+        key = (table.table_id, table.schema.version)
+        with self._lock:
+            if files is None:
+                return key not in self._known
+            uniform = all(file.schema_version == table.schema.version for file in files)
+            if uniform:
+                self._known.discard(key)
+            else:
+                if len(self._known) >= _ALTERED_REMEMBERED:
+                    self._known.clear()
+                self._known.add(key)
+        return uniform
 
 
 class HeldRows:
@@ -29,7 +59,9 @@ class HeldRows:
         tenant: str,
         *,
         pruned: Sequence[DataFile] = (),
+        altered: AlteredTables,
     ) -> None:
+        self._altered = altered
         self._kept = frozenset() if replicas is None else replicas.kept(tenant)
         self.pruned = pruned
         """Files of the tables that hold no row that the query asks for."""
@@ -57,6 +89,7 @@ class HeldRows:
             files,
             table.primary_key,
             parts=parts,
+            uniform=self._altered.is_uniform(table, manifest.files.get(table.table_id)),
             segment_files=0 if layout is None else layout.inside_files,
         )
 
@@ -93,10 +126,12 @@ class RowSources:
         self._manifests = manifests
         self._files = files
         self._replicas = replicas
+        self._altered = AlteredTables()
 
     def none(self, tenant: str) -> HeldRows:
         """For a statement that is bound and not run: no file is held, and none is opened."""
-        return HeldRows({}, PinnedFiles((), lambda: None), {}, self._replicas, tenant)
+        nothing = PinnedFiles((), lambda: None)
+        return HeldRows({}, nothing, {}, self._replicas, tenant, altered=self._altered)
 
     def hold(
         self,
@@ -145,4 +180,6 @@ class RowSources:
             raise
         left = iter(found)
         paths = {place: tuple(next(left) for _ in each) for place, each in files.items()}
-        return HeldRows(paths, pinned, layouts, replicas, tenant, pruned=pruned)
+        return HeldRows(
+            paths, pinned, layouts, replicas, tenant, pruned=pruned, altered=self._altered
+        )

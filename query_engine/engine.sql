@@ -22,7 +22,6 @@ CREATE MACRO duckmesh.main.{function}() AS CAST(getvariable({variable}) AS BIGIN
 SET max_temp_directory_size = {temp_bytes};
 SET temp_directory = {temp};
 SET allowed_directories = {directories};
-SET allowed_paths = {paths};
 SET enable_external_access = false;
 SET lock_configuration = true;
 
@@ -36,6 +35,12 @@ RESET VARIABLE {variable}
 CREATE VIEW duckmesh.main.{view} AS
 SELECT {selection}
 FROM read_parquet(getvariable({variable}), hive_partitioning = false, schema = {columns})
+
+-- name: create_plain_view
+-- The files are read as they are: so DuckDB knows how many rows they have, and orders joins by it.
+CREATE VIEW duckmesh.main.{view} AS
+SELECT {selection}
+FROM (SELECT {columns} FROM read_parquet(getvariable({variable}), hive_partitioning = false))
 
 -- name: create_schema
 CREATE SCHEMA IF NOT EXISTS duckmesh.{schema}

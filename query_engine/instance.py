@@ -14,15 +14,14 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import duckdb
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from duckmesh.statements import Statements
+from query_engine.empty_files import EmptyFiles
 from query_engine.native import (
     HeldViews,
     NativeTables,
@@ -75,9 +74,9 @@ def _shape(table: TableRelation) -> str:
 class Session:
     """One cursor of an instance with the variables it holds. Used by one query at a time."""
 
-    def __init__(self, cursor: duckdb.DuckDBPyConnection, empty_file: str) -> None:
+    def __init__(self, cursor: duckdb.DuckDBPyConnection, empties: EmptyFiles) -> None:
         self.cursor = cursor
-        self._empty = (empty_file,)
+        self._empties = empties
         self._files: dict[str, tuple[str, ...]] = {}
         self._values: dict[str, int] = {}
         self._registered: list[str] = []
@@ -90,7 +89,8 @@ class Session:
             if relation.parts:
                 self._point_parts(relation)
             else:
-                self._list(_files_variable(relation.name), relation.file_texts or self._empty)
+                files = relation.file_texts or (self._empties.of(relation),)
+                self._list(_files_variable(relation.name), files)
         for name in absent:
             for variable in (_files_variable(name), parts_variable(name)):
                 if self._files.pop(variable, None) is not None:
@@ -103,7 +103,8 @@ class Session:
         among = (each for each in relation.parts if isinstance(each, FilesPart))
         for number, part in enumerate(among):
             files = relation.file_texts[begin : begin + part.count]
-            self._list(files_part_variable(relation.name, number), files or self._empty)
+            variable = files_part_variable(relation.name, number)
+            self._list(variable, files or (self._empties.of(relation),))
             begin += part.count
         self._list(parts_variable(relation.name), part_views(relation))
 
@@ -150,8 +151,7 @@ class Instance:
         self.retired = False
         """Set when it may take no further query: the pool then closes it once idle."""
         self._home = Path(tempfile.mkdtemp(prefix="duckmesh-", dir=settings.temp_directory))
-        self._empty_file = str(self._home / "empty.parquet")
-        pq.write_table(pa.table({"none": pa.nulls(0, pa.int32())}), self._empty_file)
+        self._empties = EmptyFiles(self._home / "empty")
         # Lock order: _creating, then _lock. _lock is never held while DuckDB works.
         self._creating = threading.Lock()
         self._lock = threading.Lock()
@@ -166,7 +166,7 @@ class Instance:
             },
         )
         self._configure(settings)
-        self._native = NativeTables(self._root)
+        self._native = NativeTables(self._root, self._empties)
 
     @property
     def hidden(self) -> tuple[str, ...]:
@@ -185,8 +185,9 @@ class Instance:
             _SQL["lock"].format(
                 temp_bytes=literal(f"{settings.temp_limit_bytes}B"),
                 temp=literal(spill),
-                directories=literal_list(f"{each}/" for each in map(str, self.directories)),
-                paths=literal_list([self._empty_file]),
+                directories=literal_list(
+                    f"{each}/" for each in (*self.directories, self._empties.folder)
+                ),
             )
         )
 
@@ -254,16 +255,17 @@ class Instance:
 
     def _create_view(self, relation: Relation) -> None:
         if relation.parts:
-            self._native.create_view(relation, self._empty_file)
+            self._native.create_view(relation)
             return
-        # Bound over the empty file: to create a view opens none of the tenant's files.
-        admin = Session(self._root, self._empty_file)
-        admin.point([Relation(relation.name, relation.schema, ())])
+        # Bound over an empty file: to create a view opens none of the tenant's files.
+        admin = Session(self._root, self._empties)
+        admin.point([replace(relation, files=())])
+        mapped = relation.plain_schema is None
         self._root.execute(
-            _SQL["create_view"].format(
+            _SQL["create_view" if mapped else "create_plain_view"].format(
                 view=identifier(relation.name),
                 variable=literal(_files_variable(relation.name)),
-                columns=relation.column_map,
+                columns=relation.column_map if mapped else relation.plain_columns,
                 selection=relation.selection,
             )
         )
@@ -286,14 +288,14 @@ class Instance:
         """Make the segments of the relations readable until the session is given back."""
         with_parts = [each for each in relations if each.parts]
         if with_parts:
-            session.held = self._native.hold(with_parts, self._empty_file)
+            session.held = self._native.hold(with_parts)
 
     def session(self) -> Session:
         """A cursor for one query: an idle one, whose variables are likely right, or a new one."""
         with self._lock:
             if self._idle:
                 return self._idle.pop()
-        return Session(self._root.cursor(), self._empty_file)
+        return Session(self._root.cursor(), self._empties)
 
     def give_back(self, session: Session, *, clean: bool) -> None:
         """Keep a session for the next query, or close it: after an error, and when many idle."""

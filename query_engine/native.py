@@ -16,6 +16,7 @@ from typing import Final
 import duckdb
 
 from duckmesh.statements import Statements
+from query_engine.empty_files import EmptyFiles
 from query_engine.quoting import identifier, literal
 from query_engine.relations import FilesPart, NativePart, Relation
 
@@ -92,8 +93,9 @@ class NativeTables:
     A segment that no view needs any more is detached, so that its space on disk comes free.
     """
 
-    def __init__(self, root: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, root: duckdb.DuckDBPyConnection, empties: EmptyFiles) -> None:
         self._cursor = root.cursor()
+        self._empties = empties
         self._lock = threading.Lock()
         self._views: dict[str, _View] = {}
         self._segments: dict[str, _Segment] = {}
@@ -102,11 +104,11 @@ class NativeTables:
     def close(self) -> None:
         self._cursor.close()
 
-    def create_view(self, relation: Relation, empty_file: str) -> None:
+    def create_view(self, relation: Relation) -> None:
         """The view of a table with parts, over no rows as yet."""
         with self._lock:
             self._cursor.execute(_SQL["create_native_schema"])
-            first = self._files_view(relation, 0, empty_file)
+            first = self._files_view(relation, 0)
             self._set(parts_variable(relation.name), [first])
             self._cursor.execute(
                 _SQL["create_parts_view"].format(
@@ -116,13 +118,13 @@ class NativeTables:
                 )
             )
 
-    def hold(self, relations: Iterable[Relation], empty_file: str) -> HeldViews:
+    def hold(self, relations: Iterable[Relation]) -> HeldViews:
         """Make the parts of the relations readable until `release`. Raises duckdb.Error."""
         held: list[_View] = []
         with self._lock:
             try:
                 for relation in relations:
-                    held += self._hold(relation, empty_file)
+                    held += self._hold(relation)
             except BaseException:
                 self._release(held)
                 raise
@@ -136,13 +138,13 @@ class NativeTables:
         for view in held:
             view.users -= 1
 
-    def _hold(self, relation: Relation, empty_file: str) -> list[_View]:
+    def _hold(self, relation: Relation) -> list[_View]:
         held: list[_View] = []
         names = part_views(relation)
         files = sum(isinstance(part, FilesPart) for part in relation.parts)
         try:
             for number in range(files):
-                self._files_view(relation, number, empty_file)
+                self._files_view(relation, number)
             for part, name in zip(relation.parts, names, strict=True):
                 if isinstance(part, NativePart):
                     view = self._views.get(name) or self._create_segment_view(relation, part, name)
@@ -154,15 +156,18 @@ class NativeTables:
             raise
         return held
 
-    def _files_view(self, relation: Relation, number: int, empty_file: str) -> str:
+    def _files_view(self, relation: Relation, number: int) -> str:
         name = files_part_view(relation.name, number)
         if name not in self._files_views:
             variable = files_part_variable(relation.name, number)
-            # Bound over the empty file: to create a view opens none of the tenant's files.
-            self._set(variable, [empty_file])
+            # Bound over an empty file: to create a view opens none of the tenant's files.
+            self._set(variable, [self._empties.of(relation)])
+            mapped = relation.plain_schema is None
             self._cursor.execute(
-                _SQL["create_files_view"].format(
-                    view=name, variable=literal(variable), columns=relation.column_map
+                _SQL["create_files_view" if mapped else "create_plain_files_view"].format(
+                    view=name,
+                    variable=literal(variable),
+                    columns=relation.column_map if mapped else relation.plain_columns,
                 )
             )
             self._files_views.add(name)

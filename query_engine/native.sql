@@ -9,6 +9,10 @@ SELECT {selection} FROM query_table(getvariable({variable}))
 CREATE VIEW {view} AS
 SELECT * FROM read_parquet(getvariable({variable}), hive_partitioning = false, schema = {columns})
 
+-- name: create_plain_files_view
+CREATE VIEW {view} AS
+SELECT {columns} FROM read_parquet(getvariable({variable}), hive_partitioning = false)
+
 -- name: create_segment_view
 CREATE VIEW {view} AS SELECT {columns} FROM {segment}.main.rows WHERE {condition}
 

@@ -106,6 +106,23 @@ def file_type(arrow: pa.DataType) -> str:
     return "BIGINT" if pa.types.is_duration(arrow) else sql_type(arrow)
 
 
+_SAME_IN_FILES: Final = frozenset(
+    {
+        *(pa.bool_(), pa.float32(), pa.float64(), pa.date32()),
+        *(pa.int8(), pa.int16(), pa.int32(), pa.int64()),
+        *(pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
+        *(pa.string(), pa.large_string(), pa.binary(), pa.large_binary()),
+    }
+)
+
+
+def same_in_files(arrow: pa.DataType) -> bool:
+    """Whether DuckDB, left alone, reads a column of this type from Parquet as `file_type` says."""
+    if pa.types.is_timestamp(arrow):
+        return bool(arrow.unit == "us")
+    return arrow in _SAME_IN_FILES or (pa.types.is_decimal128(arrow) and arrow.precision <= 38)
+
+
 def value_of(column: str, arrow: pa.DataType) -> str | None:
     """How a query makes a column's values of what its file holds; None when they are the same.
 

@@ -9,7 +9,14 @@ from typing import Final
 import pyarrow as pa
 
 from duckmesh.errors import Corrupt
-from query_engine.quoting import FIELD_ID, file_type, identifier, literal, value_of
+from query_engine.quoting import (
+    FIELD_ID,
+    file_type,
+    identifier,
+    literal,
+    same_in_files,
+    value_of,
+)
 
 CATALOG: Final = "duckmesh"
 """The catalog name that SQL sees."""
@@ -67,6 +74,8 @@ class Relation:
     """Where its rows lie, in their order, when some lie in segments; without any, in `files`."""
     segment_files: int = 0
     """How many data files the parts stand for that are not among `files`."""
+    uniform: bool = False
+    """Whether every file was written with exactly this schema. Then DuckDB may read it as it is."""
 
     @cached_property
     def file_texts(self) -> tuple[str, ...]:
@@ -89,6 +98,25 @@ class Relation:
         )
         return f"* REPLACE ({listed})" if listed else "*"
 
+    @cached_property
+    def plain_schema(self) -> pa.Schema | None:
+        """The columns, when the files are read as they are; None when field ids find them.
+
+        DuckDB knows how many rows a file has that it reads as it is, and orders joins by that. A
+        file that it maps to other columns counts as one row.
+        """
+        if not self.uniform or not all(map(same_in_files, self.schema.types)):
+            return None
+        return pa.schema([(field.name, field.type) for field in self.schema])
+
+    @property
+    def plain_columns(self) -> str:
+        """What a query selects of files that are read as they are: no type is left to DuckDB."""
+        return ", ".join(
+            f"CAST({identifier(each.name)} AS {file_type(each.type)}) AS {identifier(each.name)}"
+            for each in self.schema
+        )
+
     @property
     def shape(self) -> str:
         """What the relation's view is made of: two of one name and one shape differ in files."""
@@ -97,7 +125,8 @@ class Relation:
     @property
     def shape_of_files(self) -> str:
         """The shape that it has without parts."""
-        return f"{self.selection} {self.column_map}"
+        read = "as mapped" if self.plain_schema is None else "as they are"
+        return f"{read} {self.selection} {self.column_map}"
 
     @cached_property
     def stored_columns(self) -> Mapping[int, tuple[str, str]]:

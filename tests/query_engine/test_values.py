@@ -49,12 +49,14 @@ COLUMNS: list[tuple[pa.DataType, list[Any], pa.DataType]] = [
 ]
 
 
+@pytest.mark.parametrize("uniform", [True, False], ids=["as they are", "as mapped"])
 @pytest.mark.parametrize(("kind", "values", "out"), COLUMNS, ids=[str(c[0]) for c in COLUMNS])
-def test_a_column_comes_out_as_it_went_in(kind, values, out, lake, ask) -> None:
+def test_a_column_comes_out_as_it_went_in(kind, values, out, lake, ask, *, uniform) -> None:
     written = pa.array(values, kind)
     schema = lake.schema(v=(1, kind))
     relations = lake.snapshot(
-        Relation("t", schema, (lake.write(schema, {"v": written}),)), Relation("e", schema, ())
+        Relation("t", schema, (lake.write(schema, {"v": written}),), uniform=uniform),
+        Relation("e", schema, (), uniform=uniform),
     )
     found = ask.table("SELECT v FROM t", relations).column("v").combine_chunks()
     expected = written if out is None else written.cast(out)
