@@ -51,6 +51,7 @@ BENCHMARKS: Final[dict[str, Callable[[Stage], Iterator[Figure]]]] = {
     "catalog_scale": catalog_scale.measure,
 }
 DOCUMENT: Final = ROOT / "docs" / "benchmarks.md"
+SOAK: Final = ROOT / "docs" / "soak.md"
 PLOTS: Final = ROOT / "docs" / "benchmarks"
 
 
@@ -100,7 +101,8 @@ def _publish(rows: Sequence[Row]) -> None:
     results.write(rows)
     drawn = draw([row.figure for row in rows], PLOTS)
     shown = [path.relative_to(DOCUMENT.parent).as_posix() for path in drawn]
-    DOCUMENT.write_text(document(rows, how=_how(FULL), plots=shown), encoding="utf-8")
+    text = document(rows, how=_how(FULL), plots=shown, soak=SOAK.exists())
+    DOCUMENT.write_text(text, encoding="utf-8")
 
 
 def _command(options: argparse.Namespace) -> str:

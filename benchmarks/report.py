@@ -27,6 +27,7 @@ The choice of group commit without a linger is not measured again here.
 This page is written by `make bench` from `benchmarks/results.json`.
 `duckmesh bench` measures a running server ([the command line](cli.md)).
 """
+_SOAK: Final = "[The soak](soak.md) is a load of an hour, and what grew in it.\n"
 
 
 def markdown(figures: Sequence[Figure]) -> str:
@@ -34,12 +35,17 @@ def markdown(figures: Sequence[Figure]) -> str:
     return "\n".join([_HEAD, *(_line(figure) for figure in figures)])
 
 
-def document(rows: Sequence[Row], *, how: Sequence[str], plots: Sequence[str] = ()) -> str:
-    """The whole of docs/benchmarks.md; `plots` are paths of pictures, relative to docs/."""
+def document(
+    rows: Sequence[Row], *, how: Sequence[str], plots: Sequence[str] = (), soak: bool = False
+) -> str:
+    """The whole of docs/benchmarks.md; `plots` are paths of pictures, relative to docs/.
+
+    With `soak` it names the page of the soak, which lies beside it.
+    """
     figures = [row.figure for row in rows]
     pictures = [f"![{_caption(path)}]({path})" for path in plots]
     parts = [
-        _PREFACE,
+        f"{_PREFACE}{_SOAK if soak else ''}",
         _summary(figures),
         "\n\n".join(pictures),
         *(_part(name, list(group)) for name, group in groupby(rows, _benchmark)),

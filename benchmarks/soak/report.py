@@ -65,6 +65,7 @@ def _seen(verdict: Mapping[str, Any], samples: Sequence[Sample]) -> str:
             _rows(verdict["exactness"]),
             f"Errors: {errors or 'none'}.",
             f"Medians over the run: {medians}.",
+            f"The load average during the run, median: {_median(samples, 'load_average')}.",
         ]
     )
 
