@@ -123,7 +123,10 @@ class WorkerPool:
         self._changed = threading.Condition()
         self._workers: list[Worker] = []  # least recently used first
         self._spares: list[WorkerProcess] = []
-        self._asked = 0
+        self._asked: set[str] = set()  # tenants that found no spare
+        self._waiting = 0
+        self.started = 0
+        """Processes started so far."""
         self._abandoned: list[tuple[Lease, Callable[[], None]]] = []
         self._ended: list[WorkerProcess] = []
         self._reading_off: set[Lease] = set()  # the keeper's alone
@@ -185,7 +188,7 @@ class WorkerPool:
                 left = deadline - time.monotonic()
                 if self._closing or left <= 0:
                     raise _no_worker(self.settings.workers)
-                self._changed.wait(left)
+                self._wait(left)
             worker.users += 1
             worker.alone = worker.alone or alone
             self._workers.remove(worker)
@@ -197,6 +200,17 @@ class WorkerPool:
             self.condemn(worker)
             self.give_back(worker, None)
             raise
+
+    def _wait(self, seconds: float) -> None:
+        """Until something changes. Under the lock, which others have meanwhile."""
+        self._waiting += 1
+        try:
+            self._changed.wait(seconds)
+        finally:
+            self._waiting -= 1
+            if self._waiting == 0 and len(self._spares) > 1:
+                # What was started for those who waited may be for nobody.
+                self._wake()
 
     def _choose(
         self, question: Question, places: frozenset[_Place], *, alone: bool
@@ -255,7 +269,8 @@ class WorkerPool:
             self._workers.append(worker)
             self._wake()
             return worker
-        self._asked += 1
+        # Once for each tenant, however many of its queries wait, and however often they look.
+        self._asked.add(question.tenant)
         self._wake()
         return None
 
@@ -336,10 +351,12 @@ class WorkerPool:
     def _tend(self) -> None:
         with self._changed:
             self._retire_idle()
-            ended, self._ended = self._ended, []
             abandoned, self._abandoned = self._abandoned, []
-            wanted = 0 if self._closing else max(1, self._asked) - len(self._spares)
-            self._asked = 0
+            wanted = 0 if self._closing else max(1, len(self._asked)) - len(self._spares)
+            self._asked.clear()
+            if wanted < 0 and self._waiting == 0:
+                self._dismiss(-wanted)
+            ended, self._ended = self._ended, []
             closing = self._closing
         for process in ended:
             self._bury(process)
@@ -352,6 +369,12 @@ class WorkerPool:
                 lease.kill()
         for _ in range(wanted):
             self._start()
+
+    def _dismiss(self, surplus: int) -> None:
+        """End so many spares, those that have not started yet first. Under the lock."""
+        self._spares.sort(key=lambda process: process.started)
+        self._ended += self._spares[:surplus]
+        del self._spares[:surplus]
 
     def _retire_idle(self) -> None:
         before = time.monotonic() - self.settings.idle.total_seconds()
@@ -366,6 +389,7 @@ class WorkerPool:
         except OSError:
             _log.exception("a worker could not be started")
             return
+        self.started += 1
         self._register(process.control, partial(self._heard, process))
         with self._changed:
             self._spares.append(process)

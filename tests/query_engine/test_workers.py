@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -372,6 +372,20 @@ def test_workers_are_bounded_and_the_one_longest_idle_goes(engine) -> None:
         assert one(engine, f"SELECT {number}", relations) == number
         assert len(pool_of(engine).pids) <= 3
     until(lambda: len(children()) <= 4)
+
+
+def test_who_waits_for_a_worker_has_one_started_and_not_one_each() -> None:
+    with engine_of() as engine, ExitStack() as held:
+        assert one(engine, "SELECT 1", OTHER) == 1
+        until(lambda: len(children()) == 2)
+        # As many as one worker takes, and as many as the next one does: they wait for its start.
+        with ThreadPoolExecutor(16) as threads:
+            opened = [threads.submit(engine.run, LONG, EMPTY) for _ in range(16)]
+            for each in opened:
+                held.enter_context(each.result())
+        assert len(pool_of(engine).pids) == 3
+        until(lambda: len(children()) == 4)
+        assert pool_of(engine).started <= 5
 
 
 def test_when_every_worker_serves_others_a_query_is_refused_with_the_time_to_retry(
