@@ -123,7 +123,7 @@ class WorkerPool:
         self._changed = threading.Condition()
         self._workers: list[Worker] = []  # least recently used first
         self._spares: list[WorkerProcess] = []
-        self._asked: set[str] = set()  # tenants that found no spare
+        self._asked: set[object] = set()  # who found no spare
         self._waiting = 0
         self.started = 0
         """Processes started so far."""
@@ -233,18 +233,20 @@ class WorkerPool:
         # One that ends with its last stream holds no new query up, for as long as it may be read.
         lasting = sum(not worker.condemned for worker in self._workers)
         if lasting < self.settings.workers and len(self._workers) < 2 * self.settings.workers:
-            return self._bind(question, places)
+            return self._bind(question, places, alone=alone)
         idle = next((worker for worker in self._workers if worker.users == 0), None)
         if idle is not None:
             self._retire(idle)
-            return self._bind(question, places)
+            return self._bind(question, places, alone=alone)
         # None comes free soon: better crowded than refused, and evenly.
         return min(own, key=lambda worker: worker.users, default=None)
 
     def _memory_of(self, question: Question) -> int:
         return question.limits.memory_bytes or self._instance.memory_limit_bytes
 
-    def _bind(self, question: Question, places: frozenset[_Place]) -> Worker | None:
+    def _bind(
+        self, question: Question, places: frozenset[_Place], *, alone: bool
+    ) -> Worker | None:
         if self._closing:
             return None
         while self._spares:
@@ -269,8 +271,8 @@ class WorkerPool:
             self._workers.append(worker)
             self._wake()
             return worker
-        # Once for each tenant, however many of its queries wait, and however often they look.
-        self._asked.add(question.tenant)
+        # Once for all queries of a tenant that will share a worker, however often they look.
+        self._asked.add(id(question) if alone else question.tenant)
         self._wake()
         return None
 
