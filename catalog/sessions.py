@@ -13,6 +13,8 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from catalog.connection import Connection
+from catalog.snapshots import Snapshot
+from duckmesh.errors import Corrupt
 from duckmesh.identifiers import SessionId, TenantId, TransactionId
 from duckmesh.statements import Statements
 from duckmesh.tokens import VisibilityToken
@@ -34,10 +36,23 @@ class SessionRecord:
     last_seen: datetime | None = None
 
 
-def find(connection: Connection, session_id: SessionId) -> SessionRecord | None:
-    """The record of a session, or None."""
-    row = connection.execute(_SQL["find"], (session_id,)).fetchone()
-    return None if row is None else SessionRecord(*row)
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A session as it is at one moment, and its tenant's newest snapshot at the same moment."""
+
+    record: SessionRecord | None
+    """None for a session that has done nothing that a record is kept of."""
+    newest: Snapshot
+
+
+def find(connection: Connection, tenant_id: TenantId, session_id: SessionId) -> Found:
+    """What a statement of the session begins with; a session of another tenant is not found."""
+    values = {"tenant_id": tenant_id, "session_id": session_id}
+    row = connection.execute(_SQL["find"], values).fetchone()
+    if row is None:
+        raise Corrupt("a tenant has no publication head", tenant_id=tenant_id)
+    record = None if row[4] is None else SessionRecord(*row[4:])
+    return Found(record, Snapshot(*row[:4]))
 
 
 def change_options(

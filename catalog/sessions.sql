@@ -1,11 +1,14 @@
 -- name: find
+-- Each statement of a session asks for both: one round trip, and one moment.
 -- The transaction only while it matters to the session's statements.
-SELECT s.session_id, s.tenant_id, s.principal, s.last_token, s.options, t.transaction_id,
+SELECT h.snapshot_id, h.tenant_id, h.created_at, h.max_visibility_token,
+       s.session_id, s.tenant_id, s.principal, s.last_token, s.options, t.transaction_id,
        s.opened_at, s.last_seen
-FROM client_session s
+FROM publication_head h
+LEFT JOIN client_session s ON s.session_id = %(session_id)s AND s.tenant_id = h.tenant_id
 LEFT JOIN client_transaction t
   ON t.transaction_id = s.transaction_id AND t.state IN ('open', 'expired')
-WHERE s.session_id = %s
+WHERE h.tenant_id = %(tenant_id)s
 
 -- name: change_options
 -- Only the options named change; a null erases one.

@@ -183,12 +183,13 @@ class Authentication(flight.ServerMiddlewareFactory):  # type: ignore[misc]
     def _shown(self, headers: RawHeaders) -> Session | None:
         """The live session that a call shows, by its bearer token, its cookie or both."""
         credential = parse_authorization(_texts(headers, "authorization"))
-        cookie = self._sessions.of_cookies(_texts(headers, "cookie"))
+        cookies = _texts(headers, "cookie")
         if isinstance(credential, Bearer) and credential.token.startswith(TOKEN_PREFIX):
             session = self._sessions.open(credential.token)
+            cookie = self._sessions.of_cookies(cookies, credential.token)
             if cookie is not None and _is_same_caller(cookie.identity, session.identity):
                 session = session.having_written(cookie.last_token)
-        elif cookie is None:
+        elif (cookie := self._sessions.of_cookies(cookies)) is None:
             return None
         elif credential is not None:
             # The credential says who calls; the cookie, in which session, if it is his.

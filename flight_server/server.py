@@ -211,7 +211,13 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
             # Also when the caller goes before the first row is pulled, and `_rows` never begins.
             call.place.on_leave(answer.close)
             live = partial(self._check_live, call.identity)
-            return flight.RecordBatchStream(_rows(context, call, statement, answer, live))
+            first, ended = answer.first_rows()
+            schema = _schema_of(statement, answer)
+            if ended:
+                # From here on no call of pyarrow's needs Python, nor waits for its lock.
+                return flight.RecordBatchStream(pa.Table.from_batches(first, schema))
+            rows = _rows(context, call, answer, live, first)
+            return flight.RecordBatchStream(pa.RecordBatchReader.from_batches(schema, rows))
 
     def do_put(
         self,
@@ -371,36 +377,38 @@ def _watched(
     return _guarded(rpc, context, call)
 
 
+def _schema_of(statement: SealedStatement, answer: Answer) -> pa.Schema:
+    """The schema of the rows, with the snapshot that they are of in its metadata."""
+    if statement.snapshot_id is None:
+        return answer.schema
+    token = statement.required_token or BEFORE_ALL
+    return with_snapshot(answer.schema, statement.snapshot_id, token)
+
+
 def _rows(
     context: flight.ServerCallContext,
     call: Call,
-    statement: SealedStatement,
     answer: Answer,
     check_live: Callable[[], None],
-) -> pa.RecordBatchReader:
-    """The rows under way, with the snapshot that they are of in their schema's metadata.
+    first: list[pa.RecordBatch],
+) -> Iterator[pa.RecordBatch]:
+    """The rows under way, the first of them at hand.
 
     They end when the caller's key does: `check_live` raises before the next of them.
     """
-    schema = answer.schema
-    if statement.snapshot_id is not None:
-        token = statement.required_token or BEFORE_ALL
-        schema = with_snapshot(schema, statement.snapshot_id, token)
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        # Runs while pyarrow pulls. A client that stops reading closes this generator, which ends
-        # the query. Errors midway pass the boundary too; it is not held across a yield, for
-        # pyarrow resumes in another Python context each time.
-        with answer:
-            while True:
-                with _guarded("do_get", context, call):
-                    check_live()
-                    batch = answer.next_batch()
-                if batch is None:
-                    return
-                yield batch
-
-    return pa.RecordBatchReader.from_batches(schema, batches())
+    # Runs while pyarrow pulls. A client that stops reading closes this generator, which ends
+    # the query. Errors midway pass the boundary too; it is not held across a yield, for
+    # pyarrow resumes in another Python context each time.
+    with answer:
+        yield from first
+        first.clear()
+        while True:
+            with _guarded("do_get", context, call):
+                check_live()
+                batch = answer.next_batch()
+            if batch is None:
+                return
+            yield batch
 
 
 def _in_small_messages(rows: pa.Table) -> pa.RecordBatchReader:

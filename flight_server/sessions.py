@@ -15,7 +15,8 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any, Final, Protocol, Self
 from uuid import UUID
 
-from catalog.sessions import SessionRecord
+from catalog.sessions import Found
+from catalog.snapshots import Snapshot
 from duckmesh.errors import Denied, ErrorCode, Invalid
 from duckmesh.identifiers import KeyId, SessionId, TenantId, TransactionId, new_session_id
 from duckmesh.tokens import BEFORE_ALL, VisibilityToken
@@ -26,6 +27,9 @@ from ingest_bus.envelope import WritingSession
 
 TOKEN_PREFIX: Final = "dms1."  # noqa: S105 - names the kind of token, not a secret
 """What tells a session token from an API key in a Bearer credential."""
+
+_READ_MAX: Final = 10_000
+"""So many opened tokens are remembered; a client shows the same one at each call."""
 
 COOKIE: Final = "arrow_flight_session_id"
 """The name that Arrow's own servers give their session cookie."""
@@ -41,6 +45,8 @@ class Session:
     issued_at: datetime
     options: Mapping[str, Any] = field(default_factory=dict)
     transaction_id: TransactionId | None = None
+    newest: Snapshot | None = None
+    """The tenant's newest snapshot, when the record was read with it."""
 
     @property
     def writing(self) -> WritingSession:
@@ -55,7 +61,7 @@ class Session:
 class Records(Protocol):
     """What is asked of gateway.sessions.ClientSessions."""
 
-    def find(self, identity: Identity, session_id: SessionId) -> SessionRecord | None: ...
+    def find(self, identity: Identity, session_id: SessionId) -> Found: ...
 
     def keep_alive(self, session_id: SessionId) -> None: ...
 
@@ -69,6 +75,7 @@ class Sessions:
         self._seal = seal
         self._records = records
         self._lifetime = lifetime
+        self._read: dict[bytes, Session] = {}
 
     def begin(self, identity: Identity) -> Session:
         """A new session of `identity` that has written nothing."""
@@ -76,13 +83,15 @@ class Sessions:
 
     def recalled(self, session: Session) -> Session:
         """The session with what its record knows: one look-up in the catalog."""
-        record = self._records.find(session.identity, session.session_id)
+        found = self._records.find(session.identity, session.session_id)
+        record = found.record
         if record is None:
-            return session
+            return replace(session, newest=found.newest)
         return replace(
             session.having_written(record.last_token),
             options=record.options,
             transaction_id=record.transaction_id,
+            newest=found.newest,
         )
 
     def renewed(self, session: Session) -> str:
@@ -120,30 +129,28 @@ class Sessions:
         """The session that `token` names. Raises Denied (UNAUTHORIZED) when it is not valid."""
         try:
             sealed = _from_base64(token.removeprefix(TOKEN_PREFIX))
-            message = messages.sealed("Session")()
-            message.ParseFromString(self._seal.open(Purpose.SESSION, sealed))
-            session_id = SessionId(UUID(hex=message.session_id))
+            # Each time: a token expires.
+            content = self._seal.open(Purpose.SESSION, sealed)
+            if (known := self._read.get(content)) is not None:
+                return known
+            session = _session_of(content)
         except (binascii.Error, ValueError):
             raise _unknown("the session token is damaged: connect again") from None
         except Invalid as refused:
             raise _unknown(refused.message) from None
-        who = message.subject
-        identity = Identity(
-            tenant_id=TenantId(who.tenant_id),
-            tenant=who.tenant,
-            principal=who.principal,
-            key_id=KeyId(who.key_id) if who.HasField("key_id") else None,
-            roles=frozenset(Role(role) for role in who.roles),
-            expires_at=_moment(who.expires_at_ms) if who.HasField("expires_at_ms") else None,
-        )
-        issued_at = _moment(message.issued_at_ms)
-        return Session(identity, session_id, VisibilityToken(message.last_token), issued_at)
+        if len(self._read) >= _READ_MAX:
+            self._read.clear()
+        self._read[content] = session
+        return session
 
-    def of_cookies(self, values: Sequence[str]) -> Session | None:
+    def of_cookies(self, values: Sequence[str], shown: str | None = None) -> Session | None:
         """The session whose cookie a call carries; None when it carries none that is valid.
 
-        A cookie is no credential that its sender chose: an old one is passed over, not refused.
+        None, too, for the token that the call has `shown` already: many clients send it twice. A
+        cookie is no credential that its sender chose: an old one is passed over, not refused.
         """
+        if not values or (shown is not None and values[0].endswith(f"{COOKIE}={shown}")):
+            return None
         token = _cookie(values)
         if token is None:
             return None
@@ -155,6 +162,24 @@ class Sessions:
     def due_for_renewal(self, session: Session) -> bool:
         """Whether half of the token's lifetime has passed, so that a live client never expires."""
         return self._seal.now - session.issued_at > self._lifetime / 2
+
+
+def _session_of(content: bytes) -> Session:
+    """The session that a token's content says. Raises ValueError for what is none."""
+    message = messages.sealed("Session")()
+    message.ParseFromString(content)
+    session_id = SessionId(UUID(hex=message.session_id))
+    who = message.subject
+    identity = Identity(
+        tenant_id=TenantId(who.tenant_id),
+        tenant=who.tenant,
+        principal=who.principal,
+        key_id=KeyId(who.key_id) if who.HasField("key_id") else None,
+        roles=frozenset(Role(role) for role in who.roles),
+        expires_at=_moment(who.expires_at_ms) if who.HasField("expires_at_ms") else None,
+    )
+    issued_at = _moment(message.issued_at_ms)
+    return Session(identity, session_id, VisibilityToken(message.last_token), issued_at)
 
 
 def token_headers(token: str) -> dict[str, str]:

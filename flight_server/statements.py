@@ -9,6 +9,7 @@ import re
 import secrets
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 import pyarrow as pa
@@ -264,14 +265,15 @@ class StatementDesk:
 
     def _pin(self, call: Call, sql: str | None, transaction: ClientTransaction | None) -> Snapshot:
         """The snapshot that answers. In a transaction, the one that its first query chose."""
-        point = read_point(call.options(), call.recalled())
-        past = point.names_snapshot
-        if transaction is None or past:
-            return self._reads.pin(call.identity, sql, point, stop=call.stop)
+        session = call.recalled()
+        point = read_point(call.options(), session)
+        pin = partial(self._reads.pin, call.identity, stop=call.stop, newest=session.newest)
+        if transaction is None or point.names_snapshot:
+            return pin(sql, point)
         chosen = transaction.record.snapshot_id
         if chosen is None:
             # Every table, not those of this statement: later ones read the same snapshot.
-            first = self._reads.pin(call.identity, None, point, stop=call.stop)
+            first = pin(None, point)
             chosen = transaction.pin(first.snapshot_id)
             if chosen == first.snapshot_id:
                 return first

@@ -5,7 +5,7 @@ https://arrow.apache.org/docs/format/Flight.html#rpc-methods-and-request-pattern
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from typing import Any, Final, TypeVar
 
@@ -23,6 +23,9 @@ CANCEL: Final = "CancelFlightInfo"
 RENEW: Final = "RenewFlightEndpoint"
 
 _T = TypeVar("_T")
+_EXPIRES_AT: Final = pa.timestamp("ns", tz="UTC")
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
 
 
 class CancelStatus(IntEnum):
@@ -77,10 +80,10 @@ class TicketDesk:
         """A fresh ticket for the statement, and until when it may be redeemed."""
         issued = replace(statement, issued_at=self._seal.now)
         sealed = issued.sealed_by(self._seal, Purpose.TICKET, lifetime=self._lifetime)
-        expires_at = pa.scalar(issued.issued_at + self._lifetime, pa.timestamp("us", tz="UTC"))
+        expires_at_us = (issued.issued_at + self._lifetime - _EPOCH) // _MICROSECOND
         # No location: the client asks whom it asked before, and does not open another connection.
         return flight.FlightEndpoint(
-            answers.statement_ticket(sealed), [], expires_at.cast(pa.timestamp("ns", tz="UTC"))
+            answers.statement_ticket(sealed), [], pa.scalar(expires_at_us * 1000, _EXPIRES_AT)
         )
 
     def _open(self, call: Call, endpoint: flight.FlightEndpoint) -> SealedStatement | None:

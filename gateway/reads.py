@@ -139,6 +139,7 @@ class Reads:
             crowd=Crowd(limits.abreast),
         )
         self._open = OpenAnswers(limits.fetch_timeout)
+        self._places: dict[str, tuple[Path, ...]] = {}
 
     @property
     def queries_running(self) -> int:
@@ -176,17 +177,25 @@ class Reads:
         point: ReadPoint,
         *,
         stop: Interruption | None = None,
+        newest: Snapshot | None = None,
     ) -> Snapshot:
         """The snapshot that answers; waits at the barrier for the tables that `sql` names.
+
+        `newest` is the tenant's newest snapshot where the caller knows it: read in this call.
 
         Raises SNAPSHOT_SELECTOR_CONFLICT, SNAPSHOT_NOT_FOUND, VISIBILITY_TOKEN_INVALID at once,
         CONSISTENCY_TIMEOUT at the deadline, and Cancelled when `stop` is pressed.
         """
         with self.audit.refusals(identity, sql, point.min_token):
-            return self._pin(identity, sql, point, stop)
+            return self._pin(identity, sql, point, stop, newest)
 
     def _pin(
-        self, identity: Identity, sql: str | None, point: ReadPoint, stop: Interruption | None
+        self,
+        identity: Identity,
+        sql: str | None,
+        point: ReadPoint,
+        stop: Interruption | None,
+        newest: Snapshot | None,
     ) -> Snapshot:
         identity.require(Role.QUERY_READER)
         _check_one_selector(point)
@@ -203,13 +212,14 @@ class Reads:
         if point.strong:
             token = max(token or BEFORE_ALL, self._visibility.last_token(identity.tenant_id))
         if not token:
-            return self._visibility.newest(identity.tenant_id)
+            return newest or self._visibility.newest(identity.tenant_id)
         return self._visibility.wait(
             identity.tenant_id,
             token,
             tables_of=lambda newest: self._tables_named(identity, sql, newest),
             deadline=Deadline.after(self._timeout(point.timeout)),
             stop=stop,
+            newest=newest,
         )
 
     def wait_until_visible(
@@ -481,9 +491,12 @@ class Reads:
         )
 
     def _directories(self, tenant: str) -> tuple[Path, ...]:
-        in_store = self._store.local_path(keys.tenant_prefix(tenant) + "any")
-        cached = self._files.folder(tenant)
-        return (cached,) if in_store is None else (cached, in_store.parent)
+        if (known := self._places.get(tenant)) is None:
+            in_store = self._store.local_path(keys.tenant_prefix(tenant) + "any")
+            cached = self._files.folder(tenant)
+            known = (cached,) if in_store is None else (cached, in_store.parent)
+            self._places[tenant] = known
+        return known
 
     # -- metadata
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from catalog import sessions
 from catalog.connection import Catalog
-from catalog.sessions import SessionRecord
+from catalog.sessions import Found, SessionRecord
 from duckmesh.identifiers import SessionId
 from gateway.identity import Identity, Role
 
@@ -18,14 +18,14 @@ class ClientSessions:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
-    def find(self, identity: Identity, session_id: SessionId) -> SessionRecord | None:
-        """The record of one of the tenant's sessions; None when it has done nothing yet.
+    def find(self, identity: Identity, session_id: SessionId) -> Found:
+        """One of the tenant's sessions, and the tenant's newest snapshot at the same moment.
 
-        Its last token covers every write that the session was answered for, by any process.
+        The record's last token covers every write that the session was answered for, by any
+        process.
         """
         with self._catalog.connect() as connection:
-            record = sessions.find(connection, session_id)
-        return record if record is not None and record.tenant_id == identity.tenant_id else None
+            return sessions.find(connection, identity.tenant_id, session_id)
 
     def change_options(
         self, identity: Identity, session_id: SessionId, options: Mapping[str, Any]

@@ -60,15 +60,19 @@ class Visibility:
         tables_of: Callable[[Snapshot], Collection[TableId] | None],
         deadline: Deadline,
         stop: Interruption | None = None,
+        newest: Snapshot | None = None,
     ) -> Snapshot:
         """Block until the token is visible for some tables; return a snapshot.
 
         `tables_of` names them as they are in a snapshot (None: all); it is asked only when there
-        is something to wait for. The snapshot returned is the newest at that moment. Raises
+        is something to wait for. The snapshot returned is the newest at that moment, or `newest`,
+        a moment ago's, when the token is visible there. Raises
         Invalid (VISIBILITY_TOKEN_INVALID) at once for a token that was never issued, NotYetVisible
         (CONSISTENCY_TIMEOUT) at the deadline, Cancelled when `stop` is pressed.
         """
         with count_barrier():
+            if newest is not None and newest.max_visibility_token >= token:
+                return newest
             return self._wait(tenant_id, token, tables_of, deadline, stop or Interruption())
 
     def _wait(

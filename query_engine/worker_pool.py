@@ -244,9 +244,7 @@ class WorkerPool:
     def _memory_of(self, question: Question) -> int:
         return question.limits.memory_bytes or self._instance.memory_limit_bytes
 
-    def _bind(
-        self, question: Question, places: frozenset[_Place], *, alone: bool
-    ) -> Worker | None:
+    def _bind(self, question: Question, places: frozenset[_Place], *, alone: bool) -> Worker | None:
         if self._closing:
             return None
         while self._spares:

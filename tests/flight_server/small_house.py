@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catalog.sessions import SessionRecord
+from catalog.sessions import Found, SessionRecord
 from catalog.snapshots import Snapshot
 from catalog.table_schema import TableSchema
 from catalog.transactions import TransactionRecord, TransactionState
@@ -52,7 +52,7 @@ class SmallSessions:
         self.records = {}
 
     def find(self, identity, session_id):
-        return self.records.get(session_id)
+        return Found(self.records.get(session_id), None)
 
     def keep_alive(self, session_id):
         pass
@@ -240,7 +240,7 @@ class SmallHouse:
         kind = self.engine.classify(sql).kind
         return kind in (StatementKind.QUERY, StatementKind.EXPLAIN)
 
-    def pin(self, identity, sql, point, *, stop=None):
+    def pin(self, identity, sql, point, *, stop=None, newest=None):
         self.points.append(point)
         newest = len(self.snapshots) - 1
         if point.snapshot_id is not None:

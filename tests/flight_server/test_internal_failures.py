@@ -66,6 +66,9 @@ class BreakingAnswer:
         self.schema = ROWS.schema
         self.batches = iter(ROWS.to_batches())
 
+    def first_rows(self):
+        return [self.next_batch()], False
+
     def next_batch(self):
         batch = next(self.batches, None)
         if batch is None:

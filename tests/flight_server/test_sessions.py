@@ -128,6 +128,22 @@ def test_a_cookie_is_a_session_when_it_is_valid_and_nothing_otherwise(sessions, 
     assert sessions.of_cookies([pair]) is None
 
 
+def test_a_cookie_that_repeats_the_shown_token_says_nothing_new(sessions):
+    session = sessions.begin(WHO)
+    token = sessions.token_of(session)
+    newer = sessions.token_of(session.having_written(VisibilityToken(9)))
+    assert sessions.of_cookies([f"{COOKIE}={token}"], token) is None
+    assert sessions.of_cookies([f"{COOKIE}={newer}"], token).last_token == 9
+
+
+def test_a_token_that_was_opened_before_expires_all_the_same(sessions, clock):
+    token = sessions.token_of(sessions.begin(WHO))
+    assert sessions.open(token) is sessions.open(token)
+    clock.seconds += 3601
+    with pytest.raises(Denied):
+        sessions.open(token)
+
+
 def test_a_session_ends_with_the_token_it_began_with_however_often_it_is_renewed(
     sessions, seal, clock
 ):

@@ -133,3 +133,19 @@ def test_who_waits_for_a_turn_can_leave_and_the_turn_is_not_lost(desk: Desk) -> 
     assert caught.value.context["retry_after_seconds"] == 1
     desk.turns.give_back()
     assert desk.nothing_is_held()
+
+
+def test_a_small_answer_holds_nothing_when_its_rows_are_here(desk: Desk) -> None:
+    for sql, rows in (("SELECT 42 AS answer", 1), ("SELECT 1 AS a WHERE false", 0)):
+        first, ended = desk.ask(sql).first_rows()
+        assert (sum(batch.num_rows for batch in first), ended) == (rows, True)
+        assert desk.nothing_is_held()
+
+
+def test_the_first_rows_of_a_large_answer_leave_the_others_under_way(desk: Desk) -> None:
+    with desk.ask() as answer:
+        first, ended = answer.first_rows()
+        assert not ended
+        rest = answer.reader.read_all()
+        assert sum(batch.num_rows for batch in first) + rest.num_rows == 1_000_000
+    assert desk.nothing_is_held()

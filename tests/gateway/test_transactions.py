@@ -330,7 +330,7 @@ def test_sessions_and_ended_transactions_are_forgotten_in_time(prepared: Rooms) 
     end_idle(prepared, idle=timedelta(minutes=15), kept=kept)
     assert prepared.transactions.find(prepared.acme, over) is None
     with prepared.catalog.connect() as connection:
-        assert sessions.find(connection, session_id) is None
+        assert sessions.find(connection, prepared.acme.tenant_id, session_id).record is None
 
 
 def test_a_committed_transaction_moves_its_session(prepared: Rooms) -> None:
@@ -340,7 +340,7 @@ def test_a_committed_transaction_moves_its_session(prepared: Rooms) -> None:
 
     def record() -> sessions.SessionRecord | None:
         with prepared.catalog.connect() as connection:
-            return sessions.find(connection, session_id)
+            return sessions.find(connection, prepared.acme.tenant_id, session_id).record
 
     open_record = record()
     assert open_record is not None

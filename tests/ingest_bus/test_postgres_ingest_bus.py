@@ -57,8 +57,9 @@ def someone_waits_for_a_lock(world: PostgresWorld) -> bool:
 
 
 def token_of(world: PostgresWorld, session: WritingSession) -> int | None:
+    tenant_id = world.tenant()
     with world.catalog.connect() as connection:
-        record = sessions.find(connection, session.session_id)
+        record = sessions.find(connection, tenant_id, session.session_id).record
     return None if record is None else record.last_token
 
 
