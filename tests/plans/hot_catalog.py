@@ -209,7 +209,7 @@ _QUERY: Final = [
 ]
 
 _SESSION: Final = [
-    Hot(_SESSIONS, "find", lambda p: (p.session,)),
+    Hot(_SESSIONS, "find", lambda p: {"session_id": p.session, "tenant_id": GIANT}),
     Hot(
         _SESSIONS,
         "change_options",
