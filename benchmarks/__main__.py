@@ -65,19 +65,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _command(options),
             machine.describe(_postgres_version(stage)),
         )
-        rows, failed = _measure(stage, options.only or list(BENCHMARKS), run)
+        earlier = results.read()
+
+        def keep(rows: Sequence[Row], failed: Sequence[str]) -> None:
+            if options.write_docs:
+                results.write(results.merge(earlier, rows, failed=failed, order=list(BENCHMARKS)))
+
+        rows, failed = _measure(stage, options.only or list(BENCHMARKS), run, keep)
     figures = [row.figure for row in rows]
     print(f"{machine_line(run.machine)}\n\n{markdown(figures)}\n\n{counts(figures)}")
     if options.json:
         content = {"quick": options.quick, "failed": failed, **results.as_json(rows)}
         options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if options.write_docs:
-        _publish(results.merge(results.read(), rows, failed=failed, order=list(BENCHMARKS)))
+        _publish(results.read())
     return 1 if failed else 0
 
 
-def _measure(stage: Stage, chosen: Sequence[str], run: Run) -> tuple[list[Row], list[str]]:
-    """The figures, and the benchmarks that failed: one must not cost the others their run."""
+def _measure(
+    stage: Stage,
+    chosen: Sequence[str],
+    run: Run,
+    keep: Callable[[Sequence[Row], Sequence[str]], None],
+) -> tuple[list[Row], list[str]]:
+    """The figures, and the benchmarks that failed: one must not cost the others their run.
+
+    `keep` is told of all so far after each benchmark: died in the next one, they stand.
+    """
     rows: list[Row] = []
     failed: list[str] = []
     for name in chosen:
@@ -93,12 +107,12 @@ def _measure(stage: Stage, chosen: Sequence[str], run: Run) -> tuple[list[Row], 
             reason = f"it failed with {type(error).__name__}"
             figure = Figure(benchmark=name, what=results.WHOLE, unit="-", not_run=reason)
             rows.append(Row(figure, run, load))
+        keep(rows, failed)
     return rows, failed
 
 
 def _publish(rows: Sequence[Row]) -> None:
-    """Write the figures, and the page and the pictures that show them."""
-    results.write(rows)
+    """Write the page and the pictures that show the figures."""
     drawn = draw([row.figure for row in rows], PLOTS)
     shown = [path.relative_to(DOCUMENT.parent).as_posix() for path in drawn]
     text = document(rows, how=_how(FULL), plots=shown, soak=SOAK.exists())
