@@ -22,8 +22,10 @@ _NUMBER: Final = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,9})?")
 _DIGITS_MAX: Final = 18
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _MOMENT: Final = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?)?"
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+    r"([ T][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(?P<zone>Z|[+-][0-9]{2}(:[0-9]{2})?)?)?"
 )
+_WITH_ZONE: Final = ("TIMESTAMPTZ", "TIMESTAMP WITH TIME ZONE")
 _FLOAT_SLACK: Final = 1e-9
 _TICK: Final = timedelta(milliseconds=1)
 """More than statistics of nanoseconds lose."""
@@ -132,7 +134,7 @@ def _wanted(
     if pat.is_date32(kind) and operand.cast in (None, "DATE") and _DATE.fullmatch(operand.text):
         day = date.fromisoformat(operand.text)
         return day, day
-    if pat.is_timestamp(kind) and operand.cast in (None, "DATE", "TIMESTAMP", "TIMESTAMPTZ"):
+    if pat.is_timestamp(kind) and operand.cast in (None, "DATE", "TIMESTAMP", *_WITH_ZONE):
         return _of_moment(operand, kind)
     return None
 
@@ -153,11 +155,17 @@ def _around(number: float) -> Range:
 
 def _of_moment(operand: Constant, kind: pa.DataType) -> Range | None:
     text = operand.text
-    if not _MOMENT.fullmatch(text) or (operand.cast == "DATE" and not _DATE.fullmatch(text)):
+    found = _MOMENT.fullmatch(text)
+    if found is None or (operand.cast == "DATE" and not _DATE.fullmatch(text)):
         return None
+    if found["zone"]:
+        if kind.tz is None or operand.cast == "TIMESTAMP":
+            return None
+        exact = datetime.fromisoformat(text).astimezone(UTC)
+        return exact, exact
     moment = datetime.fromisoformat(text).replace(tzinfo=UTC)
     # With a zone on either side, the session's decides what the text means.
-    off = timedelta(0) if kind.tz is None and operand.cast != "TIMESTAMPTZ" else _ZONES
+    off = timedelta(0) if kind.tz is None and operand.cast not in _WITH_ZONE else _ZONES
     return moment - off, moment + off
 
 

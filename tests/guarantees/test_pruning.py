@@ -163,6 +163,8 @@ def scanned(rooms: Rooms, sql: str, parameters: pa.RecordBatch | None = None) ->
         ("s = 'v055'", 1),
         ("d < DATE '2024-01-06'", 1),
         ("t >= TIMESTAMP '2024-01-04 02:00:00'", 1),
+        ("z >= '2024-01-04 02:00:00+00'", 1),
+        ("z >= TIMESTAMPTZ '2024-01-04 03:00+01:00'", 1),
         ("n = 11.25", 1),
         ("f < 1.5", 1),
         ("k IS NULL", 0),
