@@ -126,6 +126,12 @@ def test_a_hot_statement_costs_what_its_answer_costs_however_large_the_catalog(
     assert after.rows <= before.rows * growth * 1.3 + ROWS_FREE, (before, after)
 
 
+def test_a_hot_statement_reads_no_growing_table_from_end_to_end(large: Synthetic) -> None:
+    custom = large.connections["custom"]
+    scanned = {hot.label: cost_of(custom, hot, large.place, runs=1).scanned for hot in HOT}
+    assert {label: found & GROWING for label, found in scanned.items() if found & GROWING} == {}
+
+
 def test_a_statement_that_reads_its_history_is_seen(small: Synthetic, large: Synthetic) -> None:
     """What the test above measures does grow, where a statement reads what it does not answer."""
     reads_all = Hot("catalog/retention", "plan", lambda p: {"tenant_id": 1, "horizon": p.middle})
