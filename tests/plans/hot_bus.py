@@ -85,7 +85,7 @@ HOT: Final = [
     Hot(_PUBLISH, "lock_counter", _named),
     Hot(_PUBLISH, "set_fence", lambda _: {"tenant_id": GIANT, "table_id": 1, "below": 2}),
     # a claim
-    Hot(_BUS, "pick_tenant", lambda _: None),
+    Hot(_BUS, "pick_tenant", lambda _: {"skip": [SMALL]}),
     Hot(_BUS, "claimable_events", _claim),
     Hot(_BUS, "hold_lease", _claim),
     Hot(_BUS, "insert_claim", _claim),
