@@ -150,6 +150,8 @@ def _places(record_keys: Sequence[str | None]) -> list[tuple[str | None, list[in
 
 def _taken(batch: pa.RecordBatch, records: Sequence[int]) -> pa.RecordBatch:
     first = records[0]
+    if len(records) == batch.num_rows:
+        return batch
     if len(records) == records[-1] - first + 1:
         return batch.slice(first, len(records))
     return batch.take(pa.array(records, pa.int32()))

@@ -12,6 +12,7 @@ import pyarrow.types as pat
 
 from duckmesh.errors import ErrorCode, Invalid
 from http_shim.json_columns import BadValue, column_of, text_column
+from http_shim.plain_rows import holds_decimal, plain_rows
 
 _DIGITS_MAX: Final = 4000
 
@@ -44,17 +45,7 @@ def _no_constant(name: str) -> Any:
 
 def needs_exact_decimals(schema: pa.Schema) -> bool:
     """Whether a column holds numbers of which a double would lose digits."""
-    return any(_holds_decimal(field.type) for field in schema)
-
-
-def _holds_decimal(kind: pa.DataType) -> bool:
-    if pat.is_decimal(kind):
-        return True
-    if pat.is_map(kind):
-        return _holds_decimal(kind.key_type) or _holds_decimal(kind.item_type)
-    if pat.is_nested(kind):
-        return any(_holds_decimal(kind.field(i).type) for i in range(kind.num_fields))
-    return False
+    return plain_rows(schema).exact_decimals
 
 
 def batch_of(
@@ -65,6 +56,16 @@ def batch_of(
     Raises Invalid (INVALID_PAYLOAD) with record, column and reason. Names match exactly, else
     without regard to case, as SQL's do.
     """
+    plain = plain_rows(schema).batch_of(payloads)
+    if plain is not None:
+        return plain
+    return batch_by_columns(payloads, schema, first_record=first_record)
+
+
+def batch_by_columns(
+    payloads: Sequence[Mapping[str, Any]], schema: pa.Schema, *, first_record: int = 0
+) -> pa.RecordBatch:
+    """The same for values of every kind, and with the words for what is wrong."""
     rows = _with_exact_names(payloads, schema, first_record)
     columns = []
     for field in schema:
@@ -98,7 +99,7 @@ def batch_of_texts(
 def _text_column(given: pa.Array, field: pa.Field, first_record: int) -> pa.Array:
     try:
         if pat.is_nested(field.type):
-            exact = _holds_decimal(field.type)
+            exact = holds_decimal(field.type)
             parsed = [_inner_json(v, i, exact) for i, v in enumerate(given.to_pylist())]
             return column_of(parsed, field.type)
         return text_column(given, field.type)
