@@ -169,6 +169,7 @@ def _how(sizes: Sizes) -> list[str]:
         f"Scans: {sizes.scan_files} files of {sizes.rows_per_file:,} rows in the store, unmerged.",
         "Cold is a fresh serving process, and a fresh DuckDB; the system has the files in memory.",
         "HTTP: beside the Flight door of the same process; answers are read whole, and not parsed.",
+        "Records go over bare sockets, the same bytes each time: no client library is measured.",
         "Neighbours: the crowd asks for as long as the one client is measured, and before.",
         f"TPC-H: scale factor {sizes.tpch_scale:g}, ingested, compacted; two threads on each side.",
         f"TPC-H: {sizes.repetitions} passes, each query on each side before the next one.",
