@@ -18,6 +18,7 @@ from catalog.table_schema import COLUMN_LIMIT
 from duckmesh.errors import ErrorCode, Invalid, Unavailable
 from http_shim.bodies import UNPACK_BYTES, Body, body_failures, too_large
 from http_shim.formats import ARROW, CSV, NDJSON, PARQUET
+from http_shim.plain_rows import plain_rows
 from http_shim.records import batch_of, batch_of_texts, loads, needs_exact_decimals
 
 _BLOCK_BYTES: Final = UNPACK_BYTES
@@ -191,10 +192,15 @@ def _ndjson_batches(
     exact = needs_exact_decimals(table)
     first = 0
     for lines in _line_blocks(reader, body, limits.line_max_bytes):
-        rows = [_row(line, first + index, exact) for index, line in enumerate(lines)]
-        if rows:
-            yield batch_of(rows, table, first_record=first)
-            first += len(rows)
+        if not lines:
+            continue
+        batch = plain_rows(table).batch_of_lines(lines)
+        if batch is None:
+            # Line by line, and then column by column: that can say what is wrong, and where.
+            rows = [_row(line, first + index, exact) for index, line in enumerate(lines)]
+            batch = batch_of(rows, table, first_record=first)
+        yield batch
+        first += batch.num_rows
 
 
 def _line_blocks(reader: Reader, body: Body, longest: int) -> Iterator[list[bytes]]:

@@ -8,9 +8,12 @@ column has. For others, whatever the reason, the answer is None, and `json_colum
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import orjson
 import pyarrow as pa
 import pyarrow.types as pat
 
+_BEGIN: Final = ord("{")
+_END: Final = ord("}")
 _KEPT: Final = 256
 _UNFIT: Final = (pa.ArrowException, OverflowError, UnicodeEncodeError, ValueError)
 
@@ -41,6 +44,23 @@ class PlainRows:
         if any(columns[index].null_count for index in self._never_null):
             return None
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
+
+    def batch_of_lines(self, lines: Sequence[bytes]) -> pa.RecordBatch | None:
+        """Lines that hold one object each, parsed as one text; None as `batch_of` says.
+
+        Also when a line holds anything else. A line that begins and ends an object holds at least
+        one, for no text reaches over a line's end and no object is within another, or the rows were
+        no plain ones; and as many objects as lines are one for each.
+        """
+        if not self._reads_all or any(line[0] != _BEGIN or line[-1] != _END for line in lines):
+            return None
+        try:
+            rows = orjson.loads(b"[" + b",\n".join(lines) + b"]")
+        except (ValueError, RecursionError):
+            return None
+        if len(rows) != len(lines) or set(map(type, rows)) != {dict}:
+            return None
+        return self.batch_of(rows)
 
     def _fit(self, payloads: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the columns are there, spelled as in the table, and the values of their kinds."""

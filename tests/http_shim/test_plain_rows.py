@@ -83,7 +83,7 @@ def outcome(read: Any, rows: list[dict[str, Any]]) -> Any:
 
 
 @given(ROWS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_both_ways_say_the_same_of_any_rows(rows: list[dict[str, Any]]) -> None:
     assert outcome(batch_of, rows) == outcome(batch_by_columns, rows)
 
@@ -111,3 +111,48 @@ def test_how_rows_are_read_is_known_for_each_schema() -> None:
     assert plain_rows(again) is plain_rows(again)
     row = orjson.loads(b'{"c1": 5}')
     assert batch_of([row], again).to_pylist() == [row]
+
+
+def lines_of(rows: list[dict[str, Any]]) -> list[bytes]:
+    return [json.dumps(row).encode() for row in rows]
+
+
+@given(ROWS)
+@settings(max_examples=80, deadline=None)
+def test_lines_read_at_once_are_the_rows_that_they_hold(rows: list[dict[str, Any]]) -> None:
+    batch = PlainRows(SCHEMA).batch_of_lines(lines_of(rows))
+    if batch is not None:
+        assert outcome(lambda *_: batch, rows) == outcome(batch_by_columns, rows)
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.sampled_from([*b'{}{}[],": 1x']),
+            min_size=1,
+            max_size=8,
+        ).map(bytes)
+        | st.sampled_from(
+            [
+                b'{"id":1},{"id":2}',
+                b'{"id":1}{"id":2}',
+                b'{"id":1',
+                b'"small":2}',
+                b'{"word":"}',
+                b'{"}',
+                b'{"id":[{}',
+                b'{"id":2}]}',
+                b'{"id":1},2,{"id":3}',
+                b'{"id":1}],[{"id":2}',
+                b'{"id":1}',
+                b"{}",
+            ]
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+@settings(max_examples=300, deadline=None)
+def test_no_line_that_is_no_object_is_read(lines: list[bytes]) -> None:
+    if PlainRows(SCHEMA).batch_of_lines(lines) is not None:
+        assert all(isinstance(orjson.loads(line), dict) for line in lines)
