@@ -24,18 +24,16 @@ from ingest_bus.prepared import BOOL, BYTEA, INT8, JSON, PreparedStatement
 
 _SQL = Statements("ingest_bus", "postgres_publish.sql")
 _PUBLISH_TRIES: Final = 3
-_ACCEPT: Final = PreparedStatement(
-    "duckmesh_accept",
-    _SQL["accept"],
-    {
-        "tenant_id": INT8,
-        "count": INT8,
-        "as_one": BOOL,
-        "fence_epoch": INT8,
-        "envelopes": JSON,
-        "payloads": BYTEA,
-    },
-)
+_ACCEPT_TYPES: Final = {
+    "tenant_id": INT8,
+    "count": INT8,
+    "as_one": BOOL,
+    "fence_epoch": INT8,
+    "envelopes": JSON,
+    "payloads": BYTEA,
+}
+_ACCEPT: Final = PreparedStatement("duckmesh_accept", _SQL["accept"], _ACCEPT_TYPES)
+_ACCEPT_PLAIN: Final = PreparedStatement("duckmesh_plain", _SQL["accept_plain"], _ACCEPT_TYPES)
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -123,7 +121,9 @@ class Publisher:
         if any(e.raises_fence or e.schema_version < fences.versions[e.table_id] for e in envelopes):
             return None
         try:
-            before = _ACCEPT.first_value(connection, _accept_values(values, fences.epoch))
+            plain = all(e.idempotency_key is None and e.session is None for e in envelopes)
+            accept = _ACCEPT_PLAIN if plain else _ACCEPT
+            before = accept.first_value(connection, _accept_values(values, fences.epoch))
         except pg.NotNullViolation:
             self._fences.pop(tenant_id, None)
             return None

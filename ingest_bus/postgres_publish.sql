@@ -58,6 +58,33 @@ WITH e AS (
 )
 SELECT before FROM counter
 
+-- name: accept_plain
+-- The same for a group without keys and sessions: Postgres begins a statement of two parts in less
+-- time than one of five.
+WITH counter AS (
+    UPDATE token_counter c
+    SET last_token = c.last_token + %(count)s,
+        fence_epoch = CASE WHEN c.fence_epoch = %(fence_epoch)s THEN c.fence_epoch END
+    WHERE c.tenant_id = %(tenant_id)s
+    RETURNING c.last_token - %(count)s AS before
+), inserted AS (
+    INSERT INTO ingest_event (tenant_id, visibility_token, event_id, table_id, schema_version,
+                              operation, payload_kind, payload, row_count, byte_count,
+                              min_event_time, max_event_time, trace_id, group_last_token)
+    SELECT %(tenant_id)s, c.before + e.position, e.event_id, e.table_id, e.schema_version,
+           e.operation, e.payload_kind,
+           substring(%(payloads)b::bytea FROM e.payload_start FOR e.payload_bytes),
+           e.row_count, e.byte_count, e.min_event_time, e.max_event_time, e.trace_id,
+           CASE WHEN %(as_one)s THEN c.before + %(count)s END
+    FROM counter c
+    CROSS JOIN json_to_recordset(%(envelopes)s::json)
+         AS e (position bigint, event_id uuid, table_id bigint, schema_version integer,
+               operation text, payload_kind text, payload_start integer, payload_bytes integer,
+               row_count bigint, byte_count bigint, min_event_time timestamptz,
+               max_event_time timestamptz, trace_id text)
+)
+SELECT before FROM counter
+
 -- name: fences_of
 -- The fence epoch, and the fences of some tables in it: both of one moment.
 SELECT c.fence_epoch, f.table_id, f.min_schema_version
