@@ -73,6 +73,7 @@ HOT: Final = [
     # a publish
     Hot(_PUBLISH, "accept", _published),
     Hot(_PUBLISH, "accept_plain", _published),
+    Hot(_PUBLISH, "accept_plain", _published),
     Hot(_PUBLISH, "fences_of", _named),
     Hot(_PUBLISH, "insert_keys", _published),
     Hot(_PUBLISH, "insert_keys", _repeated, "half were there"),
