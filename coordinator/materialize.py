@@ -11,6 +11,7 @@ ack      died before it, with another bus: the events come again, and `commit_sn
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Final
 
 import structlog
 
@@ -34,6 +35,8 @@ from object_store import keys
 from object_store.port import ObjectStore
 
 _LOG = structlog.get_logger()
+
+_SCHEMAS_MAX: Final = 10_000
 
 Step = Callable[[str], None]
 """Told the name of each step before it is taken. Fault tests die there."""
@@ -77,6 +80,7 @@ class Materializer:
         self._options = options
         self._step = step
         self._suspects = 0
+        self._schemas = _Schemas(catalog)
 
     def publish_next(self, *, skip: Collection[TenantId] = ()) -> Published | None:
         """Claim the next events of some tenant and make them visible; None when there are none.
@@ -120,7 +124,7 @@ class Materializer:
 
     def _publish(self, claim: Claim) -> Snapshot:
         clock = CommitClock()
-        schemas = _Schemas(self._catalog)
+        schemas = self._schemas
         rows, poison = gather(claim.events, schemas)
         with self._catalog.connect() as connection:
             places = tables.places(connection, claim.tenant_id, [t.table_id for t in rows])
@@ -221,7 +225,7 @@ def _is_one(claim: Claim) -> bool:
 
 
 class _Schemas:
-    """The schema versions that one claim needs, each read once."""
+    """The schema versions that claims need. A version never changes: each is read once."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
@@ -234,5 +238,7 @@ class _Schemas:
                 found = tables.schema_versions(connection, table_id, [version])
             if version not in found:
                 raise Corrupt("an event names an unknown schema version", table_id=table_id)
+            if len(self._known) >= _SCHEMAS_MAX:
+                self._known.clear()
             known = self._known[table_id, version] = found[version]
         return known
