@@ -19,7 +19,10 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PACKAGES: list[str] = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
 LOCKS = ["requirements.lock", "deploy/requirements.lock", "tests/swift-requirements.lock"]
-TARGETS = "help setup demo up test check format lock bench soak clean".split()
+TARGETS = [
+    *("help", "setup", "demo", "up", "test", "check"),
+    *("format", "lock", "bench", "soak", "clean"),
+]
 
 
 def files_of_the_tree() -> Iterator[Path]:
