@@ -17,7 +17,8 @@ from object_store.cache_root import FETCHING, RootLock, open_root
 from object_store.failures import disk_is_full, local_disk_failed
 
 CAPACITY_FILES: Final = 20_000
-_FETCH_THREADS: Final = 8
+FETCH_THREADS: Final = 8
+"""They begin with the first fetch of several files at once, and stay."""
 
 
 class Wanted(NamedTuple):
@@ -128,7 +129,7 @@ class FileCache:
         except OSError as error:
             self._root_lock.release()
             raise local_disk_failed("", error) from error
-        self._pool = ThreadPoolExecutor(_FETCH_THREADS, thread_name_prefix="duckmesh-fetch")
+        self._pool = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="duckmesh-fetch")
 
     def folder(self, tenant: str) -> Path:
         """Where the tenant's copies lie; it is made at its first call, and stays.
@@ -281,7 +282,7 @@ class FileCache:
                 with suppress(IndexError):
                     self._fetch(left.popleft(), failures)
 
-        for _ in range(min(len(misses) - 1, _FETCH_THREADS)):
+        for _ in range(min(len(misses) - 1, FETCH_THREADS)):
             self._pool.submit(work)
         work()
 
