@@ -7,14 +7,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from catalog.tables import Table
-from data_files.parquet import event_time_column, event_times
-from data_files.payload import encode_batches
-from data_files.row_hash import hash_of
+from data_files.parquet import event_time_column
 from duckmesh.errors import Unavailable
-from duckmesh.identifiers import new_event_id
+from gateway.envelopes import envelope_of, gathered_inline
 from gateway.identity import Identity
 from gateway.staging import Gathered, Staging
-from ingest_bus.envelope import Envelope, InlinePayload
+from ingest_bus.envelope import Envelope
 
 NewStaging = Callable[[bool], Staging]
 """Begins the staging of one write; the argument says whether its rows are hashed."""
@@ -67,8 +65,12 @@ class EnvelopeGroup:
             staging.keep()
 
     def _envelope(self, part: KeyedRows) -> Envelope:
-        return _envelope_of(
-            self._identity, self._table, part, self._gathered(part), trace_id=self._trace_id
+        return envelope_of(
+            self._identity,
+            self._table,
+            self._gathered(part),
+            idempotency_key=part.idempotency_key,
+            trace_id=self._trace_id,
         )
 
     def _gathered(self, part: KeyedRows) -> Gathered:
@@ -78,42 +80,4 @@ class EnvelopeGroup:
             self._staged.append(staging)
             staging.add(rows)
             return staging.finish()
-        return _gathered_inline(self._table, part)
-
-
-def inline_envelope(
-    identity: Identity, table: Table, part: KeyedRows, *, trace_id: str | None
-) -> Envelope:
-    """The envelope of rows that are few enough for the bus itself."""
-    return _envelope_of(identity, table, part, _gathered_inline(table, part), trace_id=trace_id)
-
-
-def _gathered_inline(table: Table, part: KeyedRows) -> Gathered:
-    rows = part.rows
-    content = encode_batches([rows])
-    return Gathered(
-        InlinePayload(content),
-        rows.num_rows,
-        len(content),
-        event_times(rows, event_time_column(table.schema.arrow)),
-        None if part.idempotency_key is None else hash_of(rows),
-    )
-
-
-def _envelope_of(
-    identity: Identity, table: Table, part: KeyedRows, gathered: Gathered, *, trace_id: str | None
-) -> Envelope:
-    return Envelope(
-        event_id=new_event_id(),
-        tenant_id=identity.tenant_id,
-        table_id=table.table_id,
-        schema_version=table.schema.version,
-        payload=gathered.payload,
-        row_count=gathered.row_count,
-        byte_count=gathered.byte_count,
-        idempotency_key=part.idempotency_key,
-        payload_hash=gathered.payload_hash,
-        min_event_time=gathered.times.earliest,
-        max_event_time=gathered.times.latest,
-        trace_id=trace_id,
-    )
+        return gathered_inline(rows, event_time_column(self._table.schema.arrow), hashed=hashed)

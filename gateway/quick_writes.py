@@ -7,7 +7,7 @@ then, on a thread, and what that looks up serves the next.
 
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from catalog.tables import Table
 from data_files.batch_size import bytes_of
@@ -15,7 +15,8 @@ from duckmesh import tracing
 from duckmesh.identifiers import check_idempotency_key, check_table_name
 from gateway.conform import Conformer
 from gateway.counts import WriteCount
-from gateway.groups import KeyedRows, inline_envelope
+from gateway.envelopes import envelope_of, gathered_inline
+from gateway.groups import KeyedRows
 from gateway.identity import Identity, Role
 from gateway.known_quotas import Allowance, KnownQuotas
 from gateway.known_tables import KnownTables
@@ -46,7 +47,7 @@ class QuickWrites:
         backpressure: Backpressure,
         tables: KnownTables,
         inline_max_bytes: int,
-        partitions_max: int = 1_000,
+        partitions_max: int,
     ) -> None:
         self._bus = bus
         self._quotas = quotas
@@ -118,5 +119,9 @@ class QuickWrites:
 def _envelope(
     identity: Identity, target: QuickTarget, part: KeyedRows, trace_id: str | None
 ) -> Envelope:
-    conformed = replace(part, rows=target.conformer.conform(part.rows))
-    return inline_envelope(identity, target.table, conformed, trace_id=trace_id)
+    key = part.idempotency_key
+    # What is stored has no names: nothing here asks for them.
+    gathered = gathered_inline(
+        target.conformer.checked(part.rows), target.conformer.event_time, hashed=key is not None
+    )
+    return envelope_of(identity, target.table, gathered, idempotency_key=key, trace_id=trace_id)

@@ -17,10 +17,7 @@ from catalog.connection import Catalog
 from catalog.table_schema import TableSchema
 from catalog.tables import Table, table_not_found
 from data_files.batch_size import bytes_of
-from data_files.parquet import event_times
 from data_files.partitions import Partitioner
-from data_files.payload import encode_batches
-from data_files.row_hash import hash_of
 from duckmesh import tracing
 from duckmesh.errors import Conflict, DuckMeshError, ErrorCode, Invalid
 from duckmesh.identifiers import (
@@ -28,11 +25,11 @@ from duckmesh.identifiers import (
     TableId,
     check_idempotency_key,
     check_table_name,
-    new_event_id,
 )
 from gateway.conform import Conformer
 from gateway.counts import WriteCount
 from gateway.definitions import NO_VERSION, Definitions, table_exists
+from gateway.envelopes import envelope_of, gathered_inline
 from gateway.groups import EnvelopeGroup, KeyedRows
 from gateway.identity import Identity, Role
 from gateway.ingest_modes import ADDING, IngestMode
@@ -45,8 +42,6 @@ from gateway.rates import IngestRates
 from gateway.staging import Gathered, Staging, StagingLimits
 from gateway.transactions import ClientTransaction
 from ingest_bus.envelope import (
-    Envelope,
-    InlinePayload,
     Operation,
     Receipt,
     WritingSession,
@@ -233,22 +228,14 @@ class Writes:
 
         A transaction holds it, and then Invalid says that it holds too much.
         """
-        envelope = Envelope(
-            event_id=new_event_id(),
-            tenant_id=identity.tenant_id,
-            table_id=table.table_id,
-            schema_version=table.schema.version,
-            payload=gathered.payload,
-            row_count=gathered.row_count,
-            byte_count=gathered.byte_count,
-            operation=operation,
+        envelope = envelope_of(
+            identity,
+            table,
+            gathered,
             idempotency_key=idempotency_key,
-            payload_hash=gathered.payload_hash,
-            raises_fence=operation is Operation.OVERWRITE,
-            min_event_time=gathered.times.earliest,
-            max_event_time=gathered.times.latest,
             trace_id=trace_id,
             session=session,
+            operation=operation,
         )
         if transaction is not None:
             return transaction.hold(envelope)
@@ -359,21 +346,14 @@ class Writes:
             )
         if target.table.partition_spec:
             self._check_partitions(target.table, target.conformer.conform(batch))
-        digest = hash_of(conformed) if idempotency_key is not None else None
-        content = encode_batches([conformed])
-        times = event_times(conformed, target.conformer.event_time)
-        envelope = Envelope(
-            event_id=new_event_id(),
-            tenant_id=identity.tenant_id,
-            table_id=target.table.table_id,
-            schema_version=target.table.schema.version,
-            payload=InlinePayload(content),
-            row_count=conformed.num_rows,
-            byte_count=len(content),
+        gathered = gathered_inline(
+            conformed, target.conformer.event_time, hashed=idempotency_key is not None
+        )
+        envelope = envelope_of(
+            identity,
+            target.table,
+            gathered,
             idempotency_key=idempotency_key,
-            payload_hash=digest,
-            min_event_time=times.earliest,
-            max_event_time=times.latest,
             trace_id=trace_id,
             session=session,
         )
