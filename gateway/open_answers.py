@@ -21,8 +21,8 @@ from gateway.query_audit import OK, StatementRecord
 from gateway.turns import TenantTurns
 from object_store.file_cache import PinnedFiles
 from query_engine.engine import Interruption, RunningQuery
-from query_engine.stream import QueryStats, message_bytes
-from query_engine.wire import SMALL_BYTES
+from query_engine.stream import QueryStats
+from query_engine.wire import first_rows
 
 _LOOK_SECONDS: Final = 0.1
 """How often the open answers are looked at; one that is idle for so long gives its turn back."""
@@ -168,17 +168,10 @@ class Answer:
         Asked for once, before any others. After few rows it waits for the next ones, which tell
         whether there are any. Raises what `next_batch` does.
         """
-        first = self.next_batch()
-        if first is None:
+        first, ended = first_rows(self.next_batch)
+        if ended:
             self.close()
-            return [], True
-        if message_bytes(first) > SMALL_BYTES:
-            return [first], False
-        second = self.next_batch()
-        if second is None:
-            self.close()
-            return [first], True
-        return [first, second], False
+        return first, ended
 
     def look(self, now: float) -> None:
         """Give the turn back when nobody reads; end the query when nobody has for too long."""

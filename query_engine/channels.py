@@ -18,9 +18,8 @@ from query_engine.instance import InstanceSettings
 from query_engine.local import LocalAnswers
 from query_engine.orders import Binding
 from query_engine.question import Question
-from query_engine.running import Batches, Interruption, RunningQuery
+from query_engine.running import Interruption, RunningQuery
 from query_engine.sandbox import address_space_bytes
-from query_engine.stream import message_bytes
 from query_engine.wire import Lost, Reply, Sink, Source
 
 _INSTANCES_MAX: Final = 8
@@ -35,21 +34,6 @@ class _Channel:
         self.socket = connected
         self.stop = Interruption()
         self.stopped = False
-
-
-def _first_rows(batches: Batches) -> tuple[list[pa.RecordBatch], bool]:
-    """The first rows, and whether they are all. After a small batch the next one is waited for.
-
-    It is likely the last: DuckDB fills its batches. A query that gives a few rows, and the next
-    ones much later, is heard of later.
-    """
-    first = list(itertools.islice(batches, 1))
-    if not first:
-        return first, True
-    if message_bytes(first[0]) > wire.SMALL_BYTES:
-        return first, False
-    more = list(itertools.islice(batches, 1))
-    return first + more, not more
 
 
 class Channels:
@@ -115,7 +99,7 @@ class Channels:
             return
         with running:
             try:
-                first, ended = _first_rows(running.batches)
+                first, ended = wire.first_rows(lambda: next(running.batches, None))
             except Exception as error:  # noqa: BLE001 - told to the other end.
                 self._fail(sink, error)
                 return

@@ -27,6 +27,7 @@ import duckmesh.errors
 from duckmesh.errors import Corrupt, DuckMeshError, ErrorCode, Internal
 from query_engine.question import Description, Question
 from query_engine.relations import Relation
+from query_engine.stream import message_bytes
 
 SOCKET_BUFFER_BYTES: Final = 4 * 2**20
 """A whole batch fits: the worker computes the next one while this one is read."""
@@ -296,6 +297,23 @@ def read_reply(source: Source) -> Reply:
 def open_rows(source: Source) -> pa.RecordBatchReader:
     """The stream that follows Reply.ROWS. Raises Lost."""
     return _arrow(lambda: pa.ipc.open_stream(pa.PythonFile(source, mode="r")))
+
+
+def first_rows(
+    next_batch: Callable[[], pa.RecordBatch | None],
+) -> tuple[list[pa.RecordBatch], bool]:
+    """The first rows, and whether they are all. After a small batch the next one is waited for.
+
+    It is likely the last: DuckDB fills its batches. A query that gives a few rows, and the next
+    ones much later, is heard of later.
+    """
+    first = next_batch()
+    if first is None:
+        return [], True
+    if message_bytes(first) > SMALL_BYTES:
+        return [first], False
+    second = next_batch()
+    return ([first], True) if second is None else ([first, second], False)
 
 
 def write_whole(sink: Sink, schema: pa.Schema, batches: Sequence[pa.RecordBatch]) -> None:
