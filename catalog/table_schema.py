@@ -15,9 +15,8 @@ import pyarrow as pa
 import pyarrow.types as pat
 
 from duckmesh.errors import ErrorCode, Invalid
-from duckmesh.identifiers import SchemaVersion
+from duckmesh.identifiers import FIELD_ID, SchemaVersion
 
-FIELD_ID: Final = b"PARQUET:field_id"
 COLUMN_LIMIT: Final = 2_000
 _DECIMAL_MAX_DIGITS: Final = 38
 _ARRAY_MAX_LENGTH: Final = 100_000

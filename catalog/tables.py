@@ -10,14 +10,13 @@ from psycopg.types.json import Jsonb
 from catalog import snapshots
 from catalog.connection import Connection
 from catalog.table_schema import (
-    FIELD_ID,
     TableSchema,
     normal_schema,
     with_field_ids,
     with_missing_ids,
 )
 from duckmesh.errors import Conflict, ErrorCode, Exceeded, NotFound
-from duckmesh.identifiers import SchemaVersion, SnapshotId, TableId, TenantId
+from duckmesh.identifiers import FIELD_ID, SchemaVersion, SnapshotId, TableId, TenantId
 from duckmesh.partitions import PartitionSpec, spec_as_json, spec_from_json
 from duckmesh.quotas import Quota
 from duckmesh.statements import Statements

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from data_files import transforms
 from duckmesh.errors import ErrorCode, Invalid
+from duckmesh.identifiers import FIELD_ID
 from duckmesh.partitions import (
     MANY,
     Partition,
@@ -25,7 +26,6 @@ from duckmesh.partitions import (
     spec_invalid,
 )
 
-_FIELD_ID: Final = b"PARQUET:field_id"
 _TEXT_MAX_CHARS: Final = 128
 _BYTES_MAX: Final = 64
 _HASH_SHOWN_CHARS: Final = 16
@@ -50,7 +50,7 @@ def bound_spec(terms: Sequence[PartitionTerm], schema: pa.Schema) -> PartitionSp
                 column=term.column[:80],
             )
         check_type(term.transform, column)
-        bound = PartitionField(term.transform, int(column.metadata[_FIELD_ID]))
+        bound = PartitionField(term.transform, int(column.metadata[FIELD_ID]))
         if bound in spec:
             raise spec_invalid(f"{term} comes twice: leave one out", field=str(term))
         spec.append(bound)
@@ -70,7 +70,7 @@ def check_type(transform: Transform, column: pa.Field) -> None:
 
 def terms_of(spec: PartitionSpec, schema: pa.Schema) -> tuple[PartitionTerm, ...]:
     """The spec as people write it; without what is of columns that the schema has not."""
-    names = {int(field.metadata[_FIELD_ID]): field.name for field in schema}
+    names = _names(schema)
     return tuple(
         PartitionTerm(each.transform, names[each.source_id])
         for each in spec
@@ -87,7 +87,7 @@ def folders_of(partition: Partition, schema: pa.Schema) -> tuple[tuple[str, str]
     """A partition as names and values for people; none for that of several partitions."""
     if is_many(partition):
         return ()
-    names = {int(field.metadata[_FIELD_ID]): field.name for field in schema}
+    names = _names(schema)
     fields = [(field_of(key), value) for key, value in partition.items()]
     return tuple(
         (
@@ -105,6 +105,11 @@ def partition_text(partition: Partition, schema: pa.Schema) -> str | None:
     if is_many(partition):
         return "several"
     return ", ".join(f"{name}={value}" for name, value in folders_of(partition, schema))
+
+
+def _names(schema: pa.Schema) -> dict[int, str]:
+    """The columns' names by field id."""
+    return {int(field.metadata[FIELD_ID]): field.name for field in schema}
 
 
 def _shown(transform: Transform, value: Any) -> str:
@@ -144,7 +149,7 @@ class Partitioner:
         limit: int | None = None,
         keep: int | None = None,
     ) -> None:
-        names = {int(field.metadata[_FIELD_ID]): field.name for field in schema}
+        names = _names(schema)
         self._spec = spec
         self._sources = [names.get(each.source_id) for each in spec]
         self._limit = limit

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from duckmesh.errors import Corrupt
+from duckmesh.identifiers import FIELD_ID
 
-_FIELD_ID: Final = b"PARQUET:field_id"
 _BATCH_ROWS: Final = 16_384
 
 
@@ -60,6 +60,6 @@ def _by_field_id(schema: pa.Schema) -> dict[int, pa.Field]:
 
 def _field_id(field: pa.Field) -> int:
     try:
-        return int((field.metadata or {})[_FIELD_ID])
+        return int((field.metadata or {})[FIELD_ID])
     except KeyError:
         raise Corrupt("a column of a data file has no field id") from None

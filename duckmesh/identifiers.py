@@ -22,6 +22,9 @@ TransactionId = NewType("TransactionId", UUID)
 Epoch = NewType("Epoch", int)
 """The number that fences a worker who woke too late: it grows with every change of owner."""
 
+FIELD_ID: Final = b"PARQUET:field_id"
+"""Where a column's field id stands in its Arrow field's metadata (Apache Arrow's convention)."""
+
 TABLE_NAME_MAX_CHARS: Final = 200
 IDEMPOTENCY_KEY_MAX_CHARS: Final = 512
 _TAG = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}")

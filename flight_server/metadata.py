@@ -11,9 +11,10 @@ from typing import Any, Final
 import pyarrow as pa
 
 from duckmesh.errors import NotSupported
+from duckmesh.identifiers import FIELD_ID
 from flight_server.commands import GetDbSchemas, GetPrimaryKeys, GetTables
 from flight_server.like import like
-from query_engine.quoting import FIELD_ID, sql_type
+from query_engine.quoting import sql_type
 from query_engine.relations import CATALOG, MAIN_SCHEMA, SYSTEM_SCHEMA
 
 TABLE: Final = "TABLE"

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from catalog.table_schema import FIELD_ID, normal_type, widens
+from catalog.table_schema import normal_type, widens
 from catalog.tables import Table
 from data_files.partitions import check_type
 from duckmesh.errors import ErrorCode, Invalid, NotSupported
+from duckmesh.identifiers import FIELD_ID
 from duckmesh.partitions import spec_invalid
 from query_engine.definitions import AlteredColumn
 

@@ -7,17 +7,16 @@ of values, so a range of values becomes a range of partitions; a bucket tells eq
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.types as pat
 
 from data_files import transforms
+from duckmesh.identifiers import FIELD_ID
 from duckmesh.partitions import Partition, PartitionField, Transform, field_of, is_many
 from query_engine.predicates import AllOf, AnyOf, Comparison, IsNull, Predicate
 from query_engine.pruning import wanted_range
-
-_FIELD_ID: Final = b"PARQUET:field_id"
 
 
 def partition_may_match(
@@ -49,7 +48,7 @@ def _may_match(
     field = fields.get(predicate.column)
     if field is None:
         return True
-    source_id = int(field.metadata[_FIELD_ID])
+    source_id = int(field.metadata[FIELD_ID])
     of_column = [(each.transform, value) for each, value in known if each.source_id == source_id]
     if isinstance(predicate, IsNull):
         # Every transform keeps null, and makes it of nothing else.

@@ -12,10 +12,11 @@ import duckdb
 import pyarrow as pa
 
 from duckmesh.errors import ErrorCode, NotSupported
+from duckmesh.identifiers import FIELD_ID
 from duckmesh.statements import Statements
 from query_engine.lexemes import LexemeReader, TableName, cut
 from query_engine.partition_clauses import take_terms
-from query_engine.quoting import FIELD_ID, identifier, literal, sql_type
+from query_engine.quoting import identifier, literal, sql_type
 from query_engine.scratch import Scratch
 from query_engine.trees import Trees
 

@@ -7,7 +7,6 @@ import pyarrow as pa
 
 from duckmesh.errors import ErrorCode, NotSupported
 
-FIELD_ID: Final = b"PARQUET:field_id"
 _DAY_MICROSECONDS: Final = 86_400_000_000
 
 _PLAIN: Final[dict[pa.DataType, str]] = {

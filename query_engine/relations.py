@@ -9,8 +9,8 @@ from typing import Final
 import pyarrow as pa
 
 from duckmesh.errors import Corrupt
+from duckmesh.identifiers import FIELD_ID
 from query_engine.quoting import (
-    FIELD_ID,
     file_type,
     identifier,
     literal,
