@@ -8,6 +8,7 @@ from typing import Any, Final
 from psycopg.types.json import Jsonb
 
 from catalog.connection import Connection
+from catalog.queries import storable
 from duckmesh.identifiers import TenantId
 from duckmesh.statements import Statements
 from duckmesh.telemetry import current_trace_id
@@ -91,8 +92,7 @@ def forget(connection: Connection, *, older_than: timedelta, limit: int) -> int:
 
 def _storable(text: str) -> str:
     """The text as Postgres can hold it: without NUL and half characters, and not too long."""
-    whole = text[:_TEXT_MAX_CHARS].replace("\x00", "\ufffd")
-    return whole.encode(errors="replace").decode()
+    return storable(text[:_TEXT_MAX_CHARS])
 
 
 def _plain(value: Any) -> Any:

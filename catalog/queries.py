@@ -62,7 +62,7 @@ def write(connection: Connection, queries: Sequence[AuditedQuery]) -> None:
         name: [getattr(query, name) for query in queries] for name in _COLUMNS
     }
     for name in _TEXTS:
-        values[name] = [_storable(str(text)) for text in values[name]]
+        values[name] = [storable(str(text)) for text in values[name]]
     try:
         connection.execute(_SQL["write"], values)
     except pg.ReadOnlySqlTransaction as cause:
@@ -96,6 +96,6 @@ def forget(connection: Connection, *, older_than: timedelta, limit: int) -> int:
     return connection.execute(_SQL["forget"], {"older_than": older_than, "limit": limit}).rowcount
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """The text as Postgres can hold it: without NUL and half characters."""
     return text.replace("\x00", "\ufffd").encode(errors="replace").decode()
