@@ -22,6 +22,7 @@ from pyarrow import flight
 
 from benchmarks.data import ROW_SCHEMA, one_row, one_row_batch
 from flight_server import messages
+from flight_server.append_stream import AppendStream
 
 _Work = TypeVar("_Work")
 _Said = TypeVar("_Said")
@@ -86,12 +87,7 @@ class PlainClient:
         with writer:
             writer.write_batch(batch)
             writer.done_writing()
-            return token_of(receipts)
-
-    def open_stream(self, table: str, schema: pa.Schema) -> tuple[Any, Any]:
-        """A stream's writer and the reader of its receipts."""
-        writer, receipts = self._client.do_put(flight.FlightDescriptor.for_path(table), schema)
-        return writer, receipts
+            return _token_of(receipts)
 
     def read(
         self,
@@ -134,7 +130,7 @@ class PlainClient:
         self._client.close()
 
 
-def token_of(receipts: Any) -> int:
+def _token_of(receipts: Any) -> int:
     """The token of a stream's next receipt."""
     answer = receipts.read()
     assert answer is not None, "no receipt"
@@ -337,30 +333,28 @@ def _more(connection: socket.socket, so_far: bytes) -> bytes:
 
 
 def _stream(task: Task, latencies: list[float]) -> None:
-    client = PlainClient(task.address)
     batch = one_row_batch(1)
-    writer, receipts = client.open_stream(task.table, batch.schema)
+    stream = AppendStream(task.address, task.table, batch.schema)
     sent: list[float] = []
     answered = 0
 
     def take_receipt() -> None:
         nonlocal answered
-        token_of(receipts)
+        assert stream.receipt() is not None, "no receipt"
         now = time.monotonic()
         if task.begin_at <= now <= task.end_at:
             latencies.append(now - sent[answered])
         answered += 1
 
-    with writer:
-        while time.monotonic() < task.end_at:
-            sent.append(time.monotonic())
-            writer.write_batch(batch)
-            if len(sent) - answered >= STREAM_WINDOW:
-                take_receipt()
-        writer.done_writing()
-        while answered < len(sent):
+    while time.monotonic() < task.end_at:
+        sent.append(time.monotonic())
+        stream.send(batch)
+        if len(sent) - answered >= STREAM_WINDOW:
             take_receipt()
-    client.close()
+    stream.finish()
+    while answered < len(sent):
+        take_receipt()
+    stream.close()
 
 
 _LOOPS: Final[dict[Way, Callable[[Task, list[float]], None]]] = {

@@ -23,6 +23,7 @@ from benchmarks.clients import PROCESSES, STREAM_WINDOW, PlainClient
 from benchmarks.figures import Direction, Figure, Target
 from benchmarks.recipe import MEASUREMENTS, NINE_AGGREGATES, ROWS_PER_BATCH, measurements
 from benchmarks.stage import Stage
+from flight_server.append_stream import AppendStream
 
 _CLIENTS: Final = 16
 _LEAD_SECONDS: Final = 3.0
@@ -196,26 +197,24 @@ def stream_batches(share: _Share) -> list[tuple[float, int]]:
 
 
 def _stream_of_one(share: _Share, batches: list[pa.RecordBatch]) -> tuple[float, int]:
-    client = PlainClient(share.uri)
-    writer, receipts = client.open_stream(share.table, MEASUREMENTS)
+    stream = AppendStream(share.uri, share.table, MEASUREMENTS)
     token = 0
 
     def take_receipt() -> int:
-        answer = receipts.read()
-        assert answer is not None, "no receipt"
-        return int(json.loads(answer.to_pybytes())["visibility_token"])
+        receipt = stream.receipt()
+        assert receipt is not None, "no receipt"
+        return receipt
 
     _pause(max(0.0, share.begin_at - time.monotonic()))
-    with writer:
-        for sent, batch in enumerate(batches, start=1):
-            writer.write_batch(batch)
-            if sent > STREAM_WINDOW:
-                token = take_receipt()
-        writer.done_writing()
-        for _ in range(min(STREAM_WINDOW, len(batches))):
+    for sent, batch in enumerate(batches, start=1):
+        stream.send(batch)
+        if sent > STREAM_WINDOW:
             token = take_receipt()
-        acked_at = time.monotonic()
-    client.close()
+    stream.finish()
+    for _ in range(min(STREAM_WINDOW, len(batches))):
+        token = take_receipt()
+    acked_at = time.monotonic()
+    stream.close()
     return acked_at, token
 
 

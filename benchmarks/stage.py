@@ -180,6 +180,28 @@ class Stage:
         return psycopg.connect(self.dsn, autocommit=True)
 
 
+def started(
+    undo: ExitStack, environment: Mapping[str, str], *, grace_seconds: int
+) -> tuple[ChildProcess, ChildProcess, str, str]:
+    """A coordinator and a serving process that are ready, and its addresses: Flight, HTTP.
+
+    Both end with `undo`.
+    """
+    children = [
+        ChildProcess([command, "--grace-seconds", str(grace_seconds)], environment)
+        for command in ("coordinate", "serve")
+    ]
+    for child in children:
+        child.start()
+        undo.callback(child.stop, _STOP_WITHIN)
+    coordinate, serve = children
+    stop = threading.Event()
+    # The HTTP door's address comes behind the Flight door's.
+    uri, _, http_uri = serve.await_ready(_READY_WITHIN, stop).partition(" ")
+    coordinate.await_ready(_READY_WITHIN, stop)
+    return coordinate, serve, uri, http_uri
+
+
 @contextmanager
 def open_stage(sizes: Sizes) -> Iterator[Stage]:
     """Start everything in a temporary directory; all of it ends with the block."""
@@ -190,18 +212,8 @@ def open_stage(sizes: Sizes) -> Iterator[Stage]:
         migrate_up(postgres.dsn)
         objects = directory / "objects"
         environment = process_environment(postgres.dsn, directory, objects)
+        _, serve, uri, http_uri = started(undo, environment, grace_seconds=3)
         stop = threading.Event()
-        children = [
-            ChildProcess([command, "--grace-seconds", "3"], environment)
-            for command in ("coordinate", "serve")
-        ]
-        for child in children:
-            child.start()
-            undo.callback(child.stop, _STOP_WITHIN)
-        coordinate, serve = children
-        # The HTTP door's address comes behind the Flight door's.
-        uri, _, http_uri = serve.await_ready(_READY_WITHIN, stop).partition(" ")
-        coordinate.await_ready(_READY_WITHIN, stop)
         inline = ChildProcess(["serve", "--grace-seconds", "3"], _inline(environment, directory))
         inline.start()
         undo.callback(inline.stop, _STOP_WITHIN)

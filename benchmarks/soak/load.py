@@ -20,8 +20,9 @@ from adbc_driver_flightsql import dbapi
 from adbc_driver_manager import Error as DriverError
 from pyarrow import flight
 
-from benchmarks.clients import PlainClient, token_of
+from benchmarks.clients import PlainClient
 from benchmarks.data import ROW_SCHEMA, bulk_rows, one_row
+from flight_server.append_stream import AppendStream
 
 EVENTS: Final = "soak_events"
 LOADS: Final = "soak_loads"
@@ -202,19 +203,18 @@ def _stream(plan: Plan, shared: _Shared, writer: int) -> None:
     pace = plan.stream_writes_per_second / plan.streams
     numbers = iter(range(1, 2**40))
     while not shared.stop.is_set():
-        with _client(plan) as client:
-            _OpenStream(client, shared, writer).write(numbers, pace)
+        _OpenStream(plan, shared, writer).write(numbers, pace)
 
 
 class _OpenStream:
     """One stream: this thread sends, another takes the receipts, which come in order."""
 
-    def __init__(self, client: PlainClient, shared: _Shared, writer: int) -> None:
+    def __init__(self, plan: Plan, shared: _Shared, writer: int) -> None:
         self._shared = shared
         self._writer = writer
         self._sent: list[tuple[int, float]] = []
         self._answered = 0
-        self._put, self._receipts = client.open_stream(EVENTS, ROW_SCHEMA)
+        self._stream = AppendStream(plan.uri, EVENTS, ROW_SCHEMA)
 
     def write(self, numbers: Iterator[int], pace: float) -> None:
         """Until the end, or until the stream breaks."""
@@ -224,27 +224,24 @@ class _OpenStream:
             for due in _due_times(self._shared, pace):
                 row_id = next(numbers) * WRITERS_MAX + self._writer
                 self._sent.append((row_id, due))
-                self._put.write_batch(event_row(row_id))
-            self._put.done_writing()
+                self._stream.send(event_row(row_id))
+            self._stream.finish()
         except _FAILURES as error:
             self._shared.failed("stream", error)
         reader.join()
         with suppress(*_FAILURES):
-            self._put.close()
+            self._stream.close()
         for row_id, _ in self._sent[self._answered :]:
             self._shared.unanswered(row_id)
 
     def _read(self) -> None:
         try:
-            while True:
-                token = token_of(self._receipts)
+            while (token := self._stream.receipt()) is not None:
                 row_id, due = self._sent[self._answered]
                 self._answered += 1
                 self._shared.saw("ack", time.monotonic() - due)
                 self._shared.acknowledged(row_id, token)
                 self._forget_answered()
-        except AssertionError:
-            return  # The last receipt has come.
         except _FAILURES as error:
             self._shared.failed("stream", error)
 

@@ -1,6 +1,5 @@
 """The processes under the load: Postgres, `coordinate` with maintenance, `serve` with workers."""
 
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -10,14 +9,12 @@ from typing import Any, Final
 
 import psycopg
 
-from benchmarks.stage import process_environment
+from benchmarks.stage import process_environment, started
 from catalog.embedded_postgres import EmbeddedPostgres
 from catalog.migrate import migrate_up
 from command_line.children import ChildProcess
 from command_line.up import temporary_directory
 
-_READY_WITHIN: Final = timedelta(seconds=60)
-_STOP_WITHIN: Final = timedelta(seconds=20)
 _DAY_SECONDS: Final = 86_400.0
 
 
@@ -56,21 +53,13 @@ def running(window: timedelta) -> Iterator[Processes]:
             **process_environment(postgres.dsn, directory, directory / "objects"),
             **retention_settings(window),
         }
-        children = {}
-        for command in ("coordinate", "serve"):
-            child = ChildProcess([command, "--grace-seconds", "5"], environment)
-            child.start()
-            undo.callback(child.stop, _STOP_WITHIN)
-            children[command] = child
-        stop = threading.Event()
-        children["coordinate"].await_ready(_READY_WITHIN, stop)
-        uri = children["serve"].await_ready(_READY_WITHIN, stop).partition(" ")[0]
+        coordinate, serve, uri, _ = started(undo, environment, grace_seconds=5)
         yield Processes(
             uri=uri,
             dsn=postgres.dsn,
             directory=directory,
-            serve=children["serve"],
-            coordinate=children["coordinate"],
+            serve=serve,
+            coordinate=coordinate,
             postgres_pid=postgres.pid,
         )
 
