@@ -7,6 +7,7 @@ import pytest
 
 from duckmesh.errors import ErrorCode, Overloaded, Unavailable
 from flight_server.calls import CallsInFlight
+from tests.processes import until
 
 SOON = timedelta(seconds=5)
 NOW = timedelta(0)
@@ -137,3 +138,18 @@ def test_the_poller_wakes_again_after_a_long_rest(calls, monkeypatch):
         assert noticed.acquire(timeout=5)
         place.leave()
         threading.Event().wait(0.1)
+
+
+def test_each_of_a_crowd_is_asked_after_and_nobody_more_often_than_the_rest():
+    calls = CallsInFlight(100)
+    callers = [Caller() for _ in range(64)]
+    gone = []
+    for caller in callers:
+        calls.enter().on_cancel(caller, lambda caller=caller: gone.append(caller))
+    until(lambda: min(each.asked for each in callers) >= 2)
+    asked = [each.asked for each in callers]
+    assert max(asked) - min(asked) <= 2
+    callers[17].gone = callers[42].gone = True
+    until(lambda: len(gone) == 2)
+    assert set(gone) == {callers[17], callers[42]}
+    calls.close()
