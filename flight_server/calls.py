@@ -22,8 +22,8 @@ POLL_SECONDS: Final = 0.02
 _ASKED_AT_ONCE: Final = 4
 """One question takes 50 us and more, and holds the GIL: gRPC polls the connection for it."""
 
-_PAUSE_SECONDS_MIN: Final = 0.005
-"""Between two rounds, so that a crowd's questions take a few percent of the time at most."""
+_PAUSE_SECONDS_MIN: Final = 0.01
+"""Between two rounds, so that a crowd's questions take two percent of the time at most."""
 
 _QUIET_ROUNDS_MAX: Final = 50
 """So many rounds with nobody to ask for, and the thread sleeps until it is woken."""
