@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 import duckdb
+import pyarrow as pa
 
 from duckmesh.statements import Statements
 from query_engine.empty_files import EmptyFiles
@@ -41,6 +42,8 @@ from query_engine.relations import (
 
 _SQL: Final = Statements("query_engine", "engine.sql")
 _IDLE_CURSORS_MAX: Final = 8
+_SHAPES_MAX: Final = 128
+_SHAPE_SQL_MAX: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,16 @@ def _shape(table: TableRelation) -> str:
     return str(schema.to_string(show_field_metadata=False, show_schema_metadata=False))
 
 
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a statement's rows looked like when it ran, and how many of them a batch may have."""
+
+    schema: pa.Schema
+    batch_rows: int
+    bounded: bool
+    """Whether that many are never too large for one message."""
+
+
 class Session:
     """One cursor of an instance with the variables it holds. Used by one query at a time."""
 
@@ -80,6 +93,8 @@ class Session:
         self._files: dict[str, tuple[str, ...]] = {}
         self._values: dict[str, int] = {}
         self._registered: list[str] = []
+        self.shapes: dict[str, Shape] = {}
+        """Of the statements that have run here. Read it; `keep_shape` adds one."""
         self.held: HeldViews = ()
         """The views of segments that its query reads; the instance's to give back."""
 
@@ -107,6 +122,14 @@ class Session:
             self._list(variable, files or (self._empties.of(relation),))
             begin += part.count
         self._list(parts_variable(relation.name), part_views(relation))
+
+    def keep_shape(self, sql: str, shape: Shape) -> None:
+        """Remember it for the next run of the statement, unless that is long."""
+        if len(sql) > _SHAPE_SQL_MAX:
+            return
+        if len(self.shapes) >= _SHAPES_MAX:
+            self.shapes.clear()
+        self.shapes[sql] = shape
 
     def _list(self, variable: str, values: tuple[str, ...]) -> None:
         if self._files.get(variable) != values:
