@@ -38,6 +38,11 @@ __all__ = ["Description", "Interruption", "QueryEngine", "RunningQuery", "Worker
 _DESCRIPTIONS_MAX: Final = 1024
 _NO_LIMITS: Final = QueryLimits()
 
+_LITERALS_SQL_MAX: Final = 1000
+_FOR_LITERALS: Final = InstanceSettings(
+    threads=1, memory_limit_bytes=32 * 2**20, temp_directory=None, temp_limit_bytes=0
+)
+
 
 class QueryEngine:
     """Runs queries under limits, each tenant in DuckDB instances of its own.
@@ -70,12 +75,14 @@ class QueryEngine:
         else:
             pool = WorkerPool(workers, settings, batch_rows=batch_rows)
             self._answers = RemoteAnswers(pool, memory_limit_bytes=memory_limit_bytes)
+        self._literals = LocalAnswers(_FOR_LITERALS, batch_rows=batch_rows, instances_max=1)
         self._lock = threading.Lock()
         self._described: OrderedDict[tuple[str, tuple[str, ...]], Description] = OrderedDict()
 
     def close(self) -> None:
         """End the engine. Queries still running end with their readers."""
         self._answers.close()
+        self._literals.close()
         self._scratch.close()
         self._gate.close()
 
@@ -186,7 +193,8 @@ class QueryEngine:
         if known is not None:
             return known
         question = replace(_question(sql, names, relations, needs), limits=limits)
-        description = self._answers.describe(question, interruption or Interruption())
+        answers, question = self._who_answers(names, question)
+        description = answers.describe(question, interruption or Interruption())
         if cacheable:
             with self._lock:
                 self._described[key] = description
@@ -222,7 +230,14 @@ class QueryEngine:
             limits=limits,
             session_values=(session_values or {}) if session else None,
         )
-        return self._answers.run(question, interruption or Interruption())
+        answers, question = self._who_answers(names, question)
+        return answers.run(question, interruption or Interruption())
+
+    def _who_answers(self, names: Names, question: Question) -> tuple[Answering, Question]:
+        """Literals need no worker, and no tenant: what is in such a text cannot hurt anybody."""
+        if not names.only_literals or len(question.sql) > _LITERALS_SQL_MAX:
+            return self._answers, question
+        return self._literals, replace(question, tenant="", directories=())
 
 
 def _names(statement: Statement) -> Names:

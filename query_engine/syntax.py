@@ -20,6 +20,15 @@ from query_engine.time_travel import VersionedTable, versioned_table
 
 _UNKNOWN_TABLE_REFS: Final = frozenset({"COLUMN_DATA", "CTE", "DELIM_GET", "BOUND_TABLE_REF"})
 
+_OTHER_PARTS: Final = (
+    "where_clause",
+    "group_expressions",
+    "group_sets",
+    "having",
+    "sample",
+    "qualify",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
@@ -49,6 +58,8 @@ class Names:
     versioned: tuple[VersionedTable, ...]
     lists_catalog: bool
     refusal: DuckMeshError | None
+    only_literals: bool = False
+    """Whether its one row is written out in its text: nothing is read, called or computed."""
     predicates: Mapping[str, Predicate] = field(default_factory=dict)
     """What is asked of the rows of tables, by lower-case name; see query_engine.predicates."""
 
@@ -60,7 +71,7 @@ class Names:
 
 
 def walk(tree: Any) -> Names:
-    """The names in a tree. Never recurses: depth is the client's to choose."""
+    """The names in the trees of statements. Never recurses: depth is the client's to choose."""
     found = _Findings()
     stack: list[tuple[Any, bool]] = [(tree, False)]
     while stack:
@@ -71,7 +82,20 @@ def walk(tree: Any) -> Names:
             described = described or _only_describes(node)
             found.look(node, described=described)
             stack.extend((each, described) for each in _children(node))
-    return replace(found.names(), predicates=predicates_of(tree))
+    return replace(
+        found.names(), predicates=predicates_of(tree), only_literals=_only_literals(tree)
+    )
+
+
+def _only_literals(tree: Any) -> bool:
+    """Whether it is a SELECT of literals and of nothing else, as pools ask to see who is there."""
+    node = tree[0]["node"] if len(tree) == 1 else {}
+    if node.get("type") != "SELECT_NODE" or node["from_table"]["type"] != "EMPTY":
+        return False
+    beside = (node["modifiers"], node["cte_map"]["map"], *(node[part] for part in _OTHER_PARTS))
+    return not any(beside) and all(
+        each.get("type") == "VALUE_CONSTANT" for each in node["select_list"]
+    )
 
 
 def _only_describes(node: dict[str, Any]) -> bool:

@@ -321,3 +321,29 @@ def test_a_hostile_text_is_parsed_in_linear_time() -> None:
     for filler in ("/**/" * 50_000, " " * 200_000, "-- x\n" * 40_000):
         with pytest.raises(Invalid):
             parse_drop_table(f"DROP TABLE t{filler}, u")
+
+
+@pytest.mark.parametrize(
+    ("sql", "literal"),
+    [
+        ("SELECT 1", True),
+        ("select 1;", True),
+        ("SELECT -1.5 AS a, 'x', NULL, true", True),
+        ("SELECT 1 + 1", False),
+        ("SELECT abs(-1)", False),
+        ("SELECT ?", False),
+        ("SELECT DATE '2020-01-01'", False),
+        ("SELECT DISTINCT 1", False),
+        ("SELECT 1 LIMIT 1", False),
+        ("SELECT 1 WHERE true", False),
+        ("SELECT 1 UNION ALL SELECT 2", False),
+        ("WITH a AS (SELECT 1) SELECT 1", False),
+        ("SELECT (SELECT 1)", False),
+        ("SELECT 1 FROM range(1)", False),
+        ("VALUES (1)", False),
+    ],
+)
+def test_a_select_of_literals_and_nothing_else_is_known(sql, literal, engine: QueryEngine) -> None:
+    names = engine.classify(sql).names
+    assert names is not None
+    assert names.only_literals is literal
