@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyarrow.types as pat
 
+from data_files.dictionaries import dictionary_columns
 from data_files.rechunk import ROW_GROUP_ROWS
 
 _COMPRESSION: Final = "snappy"
@@ -81,7 +82,7 @@ def encode_parquet(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> Enco
     """One Parquet file of the batches, in order. Pure: no I/O."""
     table = pa.Table.from_batches(batches, schema)
     sink = pa.BufferOutputStream()
-    with _writer(sink, schema) as writer:
+    with _writer(sink, schema, table) as writer:
         writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
     return EncodedFile(
         sink.getvalue().to_pybytes(),
@@ -107,31 +108,48 @@ class ParquetStream:
 
     def __init__(self, file: BinaryIO, schema: pa.Schema) -> None:
         self._footer: list[pq.FileMetaData] = []
-        self._writer = _writer(file, schema, metadata_collector=self._footer)
+        self._file = file
+        self._schema = schema
+        self._writer: pq.ParquetWriter | None = None
         self._event_time_column = event_time_column(schema)
         self.row_count = 0
         self.event_times = EventTimes()
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append one row group."""
-        self._writer.write_batch(batch, row_group_size=ROW_GROUP_ROWS)
+        self._opened(batch).write_batch(batch, row_group_size=ROW_GROUP_ROWS)
         self.row_count += batch.num_rows
         self.event_times = self.event_times.joined(event_times(batch, self._event_time_column))
 
     def abandon(self) -> None:
         """Write nothing more: the file is given up, and may be closed already."""
         # Else the writer would write its footer when it is forgotten.
-        self._writer.is_open = False
+        if self._writer is not None:
+            self._writer.is_open = False
 
     def finish(self) -> dict[str, Any]:
         """Write the footer; return the statistics of each column: min, max, nulls."""
-        self._writer.close()
+        self._opened(None).close()
         return column_stats(self._footer[0])
 
+    def _opened(self, first: pa.RecordBatch | None) -> pq.ParquetWriter:
+        if self._writer is None:
+            self._writer = _writer(self._file, self._schema, first, metadata_collector=self._footer)
+        return self._writer
 
-def _writer(sink: Any, schema: pa.Schema, **options: Any) -> pq.ParquetWriter:
+
+def _writer(
+    sink: Any, schema: pa.Schema, first: pa.Table | pa.RecordBatch | None, **options: Any
+) -> pq.ParquetWriter:
+    """A writer whose encodings suit the first rows, and so most likely the others."""
     return pq.ParquetWriter(
-        sink, schema, compression=_COMPRESSION, version="2.6", store_schema=True, **options
+        sink,
+        schema,
+        compression=_COMPRESSION,
+        version="2.6",
+        store_schema=True,
+        use_dictionary=[] if first is None else dictionary_columns(first),
+        **options,
     )
 
 
