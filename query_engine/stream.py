@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 
-import duckdb
 import pyarrow as pa
 
 from duckmesh.errors import DuckMeshError, ErrorCode, Exceeded, Internal, Invalid
@@ -15,6 +14,7 @@ from query_engine.failures import FailureContext, translate
 from query_engine.instance import Session, Shape
 from query_engine.parameters import Bindings, with_typed_nulls
 from query_engine.pulled import PulledRows
+from query_engine.submitted import streamed
 from query_engine.syntax import Parameter
 from query_engine.watch import Guard
 
@@ -57,12 +57,6 @@ _WIDTHS: Final = {
     "INTERVAL": 16,
 }
 """Bytes of a value on the wire, for the types whose values all have one size."""
-
-_SUBMIT: Final = getattr(duckdb.DuckDBPyConnection, "_submit", None)
-"""What a relation of DuckDB calls to run its statement. The relation itself parses and binds the
-statement once more, to know its types: for a small query a third of the time. They are known of a
-statement that has run before. The name is DuckDB's own affair; without it relations do.
-"""
 
 _RESULT_QUOTAS: Final = {"rows": Quota.QUERY_ROWS, "bytes": Quota.QUERY_BYTES}
 _log = logging.getLogger(__name__)
@@ -236,13 +230,11 @@ class ResultStream(PulledRows):
         self._reader = reader
 
     def _open_reader(self, sql: str, values: Mapping[str, Any]) -> pa.RecordBatchReader:
-        # `sql` streams; `execute` would hold the whole result in memory.
-        session = self._session
+        # A relation streams; `execute` would hold the whole result in memory.
+        session, cursor = self._session, self._session.cursor
         known = session.shapes.get(sql)
-        if known is not None and _SUBMIT is not None:
-            reader = _SUBMIT(session.cursor, sql, dict(values) or None, "stream", known.batch_rows)
-            return self._checked(reader.arrow_reader(), known)
-        cursor = session.cursor
+        if known is not None:
+            return self._checked(streamed(cursor, sql, values, known.batch_rows), known)
         relation = cursor.sql(sql, params=dict(values)) if values else cursor.sql(sql)
         rows, self._bounded = rows_per_batch(relation.types, self._wanted_rows)
         reader = relation.to_arrow_reader(rows)

@@ -12,6 +12,7 @@ from query_engine.scratch import Scratch
 _SQL: Final = Statements("query_engine", "writes.sql")
 
 Tree = dict[str, Any]
+_SELECTED_MAX: Final = 256
 
 
 class Trees:
@@ -19,6 +20,7 @@ class Trees:
 
     def __init__(self, scratch: Scratch) -> None:
         self._scratch = scratch
+        self._selected: dict[tuple[str, ...], tuple[Tree, ...]] = {}
 
     def parse(self, sql: str) -> Tree:
         """The tree of one query. Raises Invalid for a text that does not parse as one."""
@@ -44,10 +46,16 @@ class Trees:
             ((text,),) = cursor.execute(_SQL["unparse"], [tree]).fetchall()
         return without_end(str(text))
 
-    def selected(self, *expressions: str) -> list[Tree]:
-        """The trees of expressions."""
-        query = self.parse(_SQL["select"].format(columns=", ".join(expressions)))
-        return list(query["node"]["select_list"])
+    def selected(self, *expressions: str) -> tuple[Tree, ...]:
+        """The trees of expressions of ours. They are remembered: do not change them."""
+        known = self._selected.get(expressions)
+        if known is None:
+            query = self.parse(_SQL["select"].format(columns=", ".join(expressions)))
+            known = tuple(query["node"]["select_list"])
+            if len(self._selected) >= _SELECTED_MAX:
+                self._selected.clear()
+            self._selected[expressions] = known
+        return known
 
 
 def _too_deep() -> NoReturn:
