@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 import pyarrow as pa
 import pyarrow.types as pat
 
+from duckmesh.arrow_types import is_list
 from duckmesh.errors import ErrorCode, Invalid
 from duckmesh.identifiers import FIELD_ID, SchemaVersion
 
@@ -150,7 +151,7 @@ def _normal(offered: pa.DataType, column: str) -> pa.DataType:
             return plain(offered)
     if pat.is_fixed_size_list(offered) and 0 < offered.list_size <= _ARRAY_MAX_LENGTH:
         return pa.list_(_element(offered, column), offered.list_size)
-    if _is_list(offered):
+    if is_list(offered):
         return pa.list_(_element(offered, column))
     if pat.is_struct(offered) and offered.num_fields:
         return pa.struct([pa.field(f.name, _normal(f.type, column), f.nullable) for f in offered])
@@ -183,16 +184,6 @@ def _without_encoding(offered: pa.DataType) -> pa.DataType | None:
 def _element(offered: pa.DataType, column: str) -> pa.Field:
     item = offered.value_field
     return pa.field("element", _normal(item.type, column), item.nullable)
-
-
-def _is_list(offered: pa.DataType) -> bool:
-    return bool(
-        pat.is_list(offered)
-        or pat.is_large_list(offered)
-        or pat.is_fixed_size_list(offered)
-        or pat.is_list_view(offered)
-        or pat.is_large_list_view(offered)
-    )
 
 
 def _is_storable(decimal: pa.DataType) -> bool:

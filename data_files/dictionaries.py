@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pat
 
+from duckmesh.arrow_types import is_list
+
 _ROWS_MIN: Final = 64
 """Of fewer rows a dictionary saves less than its page's header takes."""
 
@@ -60,16 +62,6 @@ def _leaves(path: str, kind: pa.DataType) -> list[str]:
         ]
     if pat.is_struct(kind):
         return [leaf for field in kind for leaf in _leaves(f"{path}.{field.name}", field.type)]
-    if _is_list(kind):
+    if is_list(kind):
         return _leaves(f"{path}.list.element", kind.value_type)
     return [path]
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(
-        pat.is_list(kind)
-        or pat.is_large_list(kind)
-        or pat.is_fixed_size_list(kind)
-        or pat.is_list_view(kind)
-        or pat.is_large_list_view(kind)
-    )

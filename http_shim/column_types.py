@@ -10,6 +10,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.types as pat
 
+from duckmesh.arrow_types import is_list
 from duckmesh.errors import ErrorCode, Invalid
 
 NESTING_MAX: Final = 32
@@ -89,7 +90,7 @@ def describe_type(kind: pa.DataType) -> dict[str, Any]:
             "key": describe_type(kind.key_type),
             "value": describe_type(kind.item_type),
         }
-    if _is_list(kind):
+    if is_list(kind):
         element = kind.value_field
         return {
             "type": "list",
@@ -177,16 +178,6 @@ def _plain_name(kind: pa.DataType) -> str:
     if pat.is_duration(kind):
         return "duration"
     return _NAME_OF.get(kind, str(kind))
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(
-        pat.is_list(kind)
-        or pat.is_large_list(kind)
-        or pat.is_fixed_size_list(kind)
-        or pat.is_list_view(kind)
-        or pat.is_large_list_view(kind)
-    )
 
 
 def _unknown(column: str, reason: str) -> Invalid:
