@@ -237,7 +237,9 @@ class QueryEngine:
         """Literals need no worker, and no tenant: what is in such a text cannot hurt anybody."""
         if not names.only_literals or len(question.sql) > _LITERALS_SQL_MAX:
             return self._answers, question
-        return self._literals, replace(question, tenant="", directories=())
+        # One instance for everybody: it is chosen by tenant, directories and memory.
+        limits = replace(question.limits, memory_bytes=None)
+        return self._literals, replace(question, tenant="", directories=(), limits=limits)
 
 
 def _names(statement: Statement) -> Names:

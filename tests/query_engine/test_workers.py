@@ -136,6 +136,9 @@ def test_literals_are_answered_without_a_worker() -> None:
             described = engine.describe("SELECT 1 AS a, 'x' AS b", OTHER).result_schema
             assert described.names == ["a", "b"]
             assert pool_of(engine).pids == leased
+            less = QueryLimits(memory_bytes=64 * 2**20)
+            assert one(engine, "SELECT 2", EMPTY, limits=less) == 2
+            assert engine._literals.instances == 1
 
 
 # --- small answers, which travel whole
