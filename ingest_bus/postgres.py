@@ -33,7 +33,6 @@ from ingest_bus.envelope import (
     TenantLag,
 )
 from ingest_bus.group_commit import GroupCommit
-from ingest_bus.pace import Pace
 from ingest_bus.port import ISOLATE_FROM_ATTEMPT, MAX_ATTEMPTS, NACK_BACKOFF_FIRST
 from ingest_bus.postgres_dead_letters import list_dead, replay_dead
 from ingest_bus.postgres_publish import Publisher
@@ -44,6 +43,8 @@ _CLAIMS_KEPT: Final = timedelta(days=1)
 """How long what is known of an ended claim is kept at most: nobody but an operator asks for it."""
 
 ACCEPTED_CHANNEL: Final = "duckmesh_accepted"
+_ACCEPTED_PATIENCE: Final = timedelta(milliseconds=50)
+"""Between two wake-ups of the coordinators that nobody waits for: they gather for longer."""
 
 _QUIET_FOR: Final = timedelta(seconds=10)
 """A tenant that has had nothing to claim for so long is passed over until its next write."""
@@ -67,7 +68,6 @@ class PostgresIngestBus:
         self._database = database
         self._publisher = Publisher(database.connect)
         self._groups = GroupCommit(self._commit_group)
-        self._pace = Pace()
         self._work = threading.Event()
         self._listening = False
 
@@ -96,7 +96,7 @@ class PostgresIngestBus:
         self, tenant_id: TenantId, envelopes: Sequence[Envelope], *, as_one: bool = False
     ) -> list[Receipt]:
         receipts = self._publisher.commit_group(tenant_id, envelopes, as_one=as_one)
-        self._database.announce(ACCEPTED_CHANNEL, patience=self._pace.next())
+        self._database.announce(ACCEPTED_CHANNEL, patience=_ACCEPTED_PATIENCE)
         return receipts
 
     def fence(
