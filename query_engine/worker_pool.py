@@ -277,8 +277,11 @@ class WorkerPool:
     def give_back(self, worker: Worker, channel: Channel | None) -> None:
         with self._changed:
             worker.users -= 1
-            if channel is not None:
+            if channel is not None and not worker.condemned:
                 worker.channels.append(channel)
+            elif channel is not None:
+                # It takes no further query, and may be struck out already.
+                channel.close()
             if worker.users == 0:
                 worker.alone = False
                 worker.idle_since = time.monotonic()

@@ -30,9 +30,11 @@ from duckmesh.errors import (
     Unavailable,
 )
 from query_engine.engine import Interruption, QueryEngine, WorkerSettings
+from query_engine.question import Needs, Question
 from query_engine.relations import Relation, RelationSet
 from query_engine.remote import RemoteAnswers
 from query_engine.stream import QueryLimits
+from query_engine.watch import Guard
 from query_engine.worker_pool import WorkerPool
 from tests.query_engine.conftest import NUMBERS, Lake
 from tests.query_engine.test_limits import until
@@ -264,6 +266,18 @@ def test_a_query_whose_worker_died_before_any_row_is_asked_again(engine) -> None
         os.kill(pid, signal.SIGKILL)
         assert answer.result(60) == 0
     assert not alive(pid)
+
+
+def test_the_channel_of_a_worker_that_died_meanwhile_is_closed(engine) -> None:
+    assert engine.await_ready(timedelta(seconds=30))
+    pool = pool_of(engine)
+    needs = Needs((), (), (), (), None)
+    question = Question(tenant="acme", directories=(), sql="SELECT 0 + 1", places=(), needs=needs)
+    lease = pool.lease(question, Guard(None), alone=False)
+    lease.kill()
+    until(lambda: lease.pid not in pool.pids)
+    lease.end(reuse=True)
+    assert lease.channel.socket.fileno() == -1
 
 
 def test_a_query_that_loses_each_worker_is_a_retryable_error(engine) -> None:
