@@ -129,17 +129,17 @@ class ParquetStream:
 
     def finish(self) -> dict[str, Any]:
         """Write the footer; return the statistics of each column: min, max, nulls."""
-        self._opened(None).close()
+        self._opened(self._schema.empty_table()).close()
         return column_stats(self._footer[0])
 
-    def _opened(self, first: pa.RecordBatch | None) -> pq.ParquetWriter:
+    def _opened(self, first: pa.Table | pa.RecordBatch) -> pq.ParquetWriter:
         if self._writer is None:
             self._writer = _writer(self._file, self._schema, first, metadata_collector=self._footer)
         return self._writer
 
 
 def _writer(
-    sink: Any, schema: pa.Schema, first: pa.Table | pa.RecordBatch | None, **options: Any
+    sink: Any, schema: pa.Schema, first: pa.Table | pa.RecordBatch, **options: Any
 ) -> pq.ParquetWriter:
     """A writer whose encodings suit the first rows, and so most likely the others."""
     return pq.ParquetWriter(
@@ -148,7 +148,7 @@ def _writer(
         compression=_COMPRESSION,
         version="2.6",
         store_schema=True,
-        use_dictionary=[] if first is None else dictionary_columns(first),
+        use_dictionary=dictionary_columns(first),
         **options,
     )
 

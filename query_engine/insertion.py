@@ -174,12 +174,10 @@ class InsertionReader:
 
     def _columns_of(self, filled: Mapping[str, Tree], schema: pa.Schema) -> list[Tree]:
         """The table's columns in its order, by name; NULL where nothing fills one."""
-        nulls = (
-            _SQL["cast"].format(value="NULL", type=kind) for kind in _kinds(schema.names, schema)
-        )
+        nulls = self._templates(_SQL["cast"], _kinds(schema.names, schema))
         return [
             {**filled.get(name, null), "alias": name}
-            for name, null in zip(schema.names, self._trees.selected(*nulls), strict=True)
+            for name, null in zip(schema.names, nulls, strict=True)
         ]
 
     def _failing(
@@ -214,13 +212,15 @@ class InsertionReader:
         INSERT converts each value of VALUES by itself; a query over VALUES would first find one
         type for all the values of a column.
         """
-        templates = self._trees.selected(
-            *(template.format(value="NULL", type=kind) for kind in kinds)
-        )
+        templates = self._templates(template, kinds)
         return [
             [_put(cell, into) for into, cell in zip(templates, row, strict=True)]
             for row in insertion.cells or ()
         ]
+
+    def _templates(self, template: str, kinds: Sequence[str]) -> tuple[Tree, ...]:
+        """The template of each column, with NULL where a value goes."""
+        return self._trees.selected(*(template.format(value="NULL", type=kind) for kind in kinds))
 
     def _over_bound(
         self,

@@ -18,6 +18,7 @@ from query_engine.pool import InstancePool
 from query_engine.question import Description, Question
 from query_engine.running import Interruption, RunningQuery
 from query_engine.stream import QueryStats, ResultStream
+from query_engine.submitted import relation_of
 from query_engine.watch import Guard, Watch
 
 
@@ -168,7 +169,7 @@ class LocalAnswers:
     ) -> pa.Schema:
         try:
             cursor = session.cursor
-            relation = cursor.sql(sql, params=dict(values)) if values else cursor.sql(sql)
+            relation = relation_of(cursor, sql, values)
             with relation.limit(0).to_arrow_reader(1) as reader:
                 return reader.schema
         except duckdb.Error as error:

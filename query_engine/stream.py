@@ -14,7 +14,7 @@ from query_engine.failures import FailureContext, translate
 from query_engine.instance import Session, Shape
 from query_engine.parameters import Bindings, with_typed_nulls
 from query_engine.pulled import PulledRows
-from query_engine.submitted import streamed
+from query_engine.submitted import relation_of, streamed
 from query_engine.syntax import Parameter
 from query_engine.watch import Guard
 
@@ -234,16 +234,14 @@ class ResultStream(PulledRows):
         session, cursor = self._session, self._session.cursor
         known = session.shapes.get(sql)
         if known is not None:
-            return self._checked(streamed(cursor, sql, values, known.batch_rows), known)
-        relation = cursor.sql(sql, params=dict(values)) if values else cursor.sql(sql)
+            reader = streamed(cursor, sql, values, known.batch_rows)
+            # A statement may give other columns than before: PIVOT, or parameters of other types.
+            self._bounded = known.bounded and reader.schema.equals(known.schema)
+            return reader
+        relation = relation_of(cursor, sql, values)
         rows, self._bounded = rows_per_batch(relation.types, self._wanted_rows)
         reader = relation.to_arrow_reader(rows)
         session.keep_shape(sql, Shape(reader.schema, rows, self._bounded))
-        return reader
-
-    def _checked(self, reader: pa.RecordBatchReader, known: Shape) -> pa.RecordBatchReader:
-        # A statement may give other columns than before: PIVOT, or parameters of other types.
-        self._bounded = known.bounded and reader.schema.equals(known.schema)
         return reader
 
     def _count(self, batch: pa.RecordBatch) -> None:

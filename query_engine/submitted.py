@@ -15,6 +15,13 @@ _SUBMIT: Final = getattr(duckdb.DuckDBPyConnection, "_submit", None)
 _BATCH_ROWS: Final = 65_536
 
 
+def relation_of(
+    cursor: duckdb.DuckDBPyConnection, sql: str, values: Mapping[str, Any]
+) -> duckdb.DuckDBPyRelation:
+    """A query bound with its values and not run: its types are known. Raises DuckDB's errors."""
+    return cursor.sql(sql, params=dict(values)) if values else cursor.sql(sql)
+
+
 def streamed(
     cursor: duckdb.DuckDBPyConnection, sql: str, values: Mapping[str, Any], batch_rows: int
 ) -> pa.RecordBatchReader:
@@ -22,8 +29,7 @@ def streamed(
     if _SUBMIT is not None:
         submitted = _SUBMIT(cursor, sql, dict(values) or None, "stream", batch_rows)
         return submitted.arrow_reader()
-    relation = cursor.sql(sql, params=dict(values)) if values else cursor.sql(sql)
-    return relation.to_arrow_reader(batch_rows)
+    return relation_of(cursor, sql, values).to_arrow_reader(batch_rows)
 
 
 def whole(cursor: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
