@@ -120,7 +120,11 @@ REFERENCE: Final[Mapping[ErrorCode, Entry]] = {
         "A write, a statement or a set of bound rows is larger than its limit.", Invalid
     ),
     ErrorCode.NOT_SUPPORTED: _met(
-        "DuckMesh does not do this; the message names the way that works.", NotSupported
+        "DuckMesh does not do this; the message names the way that works. Refused while it is "
+        "being prepared, a statement is Invalid: drivers take `UNIMPLEMENTED` for a server that "
+        "prepares nothing.",
+        NotSupported,
+        Invalid,
     ),
     ErrorCode.NOT_IMPLEMENTED_YET: _met(
         "The request asks for a feature that is planned; the context names it.", NotSupported

@@ -166,6 +166,7 @@ _SQLSTATE_OF_ERROR: Final[Mapping[ErrorCode, str]] = {
     ErrorCode.QUERY_MEMORY: "53200",
     ErrorCode.STORE_UNAVAILABLE: "58030",
     ErrorCode.NOT_READY: "57P01",
+    ErrorCode.NOT_SUPPORTED: "0A000",
     ErrorCode.SETTINGS_INVALID: "F0000",
 }
 """The codes that say more than their class does. Names of the codes: PostgreSQL, appendix A."""

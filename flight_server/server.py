@@ -268,8 +268,7 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
             match parse_action(action.type, body):
                 case CreatePreparedStatement() as command:
                     call.place.work()
-                    prepared = self._statements.prepare(call, command)
-                    return [flight.Result(pa.py_buffer(prepared))]
+                    return [flight.Result(pa.py_buffer(self._prepared(call, command)))]
                 case ClosePreparedStatement():
                     return []
                 case BeginTransaction():
@@ -292,6 +291,14 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
             return iter(())
 
     # ---- Parts of the RPCs
+
+    def _prepared(self, call: Call, command: CreatePreparedStatement) -> bytes:
+        try:
+            return self._statements.prepare(call, command)
+        except NotSupported as error:
+            # UNIMPLEMENTED would say that nothing can be prepared here: ADBC then runs the
+            # statement unprepared, and on a cursor that has ingested fails with its own words.
+            raise Invalid(error.code, error.message, **error.context) from None
 
     def _statement_of(self, call: Call, command: Command) -> SealedStatement:
         match command:

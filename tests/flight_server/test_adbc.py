@@ -255,6 +255,15 @@ def test_a_large_result_streams_in_small_messages(uri, connection, cursor):
     assert max(sizes) < 4 * 2**20
 
 
+def test_a_cursor_that_has_ingested_hears_why_a_statement_is_refused(cursor):
+    cursor.adbc_ingest("t", ROWS, mode="create")
+    cursor.execute("SELECT count(*) FROM t")
+    with pytest.raises(adbc_driver_manager.ProgrammingError, match=r"\[NOT_SUPPORTED\] PIVOT"):
+        cursor.execute("PIVOT t ON name USING count(*)")
+    cursor.execute("SELECT count(*) FROM t")
+    assert cursor.fetchall() == [(3,)]
+
+
 def test_an_error_midway_is_typed_and_says_nothing_of_the_inside(cursor):
     cursor.execute(
         "SELECT CASE WHEN i = 400000 THEN error('boom') ELSE i::VARCHAR END FROM range(500000) r(i)"
