@@ -298,7 +298,7 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         except NotSupported as error:
             # UNIMPLEMENTED would say that nothing can be prepared here: ADBC then runs the
             # statement unprepared, and on a cursor that has ingested fails with its own words.
-            raise Invalid(error.code, error.message, **error.context) from None
+            raise Invalid(ErrorCode.NOT_SUPPORTED, error.message, **error.context) from None
 
     def _statement_of(self, call: Call, command: Command) -> SealedStatement:
         match command:
