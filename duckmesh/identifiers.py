@@ -2,9 +2,9 @@
 
 import re
 from typing import Final, NewType
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from uuid_utils.compat import uuid7
+from uuid_utils.compat import uuid4, uuid7
 
 from duckmesh.errors import ErrorCode, Invalid
 

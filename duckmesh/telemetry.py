@@ -6,7 +6,6 @@ trace_id, error_code where they are known. Secrets are taken out of every record
 
 import logging
 import re
-import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any, Final, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+from uuid_utils.compat import uuid4
 
 from duckmesh.errors import DuckMeshError
 from duckmesh.settings_groups import LogFormat, LoggingSettings, Profile
@@ -48,7 +48,7 @@ _NO_TRACE: Final = "0" * 32
 
 def new_trace_id() -> str:
     """A random trace id: 32 hexadecimal digits, as W3C Trace Context has them."""
-    return secrets.token_hex(16)
+    return uuid4().hex
 
 
 def parse_trace_id(*, x_trace_id: str | None = None, traceparent: str | None = None) -> str:

@@ -25,6 +25,7 @@ from flight_server.headers import (
     traceparent_of,
 )
 from flight_server.sessions import TOKEN_PREFIX, Session, Sessions, token_headers
+from flight_server.thread_state import HeldThreadState
 from gateway.credentials import Authenticator, Bearer, identify, parse_authorization
 from gateway.identity import Identity
 from ingest_bus.envelope import WritingSession
@@ -71,6 +72,8 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
         self._told_token: str | None = None
         if is_new and tells_at_once:
             self._told_token = sessions.token_of(session)
+        # Last of all: a call that was refused is not completed.
+        self._thread_state = HeldThreadState()
 
     @property
     def identity(self) -> Identity:
@@ -127,6 +130,7 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
     def call_completed(self, exception: Exception | None) -> None:
         self.count.ended(failed=exception is not None)
         self.place.leave()
+        self._thread_state.release()
 
 
 class Authentication(flight.ServerMiddlewareFactory):  # type: ignore[misc]
