@@ -131,8 +131,12 @@ class Announcer:
         With `patience` it may come so long after the channel's last one, and not before.
         """
         name = channel, payload
+        # Under load the listeners need not wake for every write: the first announcement of a burst
+        # goes at once, the rest together. Each channel for itself: who wants a write to be visible
+        # says so just after the write was announced.
+        apart = max(patience.total_seconds(), _COALESCE_SECONDS)
         with self._changed:
-            due = self._sent_at.get(channel, 0.0) + patience.total_seconds()
+            due = self._sent_at.get(channel, 0.0) + apart
             if self._waiting.get(name, inf) <= due:
                 return
             self._waiting[name] = due
@@ -164,9 +168,6 @@ class Announcer:
                     return
             for channel, payload in due:
                 connection.execute(_SQL["notify"], (channel, payload))
-            # Under load the listeners need not wake for every write: the first announcement of a
-            # burst goes at once, the rest together.
-            time.sleep(_COALESCE_SECONDS)
 
     def _await_due(self) -> list[tuple[str, str]]:
         """Take what is due, once something is; nothing when the process stops. Under the lock."""

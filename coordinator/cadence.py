@@ -1,19 +1,28 @@
 """When to publish: at once when somebody waits or all was quiet, else after gathering for a while.
 
 A publication costs a few milliseconds and leaves a file per table. So writes that nobody waits for
-are gathered for up to the flush interval, and many of them share one file.
+are gathered, and many of them share one file: for as long as keeps publishing to a sixth of the
+time, and never for longer than the flush interval (docs/adr/0023-gathering-in-proportion.md).
 """
 
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Final
+
+_ROUND_IN: Final = 6
+"""A round that published takes at most one in so many parts of the time."""
 
 
 class Cadence:
     """One coordinator's rhythm. `want` may be called from any thread."""
 
-    def __init__(self, flush_interval: timedelta) -> None:
+    def __init__(
+        self, flush_interval: timedelta, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._interval_seconds = flush_interval.total_seconds()
+        self._monotonic = monotonic
         self._wanted = threading.Event()
         self._round_began = float("-inf")
 
@@ -22,11 +31,16 @@ class Cadence:
         self._wanted.set()
 
     def begin_round(self) -> None:
-        self._round_began = time.monotonic()
+        self._round_began = self._monotonic()
         self._wanted.clear()
 
     def gather(self) -> None:
-        """Wait until the interval since the round began is over, or somebody waits."""
-        left = self._round_began + self._interval_seconds - time.monotonic()
+        """Wait until the round, which has published, was a sixth of the time or somebody waits."""
+        left = self.gathering_seconds()
         if left > 0:
             self._wanted.wait(left)
+
+    def gathering_seconds(self) -> float:
+        """How long to gather from now on, if nobody comes who waits."""
+        took = self._monotonic() - self._round_began
+        return min(self._interval_seconds, _ROUND_IN * took) - took

@@ -34,7 +34,8 @@ class CoordinatorSettings(Group):
         default=150,
         ge=0,
         le=60_000,
-        description="How long to gather writes when nobody waits for them.",
+        description="How long to gather writes at most when nobody waits for them: cheap rounds "
+        "gather for five times their own length.",
     )
     inline_file_max_bytes: int = Field(
         default=MIB, ge=0, le=64 * MIB, description="A larger data file lies in the object store."
