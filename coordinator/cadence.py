@@ -1,7 +1,7 @@
 """When to publish: at once when somebody waits or all was quiet, else after gathering for a while.
 
 A publication costs a few milliseconds and leaves a file per table. So writes that nobody waits for
-are gathered, and many of them share one file: for as long as keeps publishing to a sixth of the
+are gathered, and many of them share one file: for as long as keeps publishing to an eighth of the
 time, and never for longer than the flush interval (docs/adr/0023-gathering-in-proportion.md).
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
-_ROUND_IN: Final = 6
+_ROUND_IN: Final = 8
 """A round that published takes at most one in so many parts of the time."""
 
 
@@ -35,7 +35,7 @@ class Cadence:
         self._wanted.clear()
 
     def gather(self) -> None:
-        """Wait until the round, which has published, was a sixth of the time or somebody waits."""
+        """Wait until the round that published was an eighth of the time, or somebody waits."""
         left = self.gathering_seconds()
         if left > 0:
             self._wanted.wait(left)

@@ -35,7 +35,7 @@ class CoordinatorSettings(Group):
         ge=0,
         le=60_000,
         description="How long to gather writes at most when nobody waits for them: cheap rounds "
-        "gather for five times their own length.",
+        "gather for seven times their own length.",
     )
     inline_file_max_bytes: int = Field(
         default=MIB, ge=0, le=64 * MIB, description="A larger data file lies in the object store."
