@@ -61,16 +61,14 @@ WHERE tenant_id = %(tenant_id)s AND acked_token < %(last_token)s
 
 -- name: bury_head
 -- With its group, if it is of one: nobody may ever see a part of that.
-UPDATE ingest_event e
+UPDATE ingest_event
 SET state = 'failed', attempts = %(attempt)s, failure_reason = %(reason)s
-FROM (
-    SELECT visibility_token, coalesce(group_last_token, visibility_token) AS last_token
-    FROM ingest_event
-    WHERE tenant_id = %(tenant_id)s AND visibility_token > %(acked_token)s AND state = 'accepted'
-    ORDER BY visibility_token LIMIT 1
-) head
-WHERE e.tenant_id = %(tenant_id)s AND e.state = 'accepted'
-  AND e.visibility_token BETWEEN head.visibility_token AND head.last_token
+WHERE tenant_id = %(tenant_id)s AND visibility_token > %(acked_token)s AND state = 'accepted'
+  AND visibility_token <= (
+      SELECT coalesce(group_last_token, visibility_token) FROM ingest_event
+      WHERE tenant_id = %(tenant_id)s AND visibility_token > %(acked_token)s
+        AND state = 'accepted'
+      ORDER BY visibility_token LIMIT 1)
 
 -- name: forgive
 UPDATE ingest_lease SET attempt = 0 WHERE tenant_id = %(tenant_id)s
