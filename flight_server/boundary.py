@@ -10,9 +10,9 @@ prevents.
 
 import json
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from enum import IntEnum
+from types import TracebackType
 from typing import Any, Final, Protocol
 
 import structlog
@@ -235,49 +235,72 @@ def trailers_of(error: DuckMeshError, trace_id: str) -> dict[str, str]:
     return trailers
 
 
-@contextmanager
-def boundary(
-    rpc: str,
-    *,
-    context: CallContext,
-    trace_id: str,
-    tenant: str | None = None,
-    tenant_id: int | None = None,
-    traceparent: str | None = None,
-    failing: Callable[[DuckMeshError], None] = lambda _: None,
-) -> Iterator[None]:
+class boundary:  # noqa: N801 - read as a `with` word
     """Every RPC runs inside one of these: what leaves it is an exception for pyarrow.
 
     An error of DuckMesh is logged once and mapped; any other exception is logged with its
     traceback and leaves as INTERNAL with the trace id. An exception of a call whose client has
     gone is CANCELLED: it is the consequence and not the fault. `failing` is told the error.
     """
-    with (
-        bind_trace(trace_id, tenant=tenant, tenant_id=tenant_id),
-        tracing.arriving(traceparent),
-    ):
+
+    __slots__ = ("_arriving", "_bound", "_context", "_failing", "_rpc", "_tenant", "_trace_id")
+
+    # Not a generator: every call passes here, and a small write notices what one costs.
+    def __init__(
+        self,
+        rpc: str,
+        *,
+        context: CallContext,
+        trace_id: str,
+        tenant: str | None = None,
+        tenant_id: int | None = None,
+        traceparent: str | None = None,
+        failing: Callable[[DuckMeshError], None] = lambda _: None,
+    ) -> None:
+        self._rpc = rpc
+        self._context = context
+        self._trace_id = trace_id
+        self._tenant = tenant
+        self._failing = failing
+        self._bound = bind_trace(trace_id, tenant=tenant, tenant_id=tenant_id)
+        self._arriving = tracing.arriving(traceparent)
+
+    def __enter__(self) -> None:
+        self._bound.__enter__()
+        self._arriving.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         try:
-            yield
-        except DuckMeshError as error:
-            failing(error)
-            _log_error(rpc, error, trace_id, tenant)
-            raise _sent(rpc, context, error, trace_id) from None
-        except Exception:  # noqa: BLE001 - logged, and mapped to INTERNAL
-            known: DuckMeshError
-            if context.is_cancelled():
-                known = Cancelled(ErrorCode.QUERY_CANCELLED, "the caller has gone")
-                _log_error(rpc, known, trace_id, tenant)
-            else:
-                known = Internal()
-                _log.exception("rpc_failed", rpc=rpc, trace_id=trace_id, tenant=tenant)
-            failing(known)
-            raise _sent(rpc, context, known, trace_id) from None
+            if isinstance(error, Exception):
+                raise self._mapped(error) from None
+        finally:
+            self._arriving.__exit__(kind, error, trace)
+            self._bound.__exit__(kind, error, trace)
 
+    def _mapped(self, error: Exception) -> Exception:
+        known = self._known(error)
+        self._failing(known)
+        for name, value in trailers_of(known, self._trace_id).items():
+            self._context.add_trailer(name, value)
+        return flight_exception(known, self._trace_id, in_get_schema=self._rpc == "get_schema")
 
-def _sent(rpc: str, context: CallContext, error: DuckMeshError, trace_id: str) -> Exception:
-    for name, value in trailers_of(error, trace_id).items():
-        context.add_trailer(name, value)
-    return flight_exception(error, trace_id, in_get_schema=rpc == "get_schema")
+    def _known(self, error: Exception) -> DuckMeshError:
+        """The error as the contract has it, logged."""
+        rpc, trace_id, tenant = self._rpc, self._trace_id, self._tenant
+        if isinstance(error, DuckMeshError):
+            known = error
+        elif self._context.is_cancelled():
+            known = Cancelled(ErrorCode.QUERY_CANCELLED, "the caller has gone")
+        else:
+            _log.error("rpc_failed", rpc=rpc, trace_id=trace_id, tenant=tenant, exc_info=error)
+            return Internal()
+        _log_error(rpc, known, trace_id, tenant)
+        return known
 
 
 def _log_error(rpc: str, error: DuckMeshError, trace_id: str, tenant: str | None) -> None:

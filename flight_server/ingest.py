@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+import orjson
 import pyarrow as pa
 
 from duckmesh.errors import (
@@ -118,10 +119,11 @@ class IngestDesk:
 
         def answer(number: int, receipts: Future[list[Receipt]]) -> bytes:
             accepted = self.awaited(call, receipts.result()[0])
-            return _json({"batch": number, **accepted.fields()})
+            return orjson.dumps({"batch": number, **accepted.fields()})
 
         def failure(error: DuckMeshError) -> bytes:
-            return _json({"batch": numbers.answered, "error": error.as_contract(call.trace_id)})
+            contract = {"batch": numbers.answered, "error": error.as_contract(call.trace_id)}
+            return json.dumps(contract, separators=(",", ":"), default=str).encode()
 
         counted = _CountingWriter(writer, numbers)
         with ReceiptWriter(counted, window=self._window, on_failure=failure) as receipts:
@@ -380,7 +382,3 @@ def _key_of_batch(metadata: bytes | None, stream_key: str | None, number: int) -
             "the stream's idempotency key is too long: shorten it",
         )
     return key
-
-
-def _json(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, separators=(",", ":"), default=str).encode()

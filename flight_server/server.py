@@ -5,7 +5,6 @@ or raises is for pyarrow. https://arrow.apache.org/docs/format/FlightSql.html
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -362,9 +361,7 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
             context.add_header(name, value)
 
 
-def _guarded(
-    rpc: str, context: flight.ServerCallContext, call: Call
-) -> AbstractContextManager[None]:
+def _guarded(rpc: str, context: flight.ServerCallContext, call: Call) -> boundary:
     return boundary(
         rpc,
         context=context,
@@ -376,9 +373,7 @@ def _guarded(
     )
 
 
-def _watched(
-    rpc: str, context: flight.ServerCallContext, call: Call
-) -> AbstractContextManager[None]:
+def _watched(rpc: str, context: flight.ServerCallContext, call: Call) -> boundary:
     """The boundary around an RPC that may wait or run: it stops when its caller goes."""
     call.place.on_cancel(context, call.stop.interrupt)
     return _guarded(rpc, context, call)

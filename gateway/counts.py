@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from types import TracebackType
 from typing import Final
 
 from duckmesh import metrics
@@ -79,14 +80,30 @@ class WriteCount:
         else:
             self.refused(error)
 
-    @contextlib.contextmanager
-    def refusals(self) -> Iterator[None]:
+    def refusals(self) -> "_Refusals":
         """Count the error that the block ends with."""
-        try:
-            yield
-        except Exception as error:
-            self.refused(error)
-            raise
+        return _Refusals(self)
+
+
+class _Refusals:
+    """Not a generator: every write passes here, and a small one notices what that costs."""
+
+    __slots__ = ("_count",)
+
+    def __init__(self, count: WriteCount) -> None:
+        self._count = count
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, Exception):
+            self._count.refused(error)
 
 
 @contextlib.contextmanager

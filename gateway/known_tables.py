@@ -27,16 +27,19 @@ _LIMIT: Final = 10_000
 class _Known:
     table: Table
     until: float
-    fit: tuple[pa.Schema, Conformer] | None = None
-    """The schema that was offered last, and how its rows fit in."""
+    fit: tuple[pa.Buffer, Conformer] | None = None
+    """The schema that was offered last, as a message, and how its rows fit in."""
 
     def conformer(self, offered: pa.Schema) -> Conformer:
         """Raises Invalid (SCHEMA_INCOMPATIBLE)."""
-        if self.fit is not None and self.fit[0].equals(offered, check_metadata=True):
+        # Each write brings a schema of its own. To compare two of them Arrow first takes the
+        # fingerprint of every field, which costs several times what the message does.
+        message = offered.serialize()
+        if self.fit is not None and self.fit[0].equals(message):
             return self.fit[1]
         conformer = Conformer.between(offered, self.table.schema.arrow)
         # One assignment: other threads read it meanwhile.
-        self.fit = (offered, conformer)
+        self.fit = (message, conformer)
         return conformer
 
 
