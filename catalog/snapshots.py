@@ -6,12 +6,13 @@ of it is visible before it commits; nothing of it changes afterwards.
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
-from psycopg.types.json import Jsonb
+import orjson
 
 from catalog.connection import Connection
 from duckmesh.errors import Corrupt, ErrorCode, Fenced, NotFound
@@ -96,31 +97,63 @@ def append_snapshot(
     operation: str,
     watermark: VisibilityToken | None = None,
     epoch: Epoch | None = None,
+    files: Sequence[NewFile] = (),
+    table_watermarks: Mapping[TableId, VisibilityToken] = MappingProxyType({}),
 ) -> Snapshot:
-    """Draw the next snapshot under the head's lock, move the head to it, and tell the readers."""
+    """Draw the next snapshot under the head's lock, move the head to it, and tell the readers.
+
+    It adds `files`, and moves the watermarks of tables, in the same statement.
+    """
     parent = head.newest
-    values: dict[str, Any] = {
+    watermark = parent.max_visibility_token if watermark is None else watermark
+    records, contents = _file_records(files)
+    values = {
         "tenant_id": parent.tenant_id,
         "parent": parent.snapshot_id,
         "parent_created_at": parent.created_at,
         "created_by": created_by,
         "operation": operation,
-        "watermark": parent.max_visibility_token if watermark is None else watermark,
+        "watermark": watermark,
         "epoch": head.publisher_epoch if epoch is None else epoch,
+        "files": records,
+        "contents": contents,
+        "table_watermarks": json.dumps(dict(table_watermarks)),
     }
-    row = connection.execute(_SQL["insert_snapshot"], values).fetchone()
+    row = connection.execute(_SQL["publish"], values).fetchone()
     assert row is not None  # noqa: S101 - RETURNING of one inserted row
-    born = Snapshot(row[0], parent.tenant_id, row[1], VisibilityToken(values["watermark"]))
-    values |= {"snapshot_id": born.snapshot_id, "created_at": born.created_at}
-    if connection.execute(_SQL["move_head"], values).rowcount != 1:
+    snapshot_id, created_at, moved, _ = row
+    if not moved:
         raise Corrupt("the head moved under its own lock", tenant_id=parent.tenant_id)
-    note = {
-        "tenant_id": born.tenant_id,
-        "snapshot_id": born.snapshot_id,
-        "watermark": born.max_visibility_token,
-    }
-    connection.execute(_SQL["tell_published"], (json.dumps(note),))
-    return born
+    return Snapshot(snapshot_id, parent.tenant_id, created_at, watermark)
+
+
+def _file_records(files: Sequence[NewFile]) -> tuple[str, bytes]:
+    """The files as two parameters, however many they are: JSON, and the inline ones' bytes."""
+    records: list[dict[str, Any]] = []
+    contents: list[bytes] = []
+    start = 1
+    for file in files:
+        record = {
+            "file_id": file.file_id,
+            "table_id": file.table_id,
+            "path": file.path,
+            "schema_version": file.schema_version,
+            "record_count": file.record_count,
+            "file_size_bytes": file.file_size_bytes,
+            "min_event_time": file.min_event_time,
+            "max_event_time": file.max_event_time,
+            # Texts in the text: they may have numbers that orjson does not write.
+            "stats": json.dumps(file.stats),
+            "partition": json.dumps(file.partition),
+            "min_token": file.min_token,
+            "max_token": file.max_token,
+        }
+        if file.content is not None:
+            record |= {"content_start": start, "content_bytes": len(file.content)}
+            contents.append(file.content)
+            start += len(file.content)
+        records.append(record)
+    return orjson.dumps(records).decode(), b"".join(contents)
 
 
 def commit_snapshot(connection: Connection, publication: Publication) -> Snapshot:
@@ -144,23 +177,13 @@ def commit_snapshot(connection: Connection, publication: Publication) -> Snapsho
         operation="publish",
         watermark=publication.watermark,
         epoch=publication.epoch,
+        files=publication.files,
+        table_watermarks=publication.table_watermarks,
     )
-    # Removals first: they must not meet this snapshot's own files.
     if publication.emptied_tables:
         end_files(connection, born, publication.emptied_tables)
     if publication.folded_files:
         _end_named_files(connection, born, publication.folded_files)
-    if publication.files:
-        _insert_files(connection, born, publication.files)
-    if publication.table_watermarks:
-        connection.execute(
-            _SQL["insert_watermarks"],
-            {
-                "snapshot_id": born.snapshot_id,
-                "table_ids": list(publication.table_watermarks),
-                "tokens": list(publication.table_watermarks.values()),
-            },
-        )
     if publication.new_schemas:
         connection.execute(
             _SQL["begin_schema_versions"],
@@ -187,15 +210,15 @@ def replace_files(
     nothing, when one of `replaced` is no longer live.
     """
     head = lock_head(connection, tenant_id)
-    born = append_snapshot(connection, head, created_by=created_by, operation="compact")
+    born = append_snapshot(
+        connection, head, created_by=created_by, operation="compact", files=files
+    )
     _end_named_files(connection, born, replaced)
-    if files:
-        _insert_files(connection, born, files)
     return born
 
 
 def end_files(connection: Connection, born: Snapshot, table_ids: Collection[TableId]) -> None:
-    """Take every live file of the tables out of the manifest at `born`."""
+    """Take every live file of the tables out of the manifest at `born`, but those it added."""
     connection.execute(
         _SQL["end_files"], {"snapshot_id": born.snapshot_id, "table_ids": list(table_ids)}
     )
@@ -207,33 +230,6 @@ def _end_named_files(connection: Connection, born: Snapshot, file_ids: Sequence[
     )
     if ended.rowcount != len(file_ids):
         raise Fenced("a file to fold is no longer live", tenant_id=born.tenant_id)
-
-
-def _insert_files(connection: Connection, born: Snapshot, files: Sequence[NewFile]) -> None:
-    connection.execute(
-        _SQL["insert_files"],
-        {
-            "tenant_id": born.tenant_id,
-            "snapshot_id": born.snapshot_id,
-            "file_ids": [f.file_id for f in files],
-            "table_ids": [f.table_id for f in files],
-            "paths": [f.path for f in files],
-            "schema_versions": [f.schema_version for f in files],
-            "record_counts": [f.record_count for f in files],
-            "file_sizes": [f.file_size_bytes for f in files],
-            "min_times": [f.min_event_time for f in files],
-            "max_times": [f.max_event_time for f in files],
-            "stats": [Jsonb(f.stats) for f in files],
-            "partitions": [Jsonb(f.partition) for f in files],
-            "min_tokens": [f.min_token for f in files],
-            "max_tokens": [f.max_token for f in files],
-        },
-    )
-    inline = [f for f in files if f.content is not None]
-    if inline:
-        connection.execute(
-            _SQL["insert_contents"], ([f.file_id for f in inline], [f.content for f in inline])
-        )
 
 
 def newest(connection: Connection, tenant_id: TenantId) -> Snapshot:

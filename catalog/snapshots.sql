@@ -3,22 +3,56 @@
 SELECT tenant_id, snapshot_id, created_at, max_visibility_token, publisher_epoch
 FROM publication_head WHERE tenant_id = %s FOR UPDATE
 
--- name: insert_snapshot
-INSERT INTO snapshot (snapshot_id, tenant_id, parent_snapshot_id, created_at, created_by, operation,
-                      max_visibility_token)
-VALUES (nextval('snapshot_id_sequence'), %(tenant_id)s, %(parent)s,
-        greatest(clock_timestamp(), %(parent_created_at)s + interval '1 microsecond'),
-        %(created_by)s, %(operation)s, %(watermark)s)
-RETURNING snapshot_id, created_at
-
--- name: move_head
-UPDATE publication_head
-SET snapshot_id = %(snapshot_id)s, created_at = %(created_at)s,
-    max_visibility_token = %(watermark)s, publisher_epoch = %(epoch)s
-WHERE tenant_id = %(tenant_id)s AND snapshot_id = %(parent)s
-
--- name: tell_published
-SELECT pg_notify('duckmesh_published', %s)
+-- name: publish
+-- The next snapshot with what it adds, in one round trip. The head is locked by the statement before:
+-- this one sees it as it is, and its parent is what the caller read there. Readers are told when it
+-- commits.
+WITH born AS (
+    INSERT INTO snapshot (snapshot_id, tenant_id, parent_snapshot_id, created_at, created_by,
+                          operation, max_visibility_token)
+    VALUES (nextval('snapshot_id_sequence'), %(tenant_id)s, %(parent)s,
+            greatest(clock_timestamp(), %(parent_created_at)s + interval '1 microsecond'),
+            %(created_by)s, %(operation)s, %(watermark)s)
+    RETURNING snapshot_id, tenant_id, created_at, max_visibility_token
+), moved AS (
+    UPDATE publication_head h
+    SET snapshot_id = born.snapshot_id, created_at = born.created_at,
+        max_visibility_token = born.max_visibility_token, publisher_epoch = %(epoch)s
+    FROM born WHERE h.tenant_id = %(tenant_id)s AND h.snapshot_id = %(parent)s
+    RETURNING h.tenant_id
+), file AS (
+    SELECT *
+    FROM json_to_recordset(%(files)s::json)
+         AS f (file_id uuid, table_id bigint, path text, schema_version integer,
+               record_count bigint, file_size_bytes bigint, min_event_time timestamptz,
+               max_event_time timestamptz, stats text, partition text, min_token bigint,
+               max_token bigint, content_start integer, content_bytes integer)
+), added AS (
+    INSERT INTO data_file (file_id, tenant_id, table_id, path, schema_version, record_count,
+                           file_size_bytes, min_event_time, max_event_time, stats, partition,
+                           min_token, max_token, begin_snapshot)
+    SELECT f.file_id, %(tenant_id)s, f.table_id, f.path, f.schema_version, f.record_count,
+           f.file_size_bytes, f.min_event_time, f.max_event_time, f.stats::jsonb,
+           f.partition::jsonb, f.min_token, f.max_token, born.snapshot_id
+    FROM file f CROSS JOIN born
+), logged AS (
+    INSERT INTO snapshot_file (snapshot_id, file_id, table_id, change_type)
+    SELECT born.snapshot_id, f.file_id, f.table_id, 'add' FROM file f CROSS JOIN born
+), filled AS (
+    -- The bytes of inline files lie end to end in one parameter.
+    INSERT INTO data_file_content (file_id, content)
+    SELECT f.file_id, substring(%(contents)b::bytea FROM f.content_start FOR f.content_bytes)
+    FROM file f WHERE f.content_start IS NOT NULL
+), marked AS (
+    INSERT INTO snapshot_table_watermark (table_id, snapshot_id, max_visibility_token)
+    SELECT w.key::bigint, born.snapshot_id, w.value::bigint
+    FROM json_each_text(%(table_watermarks)s::json) w CROSS JOIN born
+)
+SELECT born.snapshot_id, born.created_at, EXISTS (SELECT 1 FROM moved),
+       pg_notify('duckmesh_published', json_build_object(
+           'tenant_id', born.tenant_id, 'snapshot_id', born.snapshot_id,
+           'watermark', born.max_visibility_token)::text)
+FROM born
 
 -- name: end_files
 -- Every live file of the tables leaves the manifest at this snapshot.
@@ -40,35 +74,6 @@ WITH ended AS (
 )
 INSERT INTO snapshot_file (snapshot_id, file_id, table_id, change_type)
 SELECT %(snapshot_id)s, file_id, table_id, 'remove' FROM ended
-
--- name: insert_files
-WITH added AS (
-    INSERT INTO data_file (file_id, tenant_id, table_id, path, schema_version, record_count,
-                           file_size_bytes, min_event_time, max_event_time, stats, partition,
-                           min_token, max_token, begin_snapshot)
-    SELECT f.file_id, %(tenant_id)s, f.table_id, f.path, f.schema_version, f.record_count,
-           f.file_size_bytes, f.min_event_time, f.max_event_time, f.stats, f.partition, f.min_token,
-           f.max_token, %(snapshot_id)s
-    FROM unnest(%(file_ids)s::uuid[], %(table_ids)s::bigint[], %(paths)s::text[],
-                %(schema_versions)s::integer[], %(record_counts)s::bigint[],
-                %(file_sizes)s::bigint[], %(min_times)s::timestamptz[],
-                %(max_times)s::timestamptz[], %(stats)s::jsonb[], %(partitions)s::jsonb[],
-                %(min_tokens)s::bigint[], %(max_tokens)s::bigint[])
-         AS f (file_id, table_id, path, schema_version, record_count, file_size_bytes,
-               min_event_time, max_event_time, stats, partition, min_token, max_token)
-    RETURNING file_id, table_id
-)
-INSERT INTO snapshot_file (snapshot_id, file_id, table_id, change_type)
-SELECT %(snapshot_id)s, file_id, table_id, 'add' FROM added
-
--- name: insert_contents
-INSERT INTO data_file_content (file_id, content)
-SELECT * FROM unnest(%s::uuid[], %s::bytea[])
-
--- name: insert_watermarks
-INSERT INTO snapshot_table_watermark (table_id, snapshot_id, max_visibility_token)
-SELECT table_id, %(snapshot_id)s, token
-FROM unnest(%(table_ids)s::bigint[], %(tokens)s::bigint[]) AS w (table_id, token)
 
 -- name: begin_schema_versions
 UPDATE table_schema_version v SET begin_snapshot = %(snapshot_id)s

@@ -19,7 +19,6 @@ from duckmesh.identifiers import ConsumerId, EventId, SchemaVersion, TableId, Te
 from duckmesh.statements import Statements
 from duckmesh.tokens import BEFORE_ALL, VisibilityToken
 from ingest_bus.envelope import (
-    AcceptedEvent,
     Backlog,
     Claim,
     DeadLetter,
@@ -125,18 +124,18 @@ class PostgresIngestBus:
                 _SQL["pick_tenant"], {"skip": list(skip)}
             ).fetchone():
                 tenant_id, acked_token, _, attempt, last_token = picked
-                events = _next_events(
-                    connection, tenant_id, acked_token, attempt, limit=limit, max_bytes=max_bytes
+                claim = _claim(
+                    connection,
+                    tenant_id,
+                    acked_token,
+                    attempt,
+                    consumer_id=consumer_id,
+                    limit=limit,
+                    max_bytes=max_bytes,
+                    lease=lease,
                 )
-                if events:
-                    return _hold(
-                        connection,
-                        tenant_id,
-                        acked_token=acked_token,
-                        events=events,
-                        consumer_id=consumer_id,
-                        lease=lease,
-                    )
+                if claim is not None:
+                    return claim
                 # Only dead-lettered tokens were left: step over them, and look at the others.
                 connection.execute(
                     _SQL["skip_resolved"], {"tenant_id": tenant_id, "last_token": last_token}
@@ -145,6 +144,11 @@ class PostgresIngestBus:
 
     def ack(self, claim: Claim, events: Collection[EventId], *, within: Any | None = None) -> None:
         with self._transaction(within) as connection:
+            if {event.envelope.event_id for event in claim.events} <= set(events):
+                whole = connection.execute(_SQL["ack_whole"], _claim_values(claim))
+                if whole.fetchone() is None:
+                    raise _not_live(claim)
+                return
             _lock_live(connection, claim)
             connection.execute(
                 _SQL["commit_events"], _claim_values(claim) | {"event_ids": list(events)}
@@ -352,72 +356,42 @@ class PostgresIngestBus:
         self._groups.close()
 
 
-def _next_events(
+def _claim(
     connection: Connection,
     tenant_id: TenantId,
     acked_token: int,
     attempt: int,
     *,
+    consumer_id: ConsumerId,
     limit: int,
     max_bytes: int,
-) -> tuple[AcceptedEvent, ...]:
-    """The events of the tenant's next claim, after what its earlier claims say of their head."""
-    # A lease that ran out is ours now: its claim has ended.
-    connection.execute(_SQL["expire_claims_of_tenant"], (tenant_id,))
-    if attempt >= MAX_ATTEMPTS:
+    lease: timedelta,
+) -> Claim | None:
+    """Hold the tenant's next events, after what its earlier claims say of their head.
+
+    None when there are none. The lease row is locked.
+    """
+    buries = attempt >= MAX_ATTEMPTS
+    if buries:
         _bury_head(connection, tenant_id, acked_token, attempt)
     elif attempt + 1 >= ISOLATE_FROM_ATTEMPT:
         limit = 1
-    return _claimable(connection, tenant_id, acked_token, limit, max_bytes)
-
-
-def _bury_head(connection: Connection, tenant_id: TenantId, acked_token: int, attempt: int) -> None:
-    reason = f"each of {attempt} claims of this event ended with the death of its consumer"
-    values = {"tenant_id": tenant_id, "acked_token": acked_token}
-    connection.execute(_SQL["bury_head"], values | {"attempt": attempt, "reason": reason})
-    # The deaths were the buried event's. Left standing, they would bury the next one at its
-    # first death.
-    connection.execute(_SQL["forgive"], values)
-
-
-def _claimable(
-    connection: Connection, tenant_id: TenantId, acked_token: int, limit: int, max_bytes: int
-) -> tuple[AcceptedEvent, ...]:
-    rows = connection.execute(
-        _SQL["claimable_events"],
-        {
-            "tenant_id": tenant_id,
-            "acked_token": acked_token,
-            "limit": limit,
-            "max_bytes": max_bytes,
-        },
-        binary=True,
-    )
-    return tuple(event_of(tenant_id, row) for row in rows)
-
-
-def _hold(
-    connection: Connection,
-    tenant_id: TenantId,
-    *,
-    acked_token: int,
-    events: tuple[AcceptedEvent, ...],
-    consumer_id: ConsumerId,
-    lease: timedelta,
-) -> Claim:
     batch_id = new_batch_id()
     values = {
         "tenant_id": tenant_id,
+        "acked_token": acked_token,
         "batch_id": batch_id,
         "consumer_id": consumer_id,
         "lease": lease,
-        "first_token": events[0].visibility_token,
-        "last_token": events[-1].visibility_token,
+        "limit": limit,
+        "max_bytes": max_bytes,
+        "gave_verdict": buries,
     }
-    held = connection.execute(_SQL["hold_lease"], values).fetchone()
-    assert held is not None  # noqa: S101 - the row is locked by pick_tenant
-    epoch, attempt, lease_until = held
-    connection.execute(_SQL["insert_claim"], values | {"epoch": epoch, "attempt": attempt})
+    rows = connection.execute(_SQL["claim_events"], values, binary=True).fetchall()
+    if not rows:
+        return None
+    epoch, attempt, lease_until = rows[0][:3]
+    events = tuple(event_of(tenant_id, row[3:]) for row in rows)
     return Claim(
         batch_id=batch_id,
         tenant_id=tenant_id,
@@ -429,6 +403,15 @@ def _hold(
         lease_until=lease_until,
         events=events,
     )
+
+
+def _bury_head(connection: Connection, tenant_id: TenantId, acked_token: int, attempt: int) -> None:
+    reason = f"each of {attempt} claims of this event ended with the death of its consumer"
+    values = {"tenant_id": tenant_id, "acked_token": acked_token}
+    connection.execute(_SQL["bury_head"], values | {"attempt": attempt, "reason": reason})
+    # The deaths were the buried event's. Left standing, they would bury the next one at its
+    # first death.
+    connection.execute(_SQL["forgive"], values)
 
 
 def _claim_values(claim: Claim) -> dict[str, Any]:

@@ -11,8 +11,10 @@ ORDER BY l.claimed_at NULLS FIRST
 LIMIT 1
 FOR UPDATE OF l SKIP LOCKED
 
--- name: claimable_events
--- What fits the limits, and the rest of the group whose beginning fits: a group is never cut.
+-- name: claim_events
+-- What fits the limits, and the rest of the group whose beginning fits: a group is never cut. The
+-- lease is held and the claim recorded when there is anything. The lease row is locked by a statement
+-- before, so that this one sees every verdict on the events behind it.
 WITH fitting AS (
     SELECT visibility_token, group_last_token,
            sum(CASE WHEN payload_kind = 'inline' THEN byte_count ELSE 0 END)
@@ -26,34 +28,40 @@ WITH fitting AS (
         ORDER BY visibility_token
         LIMIT %(limit)s
     ) n
+), bounds AS (
+    SELECT min(visibility_token) AS first_token,
+           max(greatest(visibility_token, group_last_token)) AS last_token
+    FROM fitting WHERE running_bytes <= %(max_bytes)s OR position = 1
+), expired AS (
+    -- A lease that ran out is ours now: its claim has ended.
+    UPDATE ingest_claim_batch SET state = 'expired', ended_at = clock_timestamp()
+    WHERE tenant_id = %(tenant_id)s AND state = 'active'
+), held AS (
+    UPDATE ingest_lease l
+    SET epoch = l.epoch + 1, consumer_id = %(consumer_id)s, batch_id = %(batch_id)s,
+        lease_until = duckmesh_now() + %(lease)s, claimed_at = duckmesh_now(),
+        attempt = l.attempt + 1, not_before = NULL
+    FROM bounds WHERE l.tenant_id = %(tenant_id)s AND bounds.last_token IS NOT NULL
+    -- A claim that Postgres forgets in a crash is fenced by its batch: nothing of it is published.
+    -- Else the publication's own commit makes it durable. A verdict given with it waits for the disk.
+    RETURNING l.epoch, l.attempt, l.lease_until,
+              set_config('synchronous_commit', CASE WHEN %(gave_verdict)s
+                         THEN current_setting('synchronous_commit') ELSE 'off' END, true)
+), noted AS (
+    INSERT INTO ingest_claim_batch (batch_id, tenant_id, consumer_id, epoch, attempt, first_token,
+                                    last_token)
+    SELECT %(batch_id)s, %(tenant_id)s, %(consumer_id)s, held.epoch, held.attempt,
+           bounds.first_token, bounds.last_token
+    FROM held CROSS JOIN bounds
 )
-SELECT visibility_token, event_id, table_id, schema_version, operation, idempotency_key,
-       payload_kind, payload, row_count, byte_count, min_event_time, max_event_time, trace_id,
-       ingested_at, attempts, group_last_token
-FROM ingest_event
-WHERE tenant_id = %(tenant_id)s AND visibility_token > %(acked_token)s AND state = 'accepted'
-  AND visibility_token <= (
-      SELECT max(greatest(visibility_token, group_last_token)) FROM fitting
-      WHERE running_bytes <= %(max_bytes)s OR position = 1)
-ORDER BY visibility_token
-
--- name: hold_lease
-UPDATE ingest_lease
-SET epoch = epoch + 1, consumer_id = %(consumer_id)s, batch_id = %(batch_id)s,
-    lease_until = duckmesh_now() + %(lease)s, claimed_at = duckmesh_now(), attempt = attempt + 1,
-    not_before = NULL
-WHERE tenant_id = %(tenant_id)s
-RETURNING epoch, attempt, lease_until
-
--- name: insert_claim
-INSERT INTO ingest_claim_batch (batch_id, tenant_id, consumer_id, epoch, attempt, first_token,
-                                last_token)
-VALUES (%(batch_id)s, %(tenant_id)s, %(consumer_id)s, %(epoch)s, %(attempt)s, %(first_token)s,
-        %(last_token)s)
-
--- name: expire_claims_of_tenant
-UPDATE ingest_claim_batch SET state = 'expired', ended_at = clock_timestamp()
-WHERE tenant_id = %s AND state = 'active'
+SELECT held.epoch, held.attempt, held.lease_until,
+       e.visibility_token, e.event_id, e.table_id, e.schema_version, e.operation,
+       e.idempotency_key, e.payload_kind, e.payload, e.row_count, e.byte_count, e.min_event_time,
+       e.max_event_time, e.trace_id, e.ingested_at, e.attempts, e.group_last_token
+FROM ingest_event e CROSS JOIN held
+WHERE e.tenant_id = %(tenant_id)s AND e.visibility_token > %(acked_token)s
+  AND e.state = 'accepted' AND e.visibility_token <= (SELECT last_token FROM bounds)
+ORDER BY e.visibility_token
 
 -- name: skip_resolved
 UPDATE ingest_lease SET acked_token = %(last_token)s, attempt = 0
@@ -85,6 +93,29 @@ UPDATE ingest_event SET state = 'committed', payload = NULL
 WHERE tenant_id = %(tenant_id)s AND visibility_token > %(after_token)s
   AND visibility_token <= %(last_token)s AND state = 'accepted'
   AND event_id = ANY (%(event_ids)s)
+
+-- name: ack_whole
+-- A claim of which every event is acked: nothing of its range is open then. Its lease is the fence:
+-- no row when the claim is not this one any more, or its lease has run out, and then nothing changes.
+WITH freed AS (
+    UPDATE ingest_lease
+    SET acked_token = greatest(acked_token, %(last_token)s),
+        attempt = CASE WHEN %(last_token)s > acked_token THEN 0 ELSE greatest(attempt - 1, 0) END,
+        batch_id = NULL, consumer_id = NULL, lease_until = NULL
+    WHERE tenant_id = %(tenant_id)s AND batch_id = %(batch_id)s AND epoch = %(epoch)s
+      AND lease_until > duckmesh_now()
+    RETURNING tenant_id
+), committed AS (
+    UPDATE ingest_event e SET state = 'committed', payload = NULL
+    FROM freed
+    WHERE e.tenant_id = %(tenant_id)s AND e.visibility_token > %(after_token)s
+      AND e.visibility_token <= %(last_token)s AND e.state = 'accepted'
+), ended AS (
+    UPDATE ingest_claim_batch b SET state = 'acked', ended_at = clock_timestamp()
+    FROM freed
+    WHERE b.batch_id = %(batch_id)s AND b.state = 'active'
+)
+SELECT tenant_id FROM freed
 
 -- name: refuse_events
 UPDATE ingest_event

@@ -86,8 +86,8 @@ def test_publication_is_atomic_whichever_statement_is_the_last(
         new_schemas={emptied.table_id: proposed.version},
         folded_files=[folded.file_id],
     )
-    # lock, snapshot, head, notify, empty, fold, files, contents, watermarks, schemas
-    assert cut_at_every_statement(database_dsn, partial(publish, publication=large)) == 10
+    # lock, publish, empty, fold, schemas
+    assert cut_at_every_statement(database_dsn, partial(publish, publication=large)) == 5
 
 
 def test_creating_and_dropping_a_table_are_atomic(

@@ -48,7 +48,6 @@ COLD: Final[dict[str, dict[str, str]]] = {
     },
     "catalog/snapshots": {
         "latest_token": "one row for each tenant, for a metric",
-        "tell_published": _NO_TABLE,
     },
     "catalog/tenants": {
         "announce_credentials": _NO_TABLE,

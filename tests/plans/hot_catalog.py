@@ -1,5 +1,6 @@
 """The hot statements of the catalog: a publication, a query, sessions, and definitions."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -33,7 +34,9 @@ def _born(place: Place) -> dict[str, Any]:
         "epoch": 1,
         "table_ids": [1, 2],
         "versions": [1, 1],
-        "tokens": [place.size.last_token] * 2,
+        "files": "[]",
+        "contents": b"",
+        "table_watermarks": "{}",
     }
 
 
@@ -42,18 +45,22 @@ def _ends_named(place: Place) -> dict[str, Any]:
 
 
 def _adds(place: Place) -> dict[str, Any]:
+    file = {
+        "table_id": 1,
+        "schema_version": 1,
+        "record_count": 1,
+        "file_size_bytes": 100,
+        "stats": "{}",
+        "partition": "{}",
+        "min_token": 1,
+        "max_token": 1,
+    }
+    inline = {"content_start": 1, "content_bytes": 100, "file_id": str(new_file_id())}
+    stored = {"path": "tenant/table/part-new", "file_id": str(new_file_id()), "table_id": 2}
     return _born(place) | {
-        "file_ids": [new_file_id(), new_file_id()],
-        "paths": [None, "tenant/table/part-new"],
-        "schema_versions": [1, 1],
-        "record_counts": [1, 1],
-        "file_sizes": [100, 100],
-        "min_times": [None, None],
-        "max_times": [None, None],
-        "stats": ["{}", "{}"],
-        "partitions": ["{}", "{}"],
-        "min_tokens": [1, 1],
-        "max_tokens": [1, 1],
+        "files": json.dumps([file | inline, file | stored]),
+        "contents": bytes(100),
+        "table_watermarks": json.dumps({1: place.size.last_token, 2: place.size.last_token}),
     }
 
 
@@ -147,13 +154,10 @@ def _of_newest_and_old(file: str, name: str) -> tuple[Hot, Hot]:
 
 _PUBLICATION: Final = [
     Hot(_SNAPSHOTS, "lock_head", _giant),
-    Hot(_SNAPSHOTS, "insert_snapshot", _born),
-    Hot(_SNAPSHOTS, "move_head", _born, first=("insert_snapshot",)),
+    Hot(_SNAPSHOTS, "publish", _adds),
+    Hot(_SNAPSHOTS, "publish", _born, "a definition"),
     Hot(_SNAPSHOTS, "end_files", _born),
     Hot(_SNAPSHOTS, "end_named_files", _ends_named),
-    Hot(_SNAPSHOTS, "insert_files", _adds),
-    Hot(_SNAPSHOTS, "insert_contents", lambda p: (p.live_files[:0], [])),
-    Hot(_SNAPSHOTS, "insert_watermarks", _born),
     Hot(_SNAPSHOTS, "begin_schema_versions", _born),
     Hot(_FILES, "live_inline_files", lambda _: {"table_ids": [1, 2], "limit": 100}),
     Hot(_FILES, "known_paths", lambda _: (["tenant/table/part-3", "tenant/table/part-x"],)),
