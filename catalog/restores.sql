@@ -77,5 +77,5 @@ WHERE v.tenant_id = %(tenant_id)s AND v.end_snapshot IS NULL AND v.begin_snapsho
 INSERT INTO view_def (tenant_id, name, query, arrow_schema, begin_snapshot)
 SELECT tenant_id, name, query, arrow_schema, %(now)s
 FROM view_def
-WHERE tenant_id = %(tenant_id)s AND begin_snapshot <= %(then)s
-  AND end_snapshot > %(then)s AND end_snapshot <= %(now)s
+WHERE int8range(tenant_id, tenant_id, '[]') = int8range(%(tenant_id)s, %(tenant_id)s, '[]')
+  AND int8range(begin_snapshot, end_snapshot) @> %(then)s::bigint AND end_snapshot <= %(now)s

@@ -80,16 +80,17 @@ def expire(
         connection.execute(_SQL["note_replaced"], values)
         row = connection.execute(_SQL["expire"], values).fetchone()
         assert row is not None  # noqa: S101 - an aggregate has one row
-        expired, through, oldest = row
-        if expired:
+        gone: list[int] = row[0]
+        if gone:
+            through = max(gone)
             connection.execute(_SQL["note_expired"], values | {"through": through})
-            if expired == limit:
+            connection.execute(_SQL["forget_watermarks"], values | {"gone": gone})
+            if len(gone) == limit:
                 # What lies between here and the horizon is read by snapshots that go next: to look
                 # at it in each of many turns would cost the square of their number.
                 values |= {"horizon": through + 1}
-            connection.execute(_SQL["forget_watermarks"], values | {"oldest": oldest})
         condemned = connection.execute(_SQL["condemn_files"], values).rowcount
-    return Expiry(expired, condemned)
+    return Expiry(len(gone), condemned)
 
 
 def plan(connection: Connection, tenant_id: TenantId, retention: Retention) -> Expiry:

@@ -28,10 +28,7 @@ WITH old AS MATERIALIZED (
 ), gone AS (
     DELETE FROM snapshot WHERE snapshot_id IN (SELECT snapshot_id FROM old) RETURNING snapshot_id
 )
-SELECT count(*), coalesce(max(snapshot_id), 0),
-       -- The oldest one that was there before: tables that ended earlier were left behind before.
-       (SELECT coalesce(min(snapshot_id), 0) FROM snapshot WHERE tenant_id = %(tenant_id)s)
-FROM gone
+SELECT coalesce(array_agg(snapshot_id), '{}') FROM gone
 
 -- name: note_expired
 UPDATE publication_head SET expired_through = greatest(expired_through, %(through)s)
@@ -51,23 +48,51 @@ WHERE file_id = ANY (ARRAY(
     ORDER BY f.tenant_id, f.end_snapshot LIMIT %(limit)s))
 
 -- name: forget_watermarks
--- The newest watermark at every snapshot that is kept stays, but of a table that ended before it.
+-- Of the snapshots that just went. Those of one gap have the same kept neighbours: a pinned one, or
+-- none, before them, and one after them. Between the two no snapshot is left: a watermark of there
+-- goes when the next one, or the end of its table, comes before or with the neighbour. So the newest
+-- watermark at every snapshot that is kept stays.
+WITH pinned AS (
+    SELECT ARRAY(SELECT DISTINCT snapshot_id FROM snapshot_pin WHERE tenant_id = %(tenant_id)s
+                 ORDER BY snapshot_id) AS ids
+), gap AS MATERIALIZED (
+    SELECT coalesce(p.ids[g.number], 0) AS before, g.first, g.last,
+           (SELECT s.snapshot_id FROM snapshot s
+            WHERE s.tenant_id = %(tenant_id)s AND s.snapshot_id > g.last
+            ORDER BY s.snapshot_id LIMIT 1) AS after
+    FROM pinned p
+    CROSS JOIN LATERAL (
+        SELECT width_bucket(gone, p.ids) AS number, min(gone) AS first, max(gone) AS last
+        FROM unnest(%(gone)s::bigint[]) AS gone
+        GROUP BY 1
+    ) g
+)
 DELETE FROM snapshot_table_watermark
 WHERE ctid = ANY (ARRAY(
     SELECT old.place
-    FROM table_def t
+    FROM gap g
     CROSS JOIN LATERAL (
-        SELECT m.ctid AS place, m.snapshot_id,
+        SELECT t.table_id, t.end_snapshot,
+               -- What lies before it went earlier: its dead rows are not passed through again.
+               (SELECT m.snapshot_id FROM snapshot_table_watermark m
+                WHERE m.table_id = t.table_id AND m.snapshot_id <= g.first
+                ORDER BY m.snapshot_id DESC LIMIT 1) AS newest_at_first
+        FROM table_def t
+        WHERE int8range(t.tenant_id, t.tenant_id, '[]')
+              = int8range(%(tenant_id)s, %(tenant_id)s, '[]')
+          AND int8range(t.begin_snapshot, t.end_snapshot) && int8range(g.first, g.last, '[]')
+        -- Each gap looks its tables up. A planner that takes the tenant's tables for few reads all.
+        OFFSET 0
+    ) t
+    CROSS JOIN LATERAL (
+        SELECT m.ctid AS place,
                lead(m.snapshot_id, 1, t.end_snapshot) OVER (ORDER BY m.snapshot_id) AS next
         FROM snapshot_table_watermark m
-        WHERE m.table_id = t.table_id AND m.snapshot_id <= %(horizon)s
+        WHERE m.table_id = t.table_id
+          AND m.snapshot_id >= greatest(t.newest_at_first, g.before + 1)
+          AND m.snapshot_id <= g.after
     ) old
-    WHERE t.tenant_id = %(tenant_id)s
-      AND (t.end_snapshot IS NULL OR t.end_snapshot >= %(oldest)s)
-      AND old.next <= %(horizon)s
-      AND coalesce((SELECT s.snapshot_id FROM snapshot s
-                    WHERE s.tenant_id = %(tenant_id)s AND s.snapshot_id >= old.snapshot_id
-                    ORDER BY s.snapshot_id LIMIT 1), old.next) >= old.next))
+    WHERE old.next <= g.after))
 
 -- name: plan
 -- What would expire now, and the files that would have no snapshot left.

@@ -74,9 +74,8 @@ LEFT JOIN LATERAL (
     WHERE table_id = t.table_id AND end_snapshot > %(snapshot_id)s
     ORDER BY end_snapshot LIMIT 1
 ) f ON true
-WHERE t.tenant_id = %(tenant_id)s
-  AND t.begin_snapshot <= %(snapshot_id)s
-  AND (t.end_snapshot IS NULL OR t.end_snapshot > %(snapshot_id)s)
+WHERE int8range(t.tenant_id, t.tenant_id, '[]') = int8range(%(tenant_id)s, %(tenant_id)s, '[]')
+  AND int8range(t.begin_snapshot, t.end_snapshot) @> %(snapshot_id)s::bigint
 ORDER BY name_then
 
 -- name: end_table

@@ -18,6 +18,6 @@ RETURNING query, arrow_schema
 
 -- name: views_at
 SELECT name, query, arrow_schema FROM view_def
-WHERE tenant_id = %(tenant_id)s AND begin_snapshot <= %(snapshot_id)s
-  AND (end_snapshot IS NULL OR end_snapshot > %(snapshot_id)s)
+WHERE int8range(tenant_id, tenant_id, '[]') = int8range(%(tenant_id)s, %(tenant_id)s, '[]')
+  AND int8range(begin_snapshot, end_snapshot) @> %(snapshot_id)s::bigint
 ORDER BY name

@@ -87,8 +87,9 @@ CREATE TABLE table_def (
 );
 
 CREATE UNIQUE INDEX table_def_live_name ON table_def (tenant_id, name) WHERE end_snapshot IS NULL;
--- The tables of a snapshot are live, or ended after it.
-CREATE INDEX table_def_of_tenant ON table_def (tenant_id, end_snapshot);
+-- The tables of a snapshot. GiST knows ranges and no plain numbers: the tenant is a range of one.
+CREATE INDEX table_def_lifetime ON table_def USING gist (
+    int8range(tenant_id, tenant_id, '[]'), int8range(begin_snapshot, end_snapshot));
 
 CREATE TABLE table_schema_version (
     table_id           bigint NOT NULL REFERENCES table_def,
@@ -537,7 +538,8 @@ CREATE TABLE view_def (
 );
 
 CREATE UNIQUE INDEX view_def_live_name ON view_def (tenant_id, name) WHERE end_snapshot IS NULL;
-CREATE INDEX view_def_of_tenant ON view_def (tenant_id, end_snapshot);
+CREATE INDEX view_def_lifetime ON view_def USING gist (
+    int8range(tenant_id, tenant_id, '[]'), int8range(begin_snapshot, end_snapshot));
 
 -- =================================================================================================
 -- Transactions of clients: writes that are durable here, and accepted together when they end.

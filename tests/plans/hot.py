@@ -61,6 +61,11 @@ class Place:
         """A snapshot of the giant in the middle of its history."""
         return self.size.newest // 2 // 4 * 4 + 1
 
+    def oldest_snapshots(self, count: int) -> list[int]:
+        """The first of the giant that are there. No pin is among them."""
+        after = range(self.size.oldest, self.size.newest)
+        return [snapshot_id for snapshot_id in after if snapshot_id % 4 != 0][:count]
+
     @property
     def claim(self) -> dict[str, Any]:
         """The parameters of a claim of the giant's open events."""
@@ -114,7 +119,6 @@ class Grows(Enum):
 
     ANSWER = "what it answers or changes"
     TENANTS = "the number of tenants"
-    TABLES = "the number of the tenant's tables, with those that ended within the retention"
 
 
 @dataclass(frozen=True, slots=True)

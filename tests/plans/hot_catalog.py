@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from duckmesh.identifiers import new_file_id, new_session_id, new_transaction_id
-from tests.plans.hot import Grows, Hot, Place
+from tests.plans.hot import Hot, Place
 from tests.plans.synthetic_catalog import GIANT, SMALL
 
 _SNAPSHOTS: Final = "catalog/snapshots"
@@ -145,10 +145,10 @@ def _new_transaction(place: Place) -> dict[str, Any]:
 
 
 def _of_newest_and_old(file: str, name: str) -> tuple[Hot, Hot]:
-    """In an old snapshot it passes over the definitions that ended since."""
+    """Most definitions ended before an old snapshot, or came after it."""
     return (
-        Hot(file, name, lambda p: _at(p.size.newest), "newest", generic=False),
-        Hot(file, name, lambda p: _at(p.middle), "old", (), Grows.TABLES, generic=False),
+        Hot(file, name, lambda p: _at(p.size.newest), "newest"),
+        Hot(file, name, lambda p: _at(p.middle), "old"),
     )
 
 

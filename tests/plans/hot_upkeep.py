@@ -54,13 +54,18 @@ def _expiry(place: Place) -> dict[str, Any]:
         "limit": 50,
         "safety_age": timedelta(hours=2),
         "through": place.size.oldest,
-        "oldest": place.size.oldest,
+        "gone": place.oldest_snapshots(50),
     }
 
 
 def _expired(place: Place) -> dict[str, Any]:
     """After `expire` took as many as it may: what it leaves is not looked at."""
     return _expiry(place) | {"horizon": place.size.oldest + 50}
+
+
+def _first_expired(place: Place) -> dict[str, Any]:
+    """After one snapshot has passed the horizon since the last turn."""
+    return _expiry(place) | {"limit": 1, "gone": place.oldest_snapshots(1)}
 
 
 def _settled(place: Place) -> dict[str, Any]:
@@ -143,8 +148,8 @@ HOT: Final = [
     Hot(_RETENTION, "expire", _settled, "none is old"),
     Hot(_RETENTION, "note_expired", _expiry),
     *(
-        Hot(_RETENTION, "forget_watermarks", of, case, ("expire",), Grows.TABLES)
-        for of, case in ((_expired, "much is old"), (_settled, "none is old"))
+        Hot(_RETENTION, "forget_watermarks", of, case, first=("expire",))
+        for of, case in ((_expired, "much is old"), (_first_expired, "one is old"))
     ),
     Hot(_RETENTION, "condemn_files", _expired, "much is old", first=("expire",)),
     Hot(_RETENTION, "condemn_files", _settled, "none is old"),
