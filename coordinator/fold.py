@@ -7,8 +7,8 @@ transaction. A row is rewritten once for each class it passes; a file that outgr
 goes to the store. Rows and watermark stay what they are; older snapshots keep the old files.
 """
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from catalog import files
@@ -16,33 +16,86 @@ from catalog.connection import Catalog
 from catalog.files import DataFile
 from coordinator.encode import SchemaOf, TableRows
 from data_files.parquet import decode_parquet
-from duckmesh.identifiers import FileId, TableId
+from duckmesh.identifiers import Epoch, FileId, TableId, TenantId
 
 FOLD_FROM_FILES: Final = 32
 _CLASS_BOUNDS_BYTES: Final = (16 * 2**10, 128 * 2**10)
 
 
-def fold_tail(catalog: Catalog, tables: Sequence[TableRows], schema_of: SchemaOf) -> list[FileId]:
-    """Add the rows of files that are due to the tables' new rows; return the files to end.
+_TENANTS_KNOWN: Final = 10_000
 
-    Only tables that get new inline rows are looked at. The commit is fenced by the files still
-    being live.
+
+class Tails:
+    """The hot tails of tables, and how much they may still grow before one is looked at again.
+
+    What this publisher does not see, a restore that brings files back, makes a tail longer by no
+    more than what it counts. Used by one thread.
     """
-    growing = {t.table_id: t for t in tables if t.batches and not t.emptied}
-    if not growing:
-        return []
-    with catalog.connect() as connection:
-        live = files.live_inline_files(connection, list(growing))
-        due = _due(live, growing)
-        contents = files.contents(connection, [file.file_id for file in due]) if due else {}
-    for file in reversed(due):
-        table = growing[file.table_id]
-        schema = schema_of(file.table_id, file.schema_version)
-        older = decode_parquet(contents[file.file_id], schema.arrow)
-        table.batches[file.schema_version][:0] = older
-        if table.first_token is None or file.min_token < table.first_token:
-            table.first_token = file.min_token
-    return [file.file_id for file in due]
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._room: dict[TenantId, tuple[Epoch, dict[TableId, int]]] = {}
+        """By tenant the epoch of its last claim here, and the files that its tables may gain."""
+
+    def fold(
+        self, tenant_id: TenantId, epoch: Epoch, tables: Sequence[TableRows], schema_of: SchemaOf
+    ) -> list[FileId]:
+        """Add the rows of files that are due to the tables' new rows; return the files to end.
+
+        Only tables that get new inline rows are looked at, and no tail that is short for certain.
+        `epoch` is that of the claim. The commit is fenced by the files still being live.
+        """
+        room = self._room_of(tenant_id, epoch)
+        growing = {t.table_id: t for t in tables if t.batches and not t.emptied}
+        crowded = {i: t for i, t in growing.items() if room.get(i, 0) <= 0}
+        due: list[DataFile] = []
+        if crowded:
+            live, due, contents = self._look(crowded)
+            for file in reversed(due):
+                _carry_on(file, contents[file.file_id], growing[file.table_id], schema_of)
+            room |= _room_left(crowded, live, {file.file_id for file in due})
+        for table_id, table in growing.items():
+            room[table_id] -= len(table.batches)
+        return [file.file_id for file in due]
+
+    def _room_of(self, tenant_id: TenantId, epoch: Epoch) -> dict[TableId, int]:
+        """What is known of the tenant's tails: nothing, once another publisher had a claim."""
+        before, room = self._room.pop(tenant_id, (None, {}))
+        if before is None or before + 1 != epoch:
+            room = {}
+        if len(self._room) >= _TENANTS_KNOWN:
+            self._room.clear()
+        self._room[tenant_id] = epoch, room
+        return room
+
+    def _look(
+        self, tables: dict[TableId, TableRows]
+    ) -> tuple[list[DataFile], list[DataFile], dict[FileId, bytes]]:
+        """The inline files of the tables, those of them to fold, and the bytes of these."""
+        with self._catalog.connect() as connection:
+            live = files.live_inline_files(connection, list(tables))
+            due = _due(live, tables)
+            contents = files.contents(connection, [file.file_id for file in due]) if due else {}
+        return live, due, contents
+
+
+def _carry_on(file: DataFile, content: bytes, table: TableRows, schema_of: SchemaOf) -> None:
+    """Put the file's rows before the table's new ones."""
+    schema = schema_of(file.table_id, file.schema_version)
+    table.batches[file.schema_version][:0] = decode_parquet(content, schema.arrow)
+    if table.first_token is None or file.min_token < table.first_token:
+        table.first_token = file.min_token
+
+
+def _room_left(
+    tables: Collection[TableId], live: Sequence[DataFile], folded: Collection[FileId]
+) -> dict[TableId, int]:
+    """How many files each table may gain before a class of its files can be full."""
+    longest = dict.fromkeys(tables, 0)
+    classes = Counter((f.table_id, _class_of(f)) for f in live if f.file_id not in folded)
+    for (table_id, _), members in classes.items():
+        longest[table_id] = max(longest[table_id], members)
+    return {table_id: FOLD_FROM_FILES - members for table_id, members in longest.items()}
 
 
 def _due(live: Sequence[DataFile], growing: dict[TableId, TableRows]) -> list[DataFile]:

@@ -1,9 +1,10 @@
 """Extends a claim's lease while its work goes on."""
 
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from types import TracebackType
-from typing import Self
 
 import structlog
 
@@ -17,43 +18,65 @@ _LOG = structlog.get_logger()
 class LeaseKeeper:
     """Renews at a third of the lease, from the first third on: short work never pays for it.
 
-    It stops when the claim is lost. The work learns that from its fenced commit, not from here.
+    One thread keeps one claim after the other, and ends when it finds none. It stops renewing when
+    the claim is lost. The work learns that from its fenced commit, not from here.
     """
 
-    def __init__(self, bus: IngestBus, claim: Claim, lease: timedelta) -> None:
+    def __init__(self, bus: IngestBus, lease: timedelta) -> None:
         self._bus = bus
-        self._claim = claim
         self._lease = lease
-        self._done = threading.Event()
-        self._timer: threading.Timer | None = None
+        self._third_seconds = lease.total_seconds() / 3
+        self._lock = threading.Lock()
+        self._claim: Claim | None = None
+        self._due = 0.0
+        self._awake = False
 
-    def __enter__(self) -> Self:
-        self._schedule()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._done.set()
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _schedule(self) -> None:
-        self._timer = threading.Timer(self._lease.total_seconds() / 3, self._renew)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def _renew(self) -> None:
-        if self._done.is_set():
-            return
+    @contextmanager
+    def keeping(self, claim: Claim) -> Iterator[None]:
+        """The block works on the claim. One at a time."""
+        with self._lock:
+            self._claim = claim
+            self._due = time.monotonic() + self._third_seconds
+            starts, self._awake = not self._awake, True
+        if starts:
+            threading.Thread(target=self._run, name="keep-lease", daemon=True).start()
         try:
-            self._bus.extend_lease(self._claim, self._lease)
+            yield
+        finally:
+            with self._lock:
+                self._claim = None
+
+    def _run(self) -> None:
+        """Sleep to the next renewal, again and again.
+
+        Never for more than a third of a lease: so it need not be told of a claim that begins
+        meanwhile, whose first renewal is due no sooner.
+        """
+        pause = self._third_seconds
+        while True:
+            time.sleep(pause)
+            with self._lock:
+                claim, left = self._claim, self._due - time.monotonic()
+                if claim is None:
+                    self._awake = False
+                    return
+            if left <= 0:
+                left = self._renew(claim)
+            pause = min(left, self._third_seconds)
+
+    def _renew(self, claim: Claim) -> float:
+        """Renew; how many seconds from now the next renewal is due."""
+        due = time.monotonic() + self._third_seconds
+        try:
+            self._bus.extend_lease(claim, self._lease)
         except Fenced:
-            _LOG.warning("lease_lost", tenant_id=self._claim.tenant_id)
-            return
+            # Also of a claim that ended meanwhile: then nothing is lost.
+            if self._claim is claim:
+                _LOG.warning("lease_lost", tenant_id=claim.tenant_id)
+            due = float("inf")
         except DuckMeshError as failure:
             _LOG.warning("lease_not_extended", error_code=failure.code.value)
-        self._schedule()
+        with self._lock:
+            if self._claim is claim:
+                self._due = due
+            return max(0.0, self._due - time.monotonic())

@@ -22,7 +22,7 @@ from catalog.table_schema import TableSchema
 from catalog.tables import Place
 from coordinator.counts import CommitClock, count_claim, count_failure
 from coordinator.encode import Poison, TableRows, encode_rows, gather
-from coordinator.fold import fold_tail
+from coordinator.fold import Tails
 from coordinator.lease_keeper import LeaseKeeper
 from coordinator.traces import publication, tell_published
 from data_files.parquet import stats_of
@@ -81,6 +81,8 @@ class Materializer:
         self._step = step
         self._suspects = 0
         self._schemas = _Schemas(catalog)
+        self._keeper = LeaseKeeper(bus, options.lease)
+        self._tails = Tails(catalog)
 
     def publish_next(self, *, skip: Collection[TenantId] = ()) -> Published | None:
         """Claim the next events of some tenant and make them visible; None when there are none.
@@ -108,7 +110,7 @@ class Materializer:
             with (
                 count_failure(),
                 publication(claim) as span,
-                LeaseKeeper(self._bus, claim, options.lease),
+                self._keeper.keeping(claim),
             ):
                 born = self._publish(claim)
                 tell_published(claim, born, span)
@@ -130,7 +132,7 @@ class Materializer:
             places = tables.places(connection, claim.tenant_id, [t.table_id for t in rows])
         # The writes of a table that was dropped since are resolved with it.
         rows = [table for table in rows if not places[table.table_id].dropped]
-        folded = fold_tail(self._catalog, rows, schemas)
+        folded = self._tails.fold(claim.tenant_id, claim.epoch, rows, schemas)
         files = [
             file
             for table in rows

@@ -6,9 +6,10 @@ nothing unresolved up to T for these tables. The snapshot is read after the seco
 holds everything that was resolved by then.
 """
 
+import contextlib
+import json
 import threading
-from collections.abc import Callable, Collection
-from functools import partial
+from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
 from catalog import snapshots
@@ -33,15 +34,16 @@ class Visibility:
     def __init__(self, catalog: Catalog, bus: IngestBus) -> None:
         self._catalog = catalog
         self._bus = bus
-        self._published = threading.Condition()
-        self._publications = 0
-        self._waiting = 0
+        self._lock = threading.Lock()
+        self._waiting: dict[TenantId, set[threading.Event]] = {}
+        """Of each tenant's waiting callers the event that ends a wait. Under the lock."""
         self._subscribed = False
 
     @property
     def waiting(self) -> int:
         """How many callers wait at the barrier."""
-        return self._waiting
+        with self._lock:
+            return sum(map(len, self._waiting.values()))
 
     def newest(self, tenant_id: TenantId) -> Snapshot:
         """The tenant's newest snapshot at the time of the call."""
@@ -83,59 +85,53 @@ class Visibility:
         deadline: Deadline,
         stop: Interruption,
     ) -> Snapshot:
-        newest = self.newest(tenant_id)
-        if newest.max_visibility_token >= token:
-            return newest
-        self._check_issued(tenant_id, token)
-        self._listen()
-        former = stop.connect(self._look_up)
-        with self._published:
-            self._waiting += 1
-        try:
-            return self._watch(tenant_id, token, tables_of, deadline, stop)
-        finally:
-            with self._published:
-                self._waiting -= 1
-            stop.connect(former)
-
-    def _watch(
-        self,
-        tenant_id: TenantId,
-        token: VisibilityToken,
-        tables_of: Callable[[Snapshot], Collection[TableId] | None],
-        deadline: Deadline,
-        stop: Interruption,
-    ) -> Snapshot:
-        while True:
-            stop.check()
-            seen = self._publications
-            newest = self.newest(tenant_id)
-            if newest.max_visibility_token >= token:
-                return newest
-            wanted = tables_of(newest)
-            if not self._bus.has_unresolved(tenant_id, wanted, through=token):
+        # Before the first look: what is published after it ends the first wait.
+        with self._news_of(tenant_id, stop) as news:
+            checked = False
+            while True:
+                stop.check()
+                newest = self.newest(tenant_id)
+                if newest.max_visibility_token >= token:
+                    return newest
+                wanted = tables_of(newest)
+                unresolved = self._bus.has_unresolved(tenant_id, wanted, through=token)
+                if unresolved and not deadline.passed:
+                    # Said at every turn: the coordinator that heard it first may have died.
+                    self._catalog.announce(WANTED_CHANNEL, str(tenant_id))
+                if not checked:
+                    # A coordinator is at work meanwhile.
+                    self._check_issued(tenant_id, token)
+                    self._listen()
+                    checked = True
+                if unresolved:
+                    if deadline.passed:
+                        raise _timeout(token, newest)
+                    news.wait(min(_POLL_SECONDS, deadline.remaining_seconds))
+                    # Before the next look: what comes after it is news again.
+                    news.clear()
+                    continue
                 # Read again: what was resolved a moment ago is in the newest snapshot now.
                 again = self.newest(tenant_id)
                 if again.snapshot_id == newest.snapshot_id or _same(tables_of(again), wanted):
                     return again
                 # A name means another table by now: that one is waited for.
-                continue
-            if deadline.passed:
-                raise _timeout(token, newest)
-            # Said at every turn: the coordinator that heard it first may have died.
-            self._catalog.announce(WANTED_CHANNEL, str(tenant_id))
-            with self._published:
-                self._published.wait_for(
-                    partial(self._news_since, seen, stop),
-                    min(_POLL_SECONDS, deadline.remaining_seconds),
-                )
 
-    def _news_since(self, seen: int, stop: Interruption) -> bool:
-        return self._publications != seen or stop.requested
-
-    def _look_up(self) -> None:
-        with self._published:
-            self._published.notify_all()
+    @contextlib.contextmanager
+    def _news_of(self, tenant_id: TenantId, stop: Interruption) -> Iterator[threading.Event]:
+        """An event that is set by each publication of the tenant and by `stop`, in the block."""
+        news = threading.Event()
+        with self._lock:
+            self._waiting.setdefault(tenant_id, set()).add(news)
+        former = stop.connect(news.set)
+        try:
+            yield news
+        finally:
+            stop.connect(former)
+            with self._lock:
+                others = self._waiting[tenant_id]
+                others.remove(news)
+                if not others:
+                    del self._waiting[tenant_id]
 
     def _check_issued(self, tenant_id: TenantId, token: VisibilityToken) -> None:
         last = self._bus.last_token(tenant_id)
@@ -152,10 +148,16 @@ class Visibility:
             self._subscribed = True
             self._catalog.subscribe(PUBLISHED_CHANNEL, self._take_note)
 
-    def _take_note(self, _payload: str) -> None:
-        with self._published:
-            self._publications += 1
-            self._published.notify_all()
+    def _take_note(self, payload: str) -> None:
+        """Wake who waits for the tenant; everybody, when some notes may be lost."""
+        tenant_id = json.loads(payload)["tenant_id"] if payload else None
+        with self._lock:
+            if tenant_id is None:
+                waiting = [news for each in self._waiting.values() for news in each]
+            else:
+                waiting = list(self._waiting.get(tenant_id, ()))
+        for news in waiting:
+            news.set()
 
 
 def _same(one: Collection[TableId] | None, other: Collection[TableId] | None) -> bool:
