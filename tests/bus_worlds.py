@@ -14,11 +14,13 @@ from catalog import tenants
 from catalog.connection import Catalog, Connection
 from duckmesh.identifiers import (
     ConsumerId,
+    EventId,
     SchemaVersion,
     TableId,
     TenantId,
     new_event_id,
 )
+from duckmesh.tokens import VisibilityToken
 from ingest_bus.envelope import Claim, Envelope, InlinePayload
 from ingest_bus.memory import MemoryIngestBus
 from ingest_bus.port import IngestBus
@@ -28,6 +30,8 @@ T = TypeVar("T")
 
 LEASE = timedelta(seconds=30)
 PATIENCE_SECONDS = 20.0
+MOMENT = timedelta(milliseconds=20)
+EVERYTHING = VisibilityToken(10**9)
 
 
 class World(ABC):
@@ -189,3 +193,12 @@ def until(condition: Callable[[], Any], *, seconds: float = PATIENCE_SECONDS) ->
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come to hold"
         pause.wait(0.01)
+
+
+def ids(held: Claim, *tokens: int) -> list[EventId]:
+    """The ids of the claim's events, or of those with the given tokens."""
+    return [
+        event.envelope.event_id
+        for event in held.events
+        if not tokens or event.visibility_token in tokens
+    ]

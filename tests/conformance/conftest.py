@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from duckmesh.identifiers import TenantId
+from ingest_bus.port import IngestBus
 from tests.bus_worlds import MemoryWorld, PostgresWorld, World
 
 
@@ -15,3 +17,13 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         opened = PostgresWorld(request.getfixturevalue("database_dsn"))
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def bus(world: World) -> IngestBus:
+    return world.bus
+
+
+@pytest.fixture
+def acme(world: World) -> TenantId:
+    return world.tenant("acme")

@@ -13,16 +13,6 @@ from ingest_bus.port import IngestBus
 from tests.bus_worlds import World, claim, claimed, publish, together, tokens_of, write
 
 
-@pytest.fixture
-def bus(world: World) -> IngestBus:
-    return world.bus
-
-
-@pytest.fixture
-def acme(world: World) -> TenantId:
-    return world.tenant("acme")
-
-
 def ids(held: Claim) -> list[EventId]:
     return [event.envelope.event_id for event in held.events]
 
