@@ -3,8 +3,8 @@
 Every publication of small writes leaves an inline file, and a query pays for each file it opens.
 Inline files are sorted into size classes. When a class of one table holds enough of them, the next
 publication to that table carries their rows on in its own new file and ends them, in the same
-transaction. A row is rewritten once for each class it passes; a file that outgrows the inline limit
-goes to the store. Rows and watermark stay what they are; older snapshots keep the old files.
+transaction (docs/adr/0024-fold-at-eight-files.md). A file that outgrows the inline limit goes to
+the store. Rows and watermark stay what they are; older snapshots keep the old files.
 """
 
 from collections import Counter, defaultdict
@@ -18,7 +18,7 @@ from coordinator.encode import SchemaOf, TableRows
 from data_files.parquet import decode_parquet
 from duckmesh.identifiers import Epoch, FileId, TableId, TenantId
 
-FOLD_FROM_FILES: Final = 32
+FOLD_FROM_FILES: Final = 8
 _CLASS_BOUNDS_BYTES: Final = (16 * 2**10, 128 * 2**10)
 
 

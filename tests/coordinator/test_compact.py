@@ -68,18 +68,18 @@ def values(rooms: Rooms, snapshot_id: SnapshotId | None = None) -> list[int]:
 
 
 def test_compaction_keeps_the_logical_rows_and_the_watermark(rooms: Rooms) -> None:
-    publish_each(rooms, *(rows(n, n + 100) for n in range(20)))
+    publish_each(rooms, *(rows(n, n + 100) for n in range(FOLD_FROM_FILES)))
     before = newest(rooms)
     done = compact(rooms, rooms.compactor())
     assert done is not None
     assert done.snapshot is not None
-    assert (done.files_in, done.files_out) == (20, 1)
+    assert (done.files_in, done.files_out) == (FOLD_FROM_FILES, 1)
     after = newest(rooms)
     assert after.snapshot_id == done.snapshot.snapshot_id
     assert after.max_visibility_token == before.max_visibility_token
     assert values(rooms) == values(rooms, before.snapshot_id)
-    assert file_counts(rooms, after.snapshot_id) == [40]
-    assert file_counts(rooms, before.snapshot_id) == [2] * 20
+    assert file_counts(rooms, after.snapshot_id) == [2 * FOLD_FROM_FILES]
+    assert file_counts(rooms, before.snapshot_id) == [2] * FOLD_FROM_FILES
     assert [run.state for run in runs(rooms)] == [RunState.PUBLISHED]
     assert compact(rooms, rooms.compactor()) is None
 
