@@ -337,6 +337,7 @@ class PostgresIngestBus:
         claims = values | {"older_than": min(older_than, _CLAIMS_KEPT)}
         with self._database.connect() as connection:
             keys = connection.execute(_SQL["expire_keys"], values).rowcount
+            connection.execute(_SQL["note_oldest"], values)
             events = connection.execute(_SQL["expire_events"], values).rowcount
             ended = connection.execute(_SQL["forget_claims"], claims).rowcount
         return max(keys, events, ended)

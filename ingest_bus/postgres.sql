@@ -286,28 +286,56 @@ WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM idempotency_key
     WHERE created_at < duckmesh_now() - %(older_than)s LIMIT %(limit)s))
 
+-- name: note_oldest
+-- Of the tenants whose oldest event may be old by now. It begins where the last turn ended: dead
+-- letters and dead rows are passed once. A lease that is in use is left to the next turn, so that
+-- no claim waits for this, nor this for a claim.
+UPDATE ingest_lease l
+SET oldest_token = coalesce(o.visibility_token, l.oldest_token),
+    -- An event that comes later is younger than now.
+    oldest_at = coalesce(o.ingested_at, clock_timestamp())
+FROM (
+    SELECT tenant_id, oldest_token FROM ingest_lease
+    WHERE oldest_at < duckmesh_now() - %(older_than)s::interval
+    ORDER BY oldest_at LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+) d
+LEFT JOIN LATERAL (
+    SELECT visibility_token, ingested_at FROM ingest_event
+    WHERE tenant_id = d.tenant_id AND visibility_token >= d.oldest_token AND state <> 'failed'
+    ORDER BY visibility_token LIMIT 1
+) o ON true
+WHERE l.tenant_id = d.tenant_id
+  AND (o.visibility_token IS NULL OR o.visibility_token > l.oldest_token)
+
 -- name: expire_events
--- Committed events older than any key. Their rows are in snapshots; only receipts end here. Of a
--- tenant whose oldest one is young only that one is read. Each event looks its key up, and is found
--- by its place: a join would read all keys and all events, and grow with what is kept.
+-- Committed events older than any key. Their rows are in snapshots; only receipts end here. Each
+-- event looks its key up, and is found by its place: a join would read all keys and all events, and
+-- grow with what is kept. A tenant's events are read up to the first young one.
 DELETE FROM ingest_event WHERE ctid = ANY (ARRAY(
-    SELECT e.ctid
-    FROM ingest_lease l
+    SELECT e.place
+    FROM (
+        SELECT tenant_id, oldest_token FROM ingest_lease
+        WHERE oldest_at < duckmesh_now() - %(older_than)s::interval
+        ORDER BY oldest_at LIMIT %(limit)s
+    ) l
     CROSS JOIN LATERAL (
-        SELECT visibility_token, ingested_at FROM ingest_event
-        WHERE tenant_id = l.tenant_id AND state = 'committed'
-        ORDER BY visibility_token LIMIT 1
-    ) oldest
-    CROSS JOIN LATERAL (
-        SELECT ctid, tenant_id, table_id, idempotency_key, event_id, ingested_at FROM ingest_event
-        WHERE tenant_id = l.tenant_id AND visibility_token >= oldest.visibility_token
-          AND state = 'committed'
-        ORDER BY visibility_token LIMIT %(limit)s
+        SELECT n.ctid AS place, n.tenant_id, n.table_id, n.idempotency_key, n.event_id,
+               count(CASE WHEN n.ingested_at >= duckmesh_now() - %(older_than)s::interval
+                          THEN 1 END) OVER (ORDER BY n.visibility_token) AS young_so_far
+        FROM (
+            SELECT ctid, tenant_id, visibility_token, table_id, idempotency_key, event_id,
+                   ingested_at
+            FROM ingest_event
+            WHERE tenant_id = l.tenant_id AND visibility_token >= l.oldest_token
+              AND state = 'committed'
+            ORDER BY visibility_token LIMIT %(limit)s
+        ) n
     ) e
-    WHERE oldest.ingested_at < duckmesh_now() - %(older_than)s::interval
-      AND e.ingested_at < duckmesh_now() - %(older_than)s::interval
-      AND (e.idempotency_key IS NULL
-           OR (SELECT k.event_id FROM idempotency_key k
-               WHERE k.tenant_id = e.tenant_id AND k.table_id = e.table_id
-                 AND k.key = e.idempotency_key) IS DISTINCT FROM e.event_id)
+    -- The count never falls: Postgres stops reading where it is 1.
+    WHERE e.young_so_far < 1 AND (
+       e.idempotency_key IS NULL
+       OR (SELECT k.event_id FROM idempotency_key k
+           WHERE k.tenant_id = e.tenant_id AND k.table_id = e.table_id
+             AND k.key = e.idempotency_key) IS DISTINCT FROM e.event_id)
     LIMIT %(limit)s))

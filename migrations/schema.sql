@@ -218,8 +218,14 @@ CREATE TABLE ingest_lease (
     -- How often the event at acked_token + 1 was claimed without progress: a poison event that
     -- kills its consumer is known by this number.
     attempt     integer NOT NULL DEFAULT 0,
-    not_before  timestamptz
+    not_before  timestamptz,
+    -- No event that waits or is committed has a smaller token, or is older. Expiry moves both; a
+    -- claim moves neither, and its update touches no index.
+    oldest_token bigint NOT NULL DEFAULT 0,
+    oldest_at   timestamptz NOT NULL DEFAULT '-infinity'
 ) WITH (fillfactor = 50);
+
+CREATE INDEX ingest_lease_by_oldest ON ingest_lease (oldest_at);
 
 CREATE TABLE ingest_claim_batch (
     batch_id    uuid PRIMARY KEY,

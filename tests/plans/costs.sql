@@ -42,3 +42,6 @@ ORDER BY visibility_token LIMIT 10
 -- name: dead_tokens
 SELECT visibility_token FROM ingest_event WHERE tenant_id = 1 AND state = 'failed'
 ORDER BY visibility_token LIMIT 5
+
+-- name: twentieth_event
+SELECT ingested_at FROM ingest_event WHERE tenant_id = 1 AND visibility_token = 20

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -50,6 +51,8 @@ class Place:
     transaction: UUID
     """An open one, with writes."""
     dead_tokens: list[int]
+    young_since: datetime
+    """When the giant's twentieth event was accepted, before any of another tenant."""
     batch_id: BatchId
     published: dict[str, Any]
     """A group of writes with keys, sessions and neither; all of them new."""
@@ -95,6 +98,7 @@ def place_in(connection: psycopg.Connection[Any], size: Size) -> Place:
         session=column("a_session")[0],
         transaction=column("a_transaction")[0],
         dead_tokens=column("dead_tokens"),
+        young_since=column("twentieth_event")[0],
         batch_id=new_batch_id(),
         published=_group([*_new_writes("new"), _write(None), _write(None)]),
         repeated=_group([*known, *_new_writes("again"), _write(None)]),

@@ -165,11 +165,11 @@ SELECT tenant_id, CASE WHEN tenant_id = 1 THEN %(last_token)s ELSE %(small_last_
 FROM tenant
 
 -- name: leases
-INSERT INTO ingest_lease (tenant_id, acked_token)
+INSERT INTO ingest_lease (tenant_id, acked_token, oldest_token, oldest_at)
 SELECT tenant_id, CASE WHEN tenant_id = 1 THEN %(acked)s
                        WHEN tenant_id <= 5 THEN %(small_last_token)s - 20
-                       ELSE %(small_last_token)s END
-FROM tenant
+                       ELSE %(small_last_token)s END, 1, ingested_at
+FROM tenant JOIN ingest_event USING (tenant_id) WHERE visibility_token = 1
 
 -- name: claims
 INSERT INTO ingest_claim_batch (batch_id, tenant_id, consumer_id, epoch, attempt, first_token,
