@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final, Protocol
 
@@ -119,28 +120,14 @@ class PostgresIngestBus:
         lease: timedelta,
         skip: Collection[TenantId] = (),
     ) -> Claim | None:
-        with self._database.connect() as connection, connection.transaction():
-            while picked := connection.execute(
-                _SQL["pick_tenant"], {"skip": list(skip)}
-            ).fetchone():
-                tenant_id, acked_token, _, attempt, last_token = picked
-                claim = _claim(
-                    connection,
-                    tenant_id,
-                    acked_token,
-                    attempt,
-                    consumer_id=consumer_id,
-                    limit=limit,
-                    max_bytes=max_bytes,
-                    lease=lease,
-                )
-                if claim is not None:
-                    return claim
-                # Only dead-lettered tokens were left: step over them, and look at the others.
-                connection.execute(
-                    _SQL["skip_resolved"], {"tenant_id": tenant_id, "last_token": last_token}
-                )
-        return None
+        wanted = _Wanted(consumer_id, limit, max_bytes, lease, list(skip))
+        with self._database.connect() as connection:
+            found = _claim(connection, wanted)
+            if isinstance(found, Claim) or not found:
+                return found or None
+            # Of a tenant whose consumers died of late, or that has nothing but dead letters left.
+            with connection.transaction():
+                return _claim_with_care(connection, wanted)
 
     def ack(self, claim: Claim, events: Collection[EventId], *, within: Any | None = None) -> None:
         with self._transaction(within) as connection:
@@ -357,46 +344,49 @@ class PostgresIngestBus:
         self._groups.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a consumer asks of its next claim."""
+
+    consumer_id: ConsumerId
+    limit: int
+    max_bytes: int
+    lease: timedelta
+    skip: list[TenantId]
+
+
 def _claim(
     connection: Connection,
-    tenant_id: TenantId,
-    acked_token: int,
-    attempt: int,
+    wanted: _Wanted,
     *,
-    consumer_id: ConsumerId,
-    limit: int,
-    max_bytes: int,
-    lease: timedelta,
-) -> Claim | None:
-    """Hold the tenant's next events, after what its earlier claims say of their head.
-
-    None when there are none. The lease row is locked.
-    """
-    buries = attempt >= MAX_ATTEMPTS
-    if buries:
-        _bury_head(connection, tenant_id, acked_token, attempt)
-    elif attempt + 1 >= ISOLATE_FROM_ATTEMPT:
-        limit = 1
+    only: TenantId | None = None,
+    attempts_max: int = ISOLATE_FROM_ATTEMPT - 1,
+    gave_verdict: bool = False,
+) -> Claim | bool:
+    """Claim in one statement. No claim: whether a tenant is left that needs a closer look."""
     batch_id = new_batch_id()
     values = {
-        "tenant_id": tenant_id,
-        "acked_token": acked_token,
+        "skip": wanted.skip,
+        "only": only,
+        "attempts_max": attempts_max,
         "batch_id": batch_id,
-        "consumer_id": consumer_id,
-        "lease": lease,
-        "limit": limit,
-        "max_bytes": max_bytes,
-        "gave_verdict": buries,
+        "consumer_id": wanted.consumer_id,
+        "lease": wanted.lease,
+        "limit": wanted.limit,
+        "max_bytes": wanted.max_bytes,
+        "gave_verdict": gave_verdict,
     }
-    rows = connection.execute(_SQL["claim_events"], values, binary=True).fetchall()
+    rows = connection.execute(_SQL["claim_next"], values, binary=True).fetchall()
     if not rows:
-        return None
-    epoch, attempt, lease_until = rows[0][:3]
-    events = tuple(event_of(tenant_id, row[3:]) for row in rows)
+        return False
+    tenant_id, acked_token, epoch, attempt, lease_until = rows[0][:5]
+    if epoch is None:
+        return True
+    events = tuple(event_of(tenant_id, row[5:]) for row in rows)
     return Claim(
         batch_id=batch_id,
         tenant_id=tenant_id,
-        consumer_id=consumer_id,
+        consumer_id=wanted.consumer_id,
         epoch=epoch,
         attempt=attempt,
         after_token=VisibilityToken(acked_token),
@@ -404,6 +394,31 @@ def _claim(
         lease_until=lease_until,
         events=events,
     )
+
+
+def _claim_with_care(connection: Connection, wanted: _Wanted) -> Claim | None:
+    """Claim after what earlier claims say of a tenant's head, under the lock of its lease row."""
+    while picked := connection.execute(_SQL["pick_tenant"], {"skip": wanted.skip}).fetchone():
+        tenant_id, acked_token, attempt, last_token = picked
+        connection.execute(_SQL["expire_claims_of_tenant"], (tenant_id,))
+        buries = attempt >= MAX_ATTEMPTS
+        if buries:
+            _bury_head(connection, tenant_id, acked_token, attempt)
+        alone = not buries and attempt + 1 >= ISOLATE_FROM_ATTEMPT
+        found = _claim(
+            connection,
+            replace(wanted, limit=1) if alone else wanted,
+            only=tenant_id,
+            attempts_max=MAX_ATTEMPTS,
+            gave_verdict=buries,
+        )
+        if isinstance(found, Claim):
+            return found
+        # Only dead-lettered tokens were left: step over them, and look at the others.
+        connection.execute(
+            _SQL["skip_resolved"], {"tenant_id": tenant_id, "last_token": last_token}
+        )
+    return None
 
 
 def _bury_head(connection: Connection, tenant_id: TenantId, acked_token: int, attempt: int) -> None:

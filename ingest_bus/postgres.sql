@@ -1,7 +1,7 @@
 -- name: pick_tenant
 -- The tenant that waited longest. Its lease row stays locked until the claim commits. Tenants that
 -- are idle are not looked at, however many there are.
-SELECT l.tenant_id, l.acked_token, l.epoch, l.attempt, c.last_token
+SELECT l.tenant_id, l.acked_token, l.attempt, c.last_token
 FROM ingest_lease l
 JOIN token_counter c USING (tenant_id)
 WHERE NOT c.idle AND c.last_token > l.acked_token AND l.tenant_id <> ALL (%(skip)s)
@@ -11,11 +11,30 @@ ORDER BY l.claimed_at NULLS FIRST
 LIMIT 1
 FOR UPDATE OF l SKIP LOCKED
 
--- name: claim_events
--- What fits the limits, and the rest of the group whose beginning fits: a group is never cut. The
--- lease is held and the claim recorded when there is anything. The lease row is locked by a statement
--- before, so that this one sees every verdict on the events behind it.
-WITH fitting AS (
+-- name: claim_next
+-- A claim in one statement, which commits itself: of the tenant that waited longest, or of `only`, the
+-- events that fit the limits, and the rest of the group whose beginning fits: a group is never cut.
+-- No row: nobody waits. A row without an epoch: the tenant needs `pick_tenant` and a closer look, and
+-- nothing was changed.
+WITH picked AS (
+    SELECT l.tenant_id, l.acked_token, l.xmin AS version,
+           l.attempt < %(attempts_max)s AS usual
+    FROM ingest_lease l
+    JOIN token_counter c USING (tenant_id)
+    WHERE NOT c.idle AND c.last_token > l.acked_token AND l.tenant_id <> ALL (%(skip)s)
+      AND (l.tenant_id = %(only)s OR %(only)s::bigint IS NULL)
+      AND (l.lease_until IS NULL OR l.lease_until <= duckmesh_now())
+      AND (l.not_before IS NULL OR l.not_before <= duckmesh_now())
+    ORDER BY l.claimed_at NULLS FIRST
+    LIMIT 1
+    FOR UPDATE OF l SKIP LOCKED
+), tail AS (
+    -- Verdicts on events come with a change of the lease row. A lock takes the row as it is by now,
+    -- and all else is as it was when the statement began: only an unchanged row fits its events.
+    SELECT p.tenant_id, p.acked_token
+    FROM picked p JOIN ingest_lease s ON s.tenant_id = p.tenant_id AND s.xmin = p.version
+    WHERE p.usual
+), fitting AS (
     SELECT visibility_token, group_last_token,
            sum(CASE WHEN payload_kind = 'inline' THEN byte_count ELSE 0 END)
                OVER (ORDER BY visibility_token) AS running_bytes,
@@ -23,8 +42,8 @@ WITH fitting AS (
     FROM (
         SELECT visibility_token, group_last_token, payload_kind, byte_count
         FROM ingest_event
-        WHERE tenant_id = %(tenant_id)s AND visibility_token > %(acked_token)s
-          AND state = 'accepted'
+        WHERE tenant_id = (SELECT tenant_id FROM tail)
+          AND visibility_token > (SELECT acked_token FROM tail) AND state = 'accepted'
         ORDER BY visibility_token
         LIMIT %(limit)s
     ) n
@@ -32,36 +51,43 @@ WITH fitting AS (
     SELECT min(visibility_token) AS first_token,
            max(greatest(visibility_token, group_last_token)) AS last_token
     FROM fitting WHERE running_bytes <= %(max_bytes)s OR position = 1
-), expired AS (
-    -- A lease that ran out is ours now: its claim has ended.
-    UPDATE ingest_claim_batch SET state = 'expired', ended_at = clock_timestamp()
-    WHERE tenant_id = %(tenant_id)s AND state = 'active'
 ), held AS (
     UPDATE ingest_lease l
     SET epoch = l.epoch + 1, consumer_id = %(consumer_id)s, batch_id = %(batch_id)s,
         lease_until = duckmesh_now() + %(lease)s, claimed_at = duckmesh_now(),
         attempt = l.attempt + 1, not_before = NULL
-    FROM bounds WHERE l.tenant_id = %(tenant_id)s AND bounds.last_token IS NOT NULL
+    FROM tail, bounds
+    WHERE l.tenant_id = tail.tenant_id AND bounds.last_token IS NOT NULL
     -- A claim that Postgres forgets in a crash is fenced by its batch: nothing of it is published.
     -- Else the publication's own commit makes it durable. A verdict given with it waits for the disk.
-    RETURNING l.epoch, l.attempt, l.lease_until,
+    RETURNING l.tenant_id, l.epoch, l.attempt, l.lease_until,
               set_config('synchronous_commit', CASE WHEN %(gave_verdict)s
                          THEN current_setting('synchronous_commit') ELSE 'off' END, true)
+), expired AS (
+    -- A lease that ran out is ours now: its claim has ended.
+    UPDATE ingest_claim_batch b SET state = 'expired', ended_at = clock_timestamp()
+    FROM held WHERE b.tenant_id = held.tenant_id AND b.state = 'active'
 ), noted AS (
     INSERT INTO ingest_claim_batch (batch_id, tenant_id, consumer_id, epoch, attempt, first_token,
                                     last_token)
-    SELECT %(batch_id)s, %(tenant_id)s, %(consumer_id)s, held.epoch, held.attempt,
+    SELECT %(batch_id)s, held.tenant_id, %(consumer_id)s, held.epoch, held.attempt,
            bounds.first_token, bounds.last_token
     FROM held CROSS JOIN bounds
 )
-SELECT held.epoch, held.attempt, held.lease_until,
+SELECT p.tenant_id, p.acked_token, held.epoch, held.attempt, held.lease_until,
        e.visibility_token, e.event_id, e.table_id, e.schema_version, e.operation,
        e.idempotency_key, e.payload_kind, e.payload, e.row_count, e.byte_count, e.min_event_time,
        e.max_event_time, e.trace_id, e.ingested_at, e.attempts, e.group_last_token
-FROM ingest_event e CROSS JOIN held
-WHERE e.tenant_id = %(tenant_id)s AND e.visibility_token > %(acked_token)s
-  AND e.state = 'accepted' AND e.visibility_token <= (SELECT last_token FROM bounds)
+FROM picked p
+LEFT JOIN held ON held.tenant_id = p.tenant_id
+LEFT JOIN ingest_event e
+  ON e.tenant_id = held.tenant_id AND e.visibility_token > p.acked_token
+     AND e.visibility_token <= (SELECT last_token FROM bounds) AND e.state = 'accepted'
 ORDER BY e.visibility_token
+
+-- name: expire_claims_of_tenant
+UPDATE ingest_claim_batch SET state = 'expired', ended_at = clock_timestamp()
+WHERE tenant_id = %s AND state = 'active'
 
 -- name: skip_resolved
 UPDATE ingest_lease SET acked_token = %(last_token)s, attempt = 0

@@ -493,3 +493,28 @@ def test_a_backend_that_cannot_be_reached_is_unavailable(database_dsn: str) -> N
             with pytest.raises(Unavailable):
                 call()
         bus.close()
+
+
+def test_an_event_that_was_acked_is_in_no_later_claim_however_many_consumers_race(
+    world: PostgresWorld, bus: IngestBus, acme: TenantId
+) -> None:
+    publish(bus, acme, 60)
+    acked: list[int] = []
+    claimed_after: list[set[int]] = []
+
+    def consume() -> None:
+        while bus.has_unresolved(acme, None, through=VisibilityToken(60)):
+            before = set(acked)
+            held = claim(bus, limit=3)
+            if held is None:
+                continue
+            claimed_after.append(before & set(tokens_of(held)))
+            # A part of the claim, and the rest is free at once: for whoever asks just now.
+            bus.ack(held, all_of(held)[:2])
+            acked.extend(tokens_of(held)[:2])
+            bus.release(held)
+
+    answers = together(*[consume] * 6)
+    assert [answer for answer in answers if isinstance(answer, Exception)] == []
+    assert sorted(acked) == list(range(1, 61))
+    assert not any(claimed_after)
