@@ -20,8 +20,6 @@ from duckmesh.identifiers import Epoch, FileId, TableId, TenantId
 
 FOLD_FROM_FILES: Final = 8
 _CLASS_BOUNDS_BYTES: Final = (16 * 2**10, 128 * 2**10)
-
-
 _TENANTS_KNOWN: Final = 10_000
 
 
