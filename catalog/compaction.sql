@@ -1,10 +1,15 @@
 -- name: crowded_tables
 -- Tables with several small live files, the most crowded first. An object of several partitions
--- is to be taken apart, however large it is.
+-- is to be taken apart, however large it is. Two indexes, one for each: large files are not read.
 SELECT f.tenant_id, f.table_id, count(*), sum(f.file_size_bytes)::bigint
-FROM data_file f
-WHERE f.end_snapshot IS NULL
-  AND (f.file_size_bytes < %(small_bytes)s OR f.partition @> '{"many": true}')
+FROM (
+    SELECT tenant_id, table_id, path, file_size_bytes, partition FROM data_file
+    WHERE end_snapshot IS NULL AND file_size_bytes < %(small_bytes)s
+    UNION ALL
+    SELECT tenant_id, table_id, path, file_size_bytes, partition FROM data_file
+    WHERE end_snapshot IS NULL AND partition @> '{"many": true}'
+      AND file_size_bytes >= %(small_bytes)s
+) f
 GROUP BY f.tenant_id, f.table_id
 HAVING count(*) > 1 OR bool_or(f.path IS NOT NULL AND f.partition @> '{"many": true}')
 ORDER BY count(*) DESC, f.table_id
@@ -13,11 +18,22 @@ LIMIT %(limit)s
 -- name: small_files
 -- A file whose snapshot is forgotten is old.
 SELECT f.file_id, f.path, f.schema_version, f.record_count, f.file_size_bytes, f.min_token,
-       f.max_token, coalesce(duckmesh_now() - s.created_at, interval '1000 days'),
+       f.max_token,
+       coalesce(duckmesh_now() - (SELECT s.created_at FROM snapshot s
+                                  WHERE s.snapshot_id = f.begin_snapshot), interval '1000 days'),
        f.partition
-FROM data_file f LEFT JOIN snapshot s ON s.snapshot_id = f.begin_snapshot
-WHERE f.table_id = %(table_id)s AND f.end_snapshot IS NULL
-  AND (f.file_size_bytes < %(small_bytes)s OR f.partition @> '{"many": true}')
+FROM (
+    SELECT file_id, path, schema_version, record_count, file_size_bytes, min_token, max_token,
+           begin_snapshot, partition
+    FROM data_file
+    WHERE table_id = %(table_id)s AND end_snapshot IS NULL AND file_size_bytes < %(small_bytes)s
+    UNION ALL
+    SELECT file_id, path, schema_version, record_count, file_size_bytes, min_token, max_token,
+           begin_snapshot, partition
+    FROM data_file
+    WHERE table_id = %(table_id)s AND end_snapshot IS NULL AND partition @> '{"many": true}'
+      AND file_size_bytes >= %(small_bytes)s
+) f
 ORDER BY f.min_token, f.file_id
 LIMIT %(limit)s
 

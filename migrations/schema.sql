@@ -361,7 +361,10 @@ CREATE TABLE data_file (
 
 -- "Which files at S" is one range of this index.
 CREATE INDEX data_file_of_table ON data_file (table_id, end_snapshot, begin_snapshot);
-CREATE INDEX data_file_live ON data_file (table_id) WHERE end_snapshot IS NULL;
+CREATE INDEX data_file_live ON data_file (table_id, file_size_bytes) WHERE end_snapshot IS NULL;
+-- Rows of several partitions, that compaction is to take apart. Most lakes have none.
+CREATE INDEX data_file_uncut ON data_file (table_id)
+    WHERE end_snapshot IS NULL AND partition @> '{"many": true}';
 CREATE INDEX data_file_ended ON data_file (tenant_id, end_snapshot)
     WHERE end_snapshot IS NOT NULL AND unreachable_since IS NULL;
 CREATE INDEX data_file_unreachable ON data_file (tenant_id, unreachable_since)

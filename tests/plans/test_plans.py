@@ -149,6 +149,29 @@ def test_a_scan_from_end_to_end_is_seen(large: Synthetic) -> None:
     assert "client_session" in found.scanned
 
 
+@pytest.mark.parametrize("plan", ["custom", "generic"])
+@pytest.mark.parametrize("name", ["crowded_tables", "small_files"])
+def test_small_files_are_found_without_the_large_ones_around_them(
+    large: Synthetic, name: str, plan: str
+) -> None:
+    values = {"small_bytes": 2**26, "table_id": 1, "limit": 1_000}
+    hot = Hot("catalog/compaction", name, lambda _: values)
+    connection = large.connections[plan]
+    with connection.transaction(force_rollback=True):
+        connection.execute("ANALYZE data_file")
+        before = cost_of(connection, hot, large.place)
+        connection.execute(
+            "INSERT INTO data_file (file_id, tenant_id, table_id, path, schema_version,"
+            " record_count, file_size_bytes, min_token, max_token, begin_snapshot)"
+            " SELECT gen_random_uuid(), 1, 1, 'large-' || n, 1, 1, 128 * 1048576, 1, 1, 1"
+            " FROM generate_series(1, 10000) n"
+        )
+        connection.execute("ANALYZE data_file")
+        after = cost_of(connection, hot, large.place)
+    assert after.rows <= before.rows + ROWS_FREE, (before, after)
+    assert after.blocks <= before.blocks * INDEX_GROWTH + 100, (before, after)
+
+
 @pytest.fixture(scope="module")
 def scattered(large: Synthetic) -> Iterator[psycopg.Connection[Any]]:
     """Events of one tenant that lie in no order, as they do when vacuum has made room often."""
