@@ -202,6 +202,37 @@ def test_a_fenced_ack_undoes_the_publication_it_was_to_join(
     bus.ack(replacement, all_of(replacement))
 
 
+def test_a_claim_that_a_crash_of_postgres_forgot_publishes_nothing(
+    world: PostgresWorld, bus: IngestBus, acme: TenantId
+) -> None:
+    publish(bus, acme, 2)
+    held = claimed(bus)
+    with world.catalog.connect() as connection:
+        # As the database is when it comes back without the claim's commit.
+        connection.execute("DELETE FROM ingest_claim_batch")
+        connection.execute(
+            "UPDATE ingest_lease SET epoch = epoch - 1, attempt = 0, consumer_id = NULL, "
+            "batch_id = NULL, lease_until = NULL, claimed_at = NULL"
+        )
+    replacement = claimed(bus, limit=1)
+    assert replacement.epoch == held.epoch
+    late = Publication(acme, held.epoch, held.after_token, held.last_token, created_by="forgotten")
+
+    def publish_and_ack() -> None:
+        with world.transaction() as transaction:
+            snapshots.commit_snapshot(transaction, late)
+            bus.ack(held, all_of(held), within=transaction)
+
+    for call in (publish_and_ack, partial(bus.extend_lease, held, LEASE)):
+        with pytest.raises(Fenced):
+            call()
+    bus.release(held)
+    with world.catalog.connect() as connection:
+        assert snapshots.newest(connection, acme).max_visibility_token == 0
+    bus.ack(replacement, all_of(replacement))
+    assert tokens_of(claimed(bus)) == [2]
+
+
 def test_a_claim_whose_ack_is_under_way_cannot_be_taken_even_when_its_lease_runs_out(
     world: PostgresWorld, bus: IngestBus, acme: TenantId
 ) -> None:
