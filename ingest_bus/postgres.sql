@@ -317,22 +317,20 @@ WHERE ctid = ANY (ARRAY(
 -- letters and dead rows are passed once. A lease that is in use is left to the next turn, so that
 -- no claim waits for this, nor this for a claim.
 UPDATE ingest_lease l
-SET oldest_token = coalesce(o.visibility_token, l.oldest_token),
-    -- An event that comes later is younger than now.
-    oldest_at = coalesce(o.ingested_at, clock_timestamp())
-FROM (
-    SELECT tenant_id, oldest_token FROM ingest_lease
+SET (oldest_token, oldest_at) = (
+    -- Where there is none: an event that comes later is younger than now.
+    SELECT coalesce(o.visibility_token, l.oldest_token), coalesce(o.ingested_at, clock_timestamp())
+    FROM (SELECT) AS one_row
+    LEFT JOIN LATERAL (
+        SELECT visibility_token, ingested_at FROM ingest_event
+        WHERE tenant_id = l.tenant_id AND visibility_token >= l.oldest_token AND state <> 'failed'
+        ORDER BY visibility_token LIMIT 1
+    ) o ON true)
+WHERE l.tenant_id = ANY (ARRAY(
+    SELECT tenant_id FROM ingest_lease
     WHERE oldest_at < duckmesh_now() - %(older_than)s::interval
     ORDER BY oldest_at LIMIT %(limit)s
-    FOR UPDATE SKIP LOCKED
-) d
-LEFT JOIN LATERAL (
-    SELECT visibility_token, ingested_at FROM ingest_event
-    WHERE tenant_id = d.tenant_id AND visibility_token >= d.oldest_token AND state <> 'failed'
-    ORDER BY visibility_token LIMIT 1
-) o ON true
-WHERE l.tenant_id = d.tenant_id
-  AND (o.visibility_token IS NULL OR o.visibility_token > l.oldest_token)
+    FOR UPDATE SKIP LOCKED))
 
 -- name: expire_events
 -- Committed events older than any key. Their rows are in snapshots; only receipts end here. Each

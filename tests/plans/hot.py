@@ -123,6 +123,7 @@ class Grows(Enum):
 
     ANSWER = "what it answers or changes"
     TENANTS = "the number of tenants"
+    ENDED_FILES = "the index entries of the files that ended since, in the tables it names"
 
 
 @dataclass(frozen=True, slots=True)

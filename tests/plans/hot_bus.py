@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from duckmesh.identifiers import new_event_id
-from tests.plans.hot import Hot, Place
+from tests.plans.hot import Grows, Hot, Place
 from tests.plans.synthetic_catalog import GIANT, SMALL
 
 _PUBLISH: Final = "ingest_bus/postgres_publish"
@@ -111,7 +111,7 @@ HOT: Final = [
     Hot(_BUS, "end_claim", _claim),
     Hot(_BUS, "release_lease", _claim),
     Hot(_BUS, "extend_lease", _claim),
-    Hot(_BUS, "requeue_expired", lambda _: None),
+    Hot(_BUS, "requeue_expired", lambda _: None, grows_with=Grows.TENANTS),
     Hot(_BUS, "rest_quiet", lambda _: {"quiet_for": timedelta(seconds=10), "limit": 1000}),
     # the barrier, and what is told of the backlog
     Hot(_BUS, "last_token", lambda _: (GIANT,)),
@@ -133,7 +133,7 @@ HOT: Final = [
     Hot(_BUS, "backlog", _named),
     Hot(_BUS, "pending_tables", _named),
     Hot(_BUS, "lag", lambda _: {"tenants_max": 10}),
-    Hot(_BUS, "stuck", lambda _: None),
+    Hot(_BUS, "stuck", lambda _: None, grows_with=Grows.TENANTS),
     # dead letters
     Hot(_DEAD, "list_dead", _dead),
     Hot(_DEAD, "list_dead", lambda p: _dead(p) | {"named": p.dead_tokens}, "named"),

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from duckmesh.identifiers import new_file_id, new_session_id, new_transaction_id
-from tests.plans.hot import Hot, Place
+from tests.plans.hot import Grows, Hot, Place
 from tests.plans.synthetic_catalog import GIANT, SMALL
 
 _SNAPSHOTS: Final = "catalog/snapshots"
@@ -180,7 +180,7 @@ _QUERY: Final = [
     Hot(_SNAPSHOTS, "recent", lambda p: (7, p.size.newest, 20), "a small tenant"),
     Hot(_FILES, "manifest", lambda p: _at(p.size.newest), "newest"),
     Hot(_FILES, "manifest", lambda p: _at(p.size.newest - 100), "a little older"),
-    Hot(_FILES, "manifest", lambda p: _at(p.middle), "old"),
+    Hot(_FILES, "manifest", lambda p: _at(p.middle), "old", grows_with=Grows.ENDED_FILES),
     Hot(_FILES, "is_kept", lambda p: (p.middle,)),
     Hot(_FILES, "still_kept", lambda p: (p.live_files,)),
     Hot(_FILES, "stats_of", lambda p: (p.live_files,)),

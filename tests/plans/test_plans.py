@@ -97,6 +97,8 @@ def growth_of(hot: Hot, before: Size, after: Size) -> float:
             return 1.0
         case Grows.TENANTS:
             return after.tenants / before.tenants
+        case Grows.ENDED_FILES:
+            return after.newest / before.newest
 
 
 def cases() -> Iterator[Any]:
