@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from operator import itemgetter
 from typing import Any, Final, Protocol
 
 import psycopg
@@ -41,6 +42,9 @@ from ingest_bus.postgres_rows import event_of, record_of
 _SQL = Statements("ingest_bus", "postgres.sql")
 _CLAIMS_KEPT: Final = timedelta(days=1)
 """How long what is known of an ended claim is kept at most: nobody but an operator asks for it."""
+
+_LEASE_COLUMNS: Final = 5
+"""So many columns of `claim_next` come before the event's, the first of which is its token."""
 
 ACCEPTED_CHANNEL: Final = "duckmesh_accepted"
 _ACCEPTED_PATIENCE: Final = timedelta(milliseconds=50)
@@ -379,10 +383,11 @@ def _claim(
     rows = connection.execute(_SQL["claim_next"], values, binary=True).fetchall()
     if not rows:
         return False
-    tenant_id, acked_token, epoch, attempt, lease_until = rows[0][:5]
-    if epoch is None:
+    if rows[0][_LEASE_COLUMNS] is None:
         return True
-    events = tuple(event_of(tenant_id, row[5:]) for row in rows)
+    rows.sort(key=itemgetter(_LEASE_COLUMNS))
+    tenant_id, acked_token, epoch, attempt, lease_until = rows[0][:_LEASE_COLUMNS]
+    events = tuple(event_of(tenant_id, row[_LEASE_COLUMNS:]) for row in rows)
     return Claim(
         batch_id=batch_id,
         tenant_id=tenant_id,

@@ -14,8 +14,8 @@ FOR UPDATE OF l SKIP LOCKED
 -- name: claim_next
 -- A claim in one statement, which commits itself: of the tenant that waited longest, or of `only`, the
 -- events that fit the limits, and the rest of the group whose beginning fits: a group is never cut.
--- No row: nobody waits. A row without an epoch: the tenant needs `pick_tenant` and a closer look, and
--- nothing was changed.
+-- No row: nobody waits. One row without an event: the tenant needs `pick_tenant` and a closer look,
+-- and nothing was changed. Rows come in any order: Postgres would sort the payloads with them.
 WITH picked AS (
     SELECT l.tenant_id, l.acked_token, l.xmin AS version,
            l.attempt < %(attempts_max)s AS usual
@@ -74,7 +74,7 @@ WITH picked AS (
            bounds.first_token, bounds.last_token
     FROM held CROSS JOIN bounds
 )
-SELECT p.tenant_id, p.acked_token, held.epoch, held.attempt, held.lease_until,
+SELECT p.tenant_id, p.acked_token, first.epoch, first.attempt, first.lease_until,
        e.visibility_token, e.event_id, e.table_id, e.schema_version, e.operation,
        e.idempotency_key, e.payload_kind, e.payload, e.row_count, e.byte_count, e.min_event_time,
        e.max_event_time, e.trace_id, e.ingested_at, e.attempts, e.group_last_token
@@ -83,7 +83,8 @@ LEFT JOIN held ON held.tenant_id = p.tenant_id
 LEFT JOIN ingest_event e
   ON e.tenant_id = held.tenant_id AND e.visibility_token > p.acked_token
      AND e.visibility_token <= (SELECT last_token FROM bounds) AND e.state = 'accepted'
-ORDER BY e.visibility_token
+-- The lease stands in the first event's row alone: thousands of copies cost more than the claim.
+LEFT JOIN held first ON e.visibility_token = (SELECT first_token FROM bounds)
 
 -- name: expire_claims_of_tenant
 UPDATE ingest_claim_batch SET state = 'expired', ended_at = clock_timestamp()
