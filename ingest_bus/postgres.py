@@ -38,8 +38,14 @@ from ingest_bus.port import ISOLATE_FROM_ATTEMPT, MAX_ATTEMPTS, NACK_BACKOFF_FIR
 from ingest_bus.postgres_dead_letters import list_dead, replay_dead
 from ingest_bus.postgres_publish import Publisher
 from ingest_bus.postgres_rows import event_of, record_of
+from ingest_bus.prepared import INT8, INT8_ARRAY, PreparedStatement
 
 _SQL = Statements("ingest_bus", "postgres.sql")
+_HAS_UNRESOLVED: Final = PreparedStatement(
+    "duckmesh_unresolved",
+    _SQL["has_unresolved"],
+    {"tenant_id": INT8, "table_ids": INT8_ARRAY, "through": INT8},
+)
 _CLAIMS_KEPT: Final = timedelta(days=1)
 """How long what is known of an ended claim is kept at most: nobody but an operator asks for it."""
 
@@ -248,11 +254,15 @@ class PostgresIngestBus:
         *,
         through: VisibilityToken,
     ) -> bool:
-        tables = None if table_ids is None else list(table_ids)
-        values = {"tenant_id": tenant_id, "table_ids": tables, "through": through}
+        values = {
+            "tenant_id": b"%d" % tenant_id,
+            "table_ids": None
+            if table_ids is None
+            else b"{%b}" % b",".join(b"%d" % i for i in table_ids),
+            "through": b"%d" % through,
+        }
         with self._database.connect() as connection:
-            row = connection.execute(_SQL["has_unresolved"], values).fetchone()
-        return bool(row and row[0])
+            return _HAS_UNRESOLVED.first_value(connection, values) == b"t"
 
     def find_by_key(self, tenant_id: TenantId, table_id: TableId, key: str) -> EventRecord | None:
         with self._database.connect() as connection:

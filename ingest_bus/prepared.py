@@ -7,7 +7,7 @@ adapted, and the lock is given away once, for the whole round trip.
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 from weakref import WeakSet
 
 import psycopg
@@ -21,6 +21,7 @@ INT8: Final = 20
 BOOL: Final = 16
 JSON: Final = 114
 BYTEA: Final = 17
+INT8_ARRAY: Final = 1016
 """Object ids of the types, as Postgres's pg_type has them for ever."""
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -39,8 +40,10 @@ class PreparedStatement:
         self._formats = [_BINARY if oid == BYTEA else _TEXT for oid in self._types]
         self._prepared: WeakSet[Connection] = WeakSet()
 
-    def first_value(self, connection: Connection, values: Mapping[str, bytes]) -> bytes | None:
-        """The first column of the first row, as text; None when there is no row.
+    def first_value(
+        self, connection: Connection, values: Mapping[str, bytes | None]
+    ) -> bytes | None:
+        """The first column of the first row, as text; None when there is no row. None is NULL.
 
         The connection is in autocommit and idle: the statement is a transaction of its own.
         Blocks. Raises what psycopg raises.
@@ -53,12 +56,14 @@ class PreparedStatement:
             self._prepared.discard(connection)
             return self._execute(connection, ordered)
 
-    def _execute(self, connection: Connection, values: Sequence[bytes]) -> bytes | None:
+    def _execute(self, connection: Connection, values: Sequence[bytes | None]) -> bytes | None:
         link = connection.pgconn
         if connection not in self._prepared:
             _check(link, link.prepare(self._name, self._sql, self._types))
             self._prepared.add(connection)
-        answer = link.exec_prepared(self._name, values, self._formats, _TEXT)
+        # It takes None for NULL, whatever its annotation says.
+        given = cast("Sequence[bytes]", values)
+        answer = link.exec_prepared(self._name, given, self._formats, _TEXT)
         _check(link, answer)
         return answer.get_value(0, 0) if answer.ntuples else None
 
