@@ -11,7 +11,15 @@ from catalog import sessions, snapshots
 from catalog.connection import Catalog
 from catalog.snapshots import Publication
 from duckmesh.errors import Conflict, Fenced, Unavailable
-from duckmesh.identifiers import EventId, SchemaVersion, TableId, TenantId, new_session_id
+from duckmesh.identifiers import (
+    EventId,
+    SchemaVersion,
+    TableId,
+    TenantId,
+    new_batch_id,
+    new_session_id,
+)
+from duckmesh.statements import Statements
 from duckmesh.tokens import VisibilityToken
 from ingest_bus.envelope import Claim, EventState, WritingSession
 from ingest_bus.memory import MemoryIngestBus
@@ -549,3 +557,33 @@ def test_an_event_that_was_acked_is_in_no_later_claim_however_many_consumers_rac
     assert [answer for answer in answers if isinstance(answer, Exception)] == []
     assert sorted(acked) == list(range(1, 61))
     assert not any(claimed_after)
+
+
+def test_a_claim_does_not_read_what_was_committed_before(
+    world: PostgresWorld, acme: TenantId
+) -> None:
+    for _ in range(5):
+        publish(world.bus, acme, 1_000)
+        held = claimed(world.bus, limit=1_000)
+        world.bus.ack(held, [event.envelope.event_id for event in held.events])
+    publish(world.bus, acme, 1)
+    values = {
+        "skip": [],
+        "only": None,
+        "attempts_max": 2,
+        "batch_id": new_batch_id(),
+        "consumer_id": "c1",
+        "lease": LEASE,
+        "limit": 5_000,
+        "max_bytes": 2**26,
+        "gave_verdict": False,
+    }
+    with world.transaction() as transaction:
+        # As after any load: all that the planner knows of is committed.
+        transaction.execute("ANALYZE ingest_event")
+        rows = transaction.execute(
+            "EXPLAIN " + Statements("ingest_bus", "postgres.sql")["claim_next"], values
+        ).fetchall()
+    plan = "\n".join(row[0] for row in rows)
+    assert "claimed_at" in plan
+    assert "Seq Scan on ingest_event" not in plan, plan
