@@ -12,7 +12,10 @@ from datetime import timedelta
 from typing import Final
 
 _ROUND_IN: Final = 8
-"""A round that published takes at most one in so many parts of the time."""
+"""Rounds that publish take at most one in so many parts of the time."""
+
+_REMEMBERED: Final = 8
+"""So many rounds, about, tell what one takes: every eighth folds a tail, and is no measure."""
 
 
 class Cadence:
@@ -25,6 +28,7 @@ class Cadence:
         self._monotonic = monotonic
         self._wanted = threading.Event()
         self._round_began = float("-inf")
+        self._usual_seconds: float | None = None
 
     def want(self) -> None:
         """Somebody waits: end a gathering, or skip the next one."""
@@ -37,10 +41,19 @@ class Cadence:
     def gather(self) -> None:
         """Wait until the round that published was an eighth of the time, or somebody waits."""
         left = self.gathering_seconds()
+        self._usual_seconds = self._usual_with(self._took())
         if left > 0:
             self._wanted.wait(left)
 
     def gathering_seconds(self) -> float:
         """How long to gather from now on, if nobody comes who waits."""
-        took = self._monotonic() - self._round_began
-        return min(self._interval_seconds, _ROUND_IN * took) - took
+        took = self._took()
+        return min(self._interval_seconds, _ROUND_IN * self._usual_with(took)) - took
+
+    def _took(self) -> float:
+        return self._monotonic() - self._round_began
+
+    def _usual_with(self, took: float) -> float:
+        """What a round takes of late, this one included."""
+        usual = self._usual_seconds
+        return took if usual is None else usual + (took - usual) / _REMEMBERED
