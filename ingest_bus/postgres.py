@@ -430,9 +430,10 @@ def _claim_with_care(connection: Connection, wanted: _Wanted) -> Claim | None:
         if isinstance(found, Claim):
             return found
         # Only dead-lettered tokens were left: step over them, and look at the others.
-        connection.execute(
-            _SQL["skip_resolved"], {"tenant_id": tenant_id, "last_token": last_token}
-        )
+        passed = {"tenant_id": tenant_id, "last_token": last_token}
+        if not connection.execute(_SQL["skip_resolved"], passed).rowcount:
+            # Something waits there after all, and could not be had: the next turn finds it.
+            return None
     return None
 
 

@@ -95,8 +95,13 @@ UPDATE ingest_claim_batch SET state = 'expired', ended_at = clock_timestamp()
 WHERE tenant_id = %s AND state = 'active'
 
 -- name: skip_resolved
-UPDATE ingest_lease SET acked_token = %(last_token)s, attempt = 0
-WHERE tenant_id = %(tenant_id)s AND acked_token < %(last_token)s
+-- Never over an event that waits: it would be lost.
+UPDATE ingest_lease l SET acked_token = %(last_token)s, attempt = 0
+WHERE l.tenant_id = %(tenant_id)s AND l.acked_token < %(last_token)s
+  AND NOT EXISTS (
+      SELECT 1 FROM ingest_event e
+      WHERE e.tenant_id = %(tenant_id)s AND e.visibility_token > l.acked_token
+        AND e.visibility_token <= %(last_token)s AND e.state = 'accepted')
 
 -- name: bury_head
 -- With its group, if it is of one: nobody may ever see a part of that.

@@ -587,3 +587,11 @@ def test_a_claim_does_not_read_what_was_committed_before(
     plan = "\n".join(row[0] for row in rows)
     assert "claimed_at" in plan
     assert "Seq Scan on ingest_event" not in plan, plan
+
+
+def test_no_event_that_waits_is_stepped_over(world: PostgresWorld, acme: TenantId) -> None:
+    publish(world.bus, acme, 2)
+    skip = Statements("ingest_bus", "postgres.sql")["skip_resolved"]
+    with world.transaction() as transaction:
+        assert transaction.execute(skip, {"tenant_id": acme, "last_token": 2}).rowcount == 0
+    assert tokens_of(claimed(world.bus)) == [1, 2]
