@@ -201,9 +201,9 @@ def contract_json(error: DuckMeshError, trace_id: str) -> str:
     """The contract as ASCII JSON that fits a trailer: a context too large is left out whole."""
     contract = error.as_contract(trace_id)
     contract["message"] = contract["message"][:512]
-    text = _ascii_json(contract)
+    text = ascii_json(contract)
     if len(text) > _CONTRACT_MAX_CHARS:
-        text = _ascii_json({**contract, "message": contract["message"][:160], "context": {}})
+        text = ascii_json({**contract, "message": contract["message"][:160], "context": {}})
     return text
 
 
@@ -325,7 +325,8 @@ def _status(code: GrpcCode, text: str, contract: str) -> bytes:
     return bytes(status.SerializeToString())
 
 
-def _ascii_json(value: Mapping[str, Any]) -> str:
+def ascii_json(value: Mapping[str, Any]) -> str:
+    """Compact JSON that any header may carry; what JSON lacks is its text."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=True, default=str)
 
 

@@ -29,6 +29,7 @@ from duckmesh.identifiers import (
 )
 from flight_server import answers
 from flight_server.authenticate import Call
+from flight_server.boundary import ascii_json
 from flight_server.calls import Cancellable
 from flight_server.commands import IfTableExists, IfTableMissing, StatementIngest
 from flight_server.receipts import MetadataWriter, ReceiptWriter
@@ -123,7 +124,7 @@ class IngestDesk:
 
         def failure(error: DuckMeshError) -> bytes:
             contract = {"batch": numbers.answered, "error": error.as_contract(call.trace_id)}
-            return json.dumps(contract, separators=(",", ":"), default=str).encode()
+            return ascii_json(contract).encode()
 
         counted = _CountingWriter(writer, numbers)
         with ReceiptWriter(counted, window=self._window, on_failure=failure) as receipts:

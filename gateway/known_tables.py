@@ -29,6 +29,8 @@ class _Known:
     until: float
     fit: tuple[pa.Buffer, Conformer] | None = None
     """The schema that was offered last, as a message, and how its rows fit in."""
+    own: Conformer | None = None
+    """How rows of the table's very columns fit in."""
 
     def conformer(self, offered: pa.Schema) -> Conformer:
         """Raises Invalid (SCHEMA_INCOMPATIBLE)."""
@@ -41,6 +43,12 @@ class _Known:
         # One assignment: other threads read it meanwhile.
         self.fit = (message, conformer)
         return conformer
+
+    def as_it_is(self) -> tuple[Table, Conformer]:
+        """The table, and how rows of its very columns fit in."""
+        if self.own is None:
+            self.own = Conformer.between(self.table.schema.arrow, self.table.schema.arrow)
+        return self.table, self.own
 
 
 class KnownTables:
@@ -89,12 +97,12 @@ class KnownTables:
         """
         known = None if now else self._recall(tenant_id, name)
         known = known or self._look(tenant_id, name)
-        return None if known is None else (known.table, known.conformer(known.table.schema.arrow))
+        return None if known is None else known.as_it_is()
 
     def recall_as_it_is(self, tenant_id: TenantId, name: str) -> tuple[Table, Conformer] | None:
         """The same from memory; None when the catalog must be asked. Never blocks."""
         known = self._recall(tenant_id, name)
-        return None if known is None else (known.table, known.conformer(known.table.schema.arrow))
+        return None if known is None else known.as_it_is()
 
     def forget(self, tenant_id: TenantId, name: str) -> None:
         """Ask the catalog the next time."""

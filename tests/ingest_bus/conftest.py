@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from duckmesh.identifiers import TenantId
+from ingest_bus.port import IngestBus
 from tests.bus_worlds import PostgresWorld
 
 
@@ -12,3 +14,13 @@ def world(database_dsn: str) -> Iterator[PostgresWorld]:
     opened = PostgresWorld(database_dsn)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def bus(world: PostgresWorld) -> IngestBus:
+    return world.bus
+
+
+@pytest.fixture
+def acme(world: PostgresWorld) -> TenantId:
+    return world.tenant("acme")

@@ -3,29 +3,25 @@
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
-import pytest
-
 from duckmesh.identifiers import TenantId
 from ingest_bus.port import IngestBus
-from tests.bus_worlds import PATIENCE_SECONDS, PostgresWorld, claimed, publish, tokens_of, write
+from tests.bus_worlds import (
+    PATIENCE_SECONDS,
+    PostgresWorld,
+    claimed,
+    ids,
+    publish,
+    tokens_of,
+    write,
+)
 
 WEEK = timedelta(days=7)
-
-
-@pytest.fixture
-def bus(world: PostgresWorld) -> IngestBus:
-    return world.bus
-
-
-@pytest.fixture
-def acme(world: PostgresWorld) -> TenantId:
-    return world.tenant("acme")
 
 
 def publish_all(bus: IngestBus, tenant_id: TenantId, count: int) -> None:
     publish(bus, tenant_id, count)
     held = claimed(bus)
-    bus.ack(held, [event.envelope.event_id for event in held.events])
+    bus.ack(held, ids(held))
 
 
 def forgotten(bus: IngestBus, *, limit: int = 100) -> int:
@@ -73,7 +69,7 @@ def test_an_event_that_waited_long_is_forgotten_once_it_is_committed(
     assert forgotten(bus) == 0
     held = claimed(bus)
     assert tokens_of(held) == [1, 2]
-    bus.ack(held, [event.envelope.event_id for event in held.events])
+    bus.ack(held, ids(held))
     assert forgotten(bus) == 2
 
 
@@ -82,9 +78,8 @@ def test_dead_letters_in_front_stay_and_are_passed(
 ) -> None:
     publish(bus, acme, 4)
     held = claimed(bus)
-    ids = [event.envelope.event_id for event in held.events]
-    bus.nack(held, ids[:2], "broken", dead=True)
-    bus.ack(held, ids[2:])
+    bus.nack(held, ids(held)[:2], "broken", dead=True)
+    bus.ack(held, ids(held)[2:])
     world.advance(timedelta(days=8))
     assert forgotten(bus) == 2
     assert left(bus, acme) == [2, 1]
@@ -98,7 +93,7 @@ def test_an_event_whose_key_stays_is_forgotten_after_its_key(
 ) -> None:
     bus.publish([write(acme, key=f"k{number}") for number in range(3)])
     held = claimed(bus)
-    bus.ack(held, [event.envelope.event_id for event in held.events])
+    bus.ack(held, ids(held))
     world.advance(timedelta(days=8))
     assert [forgotten(bus, limit=1) for _ in range(4)] == [1, 1, 1, 0]
     assert left(bus, acme) == []

@@ -12,7 +12,6 @@ from catalog.connection import Catalog
 from catalog.snapshots import Publication
 from duckmesh.errors import Conflict, Fenced, Unavailable
 from duckmesh.identifiers import (
-    EventId,
     SchemaVersion,
     TableId,
     TenantId,
@@ -21,7 +20,7 @@ from duckmesh.identifiers import (
 )
 from duckmesh.statements import Statements
 from duckmesh.tokens import VisibilityToken
-from ingest_bus.envelope import Claim, EventState, WritingSession
+from ingest_bus.envelope import EventState, WritingSession
 from ingest_bus.memory import MemoryIngestBus
 from ingest_bus.port import IngestBus
 from ingest_bus.postgres import PostgresIngestBus
@@ -32,26 +31,13 @@ from tests.bus_worlds import (
     PostgresWorld,
     claim,
     claimed,
+    ids,
     publish,
     together,
     tokens_of,
     until,
     write,
 )
-
-
-@pytest.fixture
-def bus(world: PostgresWorld) -> IngestBus:
-    return world.bus
-
-
-@pytest.fixture
-def acme(world: PostgresWorld) -> TenantId:
-    return world.tenant("acme")
-
-
-def all_of(held: Claim) -> list[EventId]:
-    return [event.envelope.event_id for event in held.events]
 
 
 def someone_waits_for_a_lock(world: PostgresWorld) -> bool:
@@ -168,7 +154,7 @@ def test_an_ack_in_a_transaction_happens_when_it_commits(
     held = claimed(bus)
     with world.transaction() as transaction:
         assert bus.joins(transaction)
-        bus.ack(held, all_of(held), within=transaction)
+        bus.ack(held, ids(held), within=transaction)
         assert world.another_bus().backlog(acme).events == 2
     assert bus.backlog(acme).events == 0
 
@@ -180,12 +166,12 @@ def test_an_ack_in_a_transaction_that_rolls_back_leaves_nothing(
     held = claimed(bus)
     before = bus.recent_events(acme, limit=9)
     with world.transaction() as transaction:
-        bus.ack(held, all_of(held)[:1], within=transaction)
-        bus.nack(held, all_of(held)[1:], "broken", dead=True, within=transaction)
+        bus.ack(held, ids(held)[:1], within=transaction)
+        bus.nack(held, ids(held)[1:], "broken", dead=True, within=transaction)
         raise psycopg.Rollback
     assert bus.recent_events(acme, limit=9) == before
     assert world.ask("SELECT count(*) FROM ingest_claim_item") == [(0,)]
-    bus.ack(held, all_of(held))
+    bus.ack(held, ids(held))
     assert bus.backlog(acme).events == 0
 
 
@@ -201,13 +187,13 @@ def test_a_fenced_ack_undoes_the_publication_it_was_to_join(
     def publish_and_ack() -> None:
         with world.transaction() as transaction:
             snapshots.commit_snapshot(transaction, late)
-            bus.ack(held, all_of(held), within=transaction)
+            bus.ack(held, ids(held), within=transaction)
 
     with pytest.raises(Fenced):
         publish_and_ack()
     with world.catalog.connect() as connection:
         assert snapshots.newest(connection, acme).max_visibility_token == 0
-    bus.ack(replacement, all_of(replacement))
+    bus.ack(replacement, ids(replacement))
 
 
 def test_a_claim_that_a_crash_of_postgres_forgot_publishes_nothing(
@@ -229,7 +215,7 @@ def test_a_claim_that_a_crash_of_postgres_forgot_publishes_nothing(
     def publish_and_ack() -> None:
         with world.transaction() as transaction:
             snapshots.commit_snapshot(transaction, late)
-            bus.ack(held, all_of(held), within=transaction)
+            bus.ack(held, ids(held), within=transaction)
 
     for call in (publish_and_ack, partial(bus.extend_lease, held, LEASE)):
         with pytest.raises(Fenced):
@@ -237,7 +223,7 @@ def test_a_claim_that_a_crash_of_postgres_forgot_publishes_nothing(
     bus.release(held)
     with world.catalog.connect() as connection:
         assert snapshots.newest(connection, acme).max_visibility_token == 0
-    bus.ack(replacement, all_of(replacement))
+    bus.ack(replacement, ids(replacement))
     assert tokens_of(claimed(bus)) == [2]
 
 
@@ -247,7 +233,7 @@ def test_a_claim_whose_ack_is_under_way_cannot_be_taken_even_when_its_lease_runs
     publish(bus, acme, 1)
     held = claimed(bus)
     with world.transaction() as transaction:
-        bus.ack(held, all_of(held), within=transaction)
+        bus.ack(held, ids(held), within=transaction)
         world.advance(LEASE * 2)
         assert claim(world.another_bus()) is None
     assert claim(bus) is None
@@ -261,7 +247,7 @@ def test_requeue_expired_waits_for_an_ack_under_way_and_then_leaves_it(
     held = claimed(bus)
     with ThreadPoolExecutor(1) as thread:
         with world.transaction() as transaction:
-            bus.ack(held, all_of(held), within=transaction)
+            bus.ack(held, ids(held), within=transaction)
             world.advance(LEASE * 2)
             requeued = thread.submit(bus.requeue_expired)
             until(lambda: someone_waits_for_a_lock(world))
@@ -322,7 +308,7 @@ def idle(world: PostgresWorld, tenant: TenantId) -> bool:
 def gone_quiet(world: PostgresWorld, bus: IngestBus, tenant: TenantId) -> None:
     publish(bus, tenant, 1)
     held = claimed(bus)
-    bus.ack(held, all_of(held))
+    bus.ack(held, ids(held))
     bus.requeue_expired()
     assert not idle(world, tenant), "it was claimed from a moment ago"
     world.advance(timedelta(seconds=11))
@@ -356,7 +342,7 @@ def test_a_write_that_meets_the_moment_of_rest_is_looked_for(
     """Each holds the counter row once: the later one sees what the earlier one did."""
     publish(bus, acme, 1)
     held = claimed(bus)
-    bus.ack(held, all_of(held))
+    bus.ack(held, ids(held))
     with ThreadPoolExecutor(1) as threads, world.transaction() as transaction:
         # Rest has come, and has not committed, when the write is sent.
         transaction.execute("UPDATE token_counter SET idle = true")
@@ -366,7 +352,7 @@ def test_a_write_that_meets_the_moment_of_rest_is_looked_for(
         writing.result(PATIENCE_SECONDS)
     assert not idle(world, acme)
     held = claimed(bus)
-    bus.ack(held, all_of(held))
+    bus.ack(held, ids(held))
     world.advance(timedelta(seconds=11))
     with world.transaction() as transaction:
         # The other way round: a write under way keeps its tenant awake, and is not waited for.
@@ -383,8 +369,8 @@ def test_a_dead_letter_keeps_its_payload_and_a_committed_event_does_not(
 ) -> None:
     publish(bus, acme, 2, content=b"kept")
     held = claimed(bus)
-    bus.nack(held, all_of(held)[:1], "broken", dead=True)
-    bus.ack(held, all_of(held)[1:])
+    bus.nack(held, ids(held)[:1], "broken", dead=True)
+    bus.ack(held, ids(held)[1:])
     assert world.ask("SELECT state, payload FROM ingest_event ORDER BY visibility_token") == [
         ("failed", b"kept"),
         ("committed", None),
@@ -396,7 +382,7 @@ def test_a_refusal_is_noted_with_its_claim(
 ) -> None:
     publish(bus, acme, 1)
     held = claimed(bus)
-    bus.nack(held, all_of(held), "the store is slow")
+    bus.nack(held, ids(held), "the store is slow")
     assert world.ask(
         "SELECT i.reason, i.attempt, i.dead_lettered, b.state FROM ingest_claim_item i "
         "JOIN ingest_claim_batch b USING (batch_id)"
@@ -408,8 +394,8 @@ def test_committed_events_go_with_their_age_and_dead_or_waiting_ones_stay(
 ) -> None:
     bus.publish([write(acme), write(acme), write(acme, key="k"), write(acme)])
     held = claimed(bus, limit=3)
-    bus.nack(held, all_of(held)[:1], "broken", dead=True)
-    bus.ack(held, all_of(held)[1:])
+    bus.nack(held, ids(held)[:1], "broken", dead=True)
+    bus.ack(held, ids(held)[1:])
     week = timedelta(days=7)
     world.advance(week + timedelta(minutes=1))
     bus.expire_keys(older_than=timedelta(days=30), limit=10)
@@ -425,7 +411,7 @@ def test_receipts_without_keys_are_forgotten_as_fast_as_they_come(
 ) -> None:
     bus.publish([write(acme) for _ in range(8)])
     held = claimed(bus)
-    bus.ack(held, all_of(held))
+    bus.ack(held, ids(held))
     world.advance(timedelta(days=8))
     publish(bus, acme, 1)
     # A full count says that there is more, though no key is left: the duty goes on.
@@ -439,7 +425,7 @@ def test_ended_claims_are_forgotten_with_the_keys_of_a_short_window(
 ) -> None:
     publish(bus, acme, 1)
     held = claimed(bus)
-    bus.ack(held, all_of(held))
+    bus.ack(held, ids(held))
     world.advance(timedelta(hours=2))
     for window, left in ((timedelta(hours=3), 1), (timedelta(hours=1), 0)):
         bus.expire_keys(older_than=window, limit=10)
@@ -549,7 +535,7 @@ def test_an_event_that_was_acked_is_in_no_later_claim_however_many_consumers_rac
                 continue
             claimed_after.append(before & set(tokens_of(held)))
             # A part of the claim, and the rest is free at once: for whoever asks just now.
-            bus.ack(held, all_of(held)[:2])
+            bus.ack(held, ids(held)[:2])
             acked.extend(tokens_of(held)[:2])
             bus.release(held)
 
@@ -565,7 +551,7 @@ def test_a_claim_does_not_read_what_was_committed_before(
     for _ in range(5):
         publish(world.bus, acme, 1_000)
         held = claimed(world.bus, limit=1_000)
-        world.bus.ack(held, [event.envelope.event_id for event in held.events])
+        world.bus.ack(held, ids(held))
     publish(world.bus, acme, 1)
     values = {
         "skip": [],
