@@ -76,6 +76,8 @@ class LeaseKeeper:
             due = float("inf")
         except DuckMeshError as failure:
             _LOG.warning("lease_not_extended", error_code=failure.code.value)
+        except Exception:  # noqa: BLE001 - without this thread no later claim would be kept either
+            _LOG.exception("lease_not_extended")
         with self._lock:
             if self._claim is claim:
                 self._due = due
