@@ -29,6 +29,7 @@ from gateway.reads import ReadPoint, Reads
 from gateway.transactions import ClientTransaction
 from gateway.writes import Writes
 from ingest_bus.envelope import Receipt, WritingSession
+from query_engine.conversions import conversion_failed
 from query_engine.definitions import (
     CreateTable,
     DefinitionReader,
@@ -39,12 +40,7 @@ from query_engine.definitions import (
 )
 from query_engine.describe import Description
 from query_engine.engine import Interruption, QueryEngine
-from query_engine.insertion import (
-    Insertion,
-    InsertionReader,
-    conversion_failed,
-    filled_columns,
-)
+from query_engine.insertion import Insertion, InsertionReader, filled_columns
 from query_engine.lexemes import LexemeReader, TableName, first_word
 from query_engine.partition_clauses import PartitionChange, read_partition_change
 from query_engine.scratch import Scratch

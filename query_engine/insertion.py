@@ -14,14 +14,22 @@ import pyarrow as pa
 
 from duckmesh.errors import ErrorCode, Invalid, NotSupported
 from duckmesh.statements import Statements
-from query_engine.failures import clean
+from query_engine.conversions import (
+    aliases_of,
+    column,
+    conversion_failed,
+    kinds_of,
+    known_columns,
+    put,
+    query_over,
+    templates_of,
+)
 from query_engine.lexemes import TableName, without_end
 from query_engine.parameters import identifiers, parameter_columns
-from query_engine.quoting import identifier, sql_type
 from query_engine.scratch import Scratch
 from query_engine.submitted import whole
 from query_engine.syntax import Parameter
-from query_engine.trees import Tree, Trees
+from query_engine.trees import Tree, Trees, parameters_in
 
 _SQL: Final = Statements("query_engine", "writes.sql")
 
@@ -68,7 +76,7 @@ class Insertion:
     @property
     def parameters(self) -> tuple[Parameter, ...]:
         """The places of its parameters, in the order of the text."""
-        return _parameters_in(self.source)
+        return parameters_in(self.source)
 
 
 class InsertionReader:
@@ -113,19 +121,19 @@ class InsertionReader:
         source = _source_of(insertion)
         if insertion.cells is not None:
             source = _with_cells(
-                source, self._filled(insertion, _kinds(names, schema), _SQL["cast"])
+                source, self._filled(insertion, kinds_of(names, schema), _SQL["cast"])
             )
-        return _query_over(self._trees.text(source), names, schema)
+        return query_over(self._trees.text(source), names, schema)
 
     def failing_columns_query(
         self, insertion: Insertion, names: Sequence[str], schema: pa.Schema
     ) -> str:
         """A query whose one row says of each filled column whether a value does not convert."""
-        kinds, source, test = _kinds(names, schema), _source_of(insertion), _SQL["any_fails"]
+        kinds, source, test = kinds_of(names, schema), _source_of(insertion), _SQL["any_fails"]
         if insertion.cells is not None:
             source = _with_cells(source, self._filled(insertion, kinds, _SQL["fails"]))
             test = _SQL["any_true"]
-        aliases = _aliases(names)
+        aliases = aliases_of(names)
         tests = [
             test.format(value=alias, type=kind) for alias, kind in zip(aliases, kinds, strict=True)
         ]
@@ -161,20 +169,20 @@ class InsertionReader:
         places: Mapping[str, int],
     ) -> str:
         if insertion.source is None:
-            columns = ", ".join(_column(field, None) for field in schema)
+            columns = ", ".join(column(field, None) for field in schema)
             return _SQL["select_cells"].format(columns=columns, source=_BOUND)
-        cells = self._filled(insertion, _kinds(names, schema), _SQL["cast"])
+        cells = self._filled(insertion, kinds_of(names, schema), _SQL["cast"])
         if len(cells) == 1:
             # Its casts are the columns: over another query of them it would take twice as long.
             filled = self._columns_of(dict(zip(names, cells[0], strict=True)), schema)
             return self._trees.text(self._over_bound(insertion, [filled], places))
-        return _query_over(
+        return query_over(
             self._trees.text(self._over_bound(insertion, cells, places)), names, schema
         )
 
     def _columns_of(self, filled: Mapping[str, Tree], schema: pa.Schema) -> list[Tree]:
         """The table's columns in its order, by name; NULL where nothing fills one."""
-        nulls = self._templates(_SQL["cast"], _kinds(schema.names, schema))
+        nulls = templates_of(self._trees, _SQL["cast"], kinds_of(schema.names, schema))
         return [
             {**filled.get(name, null), "alias": name}
             for name, null in zip(schema.names, nulls, strict=True)
@@ -189,8 +197,8 @@ class InsertionReader:
         places: Mapping[str, int],
     ) -> str | None:
         """The first column of which a value does not convert."""
-        cells = self._filled(insertion, _kinds(names, schema), _SQL["fails"])
-        aliases = _aliases(names)
+        cells = self._filled(insertion, kinds_of(names, schema), _SQL["fails"])
+        aliases = aliases_of(names)
         query = _SQL["select_source"].format(
             columns=", ".join(_SQL["any_true"].format(value=alias) for alias in aliases),
             source=self._trees.text(self._over_bound(insertion, cells, places)),
@@ -212,15 +220,11 @@ class InsertionReader:
         INSERT converts each value of VALUES by itself; a query over VALUES would first find one
         type for all the values of a column.
         """
-        templates = self._templates(template, kinds)
+        templates = templates_of(self._trees, template, kinds)
         return [
-            [_put(cell, into) for into, cell in zip(templates, row, strict=True)]
+            [put(cell, into) for into, cell in zip(templates, row, strict=True)]
             for row in insertion.cells or ()
         ]
-
-    def _templates(self, template: str, kinds: Sequence[str]) -> tuple[Tree, ...]:
-        """The template of each column, with NULL where a value goes."""
-        return self._trees.selected(*(template.format(value="NULL", type=kind) for kind in kinds))
 
     def _over_bound(
         self,
@@ -250,7 +254,6 @@ def filled_columns(
     `given` is how many columns the source has, or their names. Raises Invalid
     (SCHEMA_INCOMPATIBLE) for an unknown or repeated column, and for a wrong count.
     """
-    known = {field.name.lower(): field.name for field in schema}
     if insertion.by_name and not isinstance(given, int):
         names = list(given)
     else:
@@ -266,44 +269,7 @@ def filled_columns(
                 columns=len(names),
                 values=count,
             )
-    unknown = [name for name in names if name.lower() not in known]
-    if unknown:
-        raise Invalid(
-            ErrorCode.SCHEMA_INCOMPATIBLE,
-            f"the table has no column {unknown[0]!r}: it has {', '.join(schema.names[:20])}",
-            column=unknown[0],
-        )
-    if len({name.lower() for name in names}) < len(names):
-        raise Invalid(ErrorCode.SCHEMA_INCOMPATIBLE, "a column is named twice: name it once")
-    return [known[name.lower()] for name in names]
-
-
-def conversion_failed(column: str | None, message: str) -> Invalid:
-    """The refusal of a value that its column's type cannot hold."""
-    reason = clean(message, ()).partition("\n")[0].removeprefix("Conversion Error: ")
-    where = "a value" if column is None else f"a value of column {column!r}"
-    context = {} if column is None else {"column": column}
-    return Invalid(ErrorCode.INVALID_PAYLOAD, f"{where} does not convert: {reason}", **context)
-
-
-def _kinds(names: Sequence[str], schema: pa.Schema) -> list[str]:
-    return [sql_type(schema.field(name).type) for name in names]
-
-
-def _aliases(names: Sequence[str]) -> list[str]:
-    return [f"c{at}" for at in range(len(names))]
-
-
-def _query_over(source: str, names: Sequence[str], schema: pa.Schema) -> str:
-    aliases = _aliases(names)
-    places = dict(zip(names, aliases, strict=True))
-    columns = ", ".join(_column(field, places.get(field.name)) for field in schema)
-    return _SQL["select_source"].format(columns=columns, source=source, aliases=", ".join(aliases))
-
-
-def _column(field: pa.Field, value: str | None) -> str:
-    cast = _SQL["cast"].format(value=value or "NULL", type=sql_type(field.type))
-    return _SQL["named"].format(value=cast, name=identifier(field.name))
+    return known_columns(names, schema)
 
 
 def _is_written_out(cell: Tree) -> bool:
@@ -325,34 +291,6 @@ def _bound_places(insertion: Insertion, bound: pa.Table | None) -> dict[str, int
     wanted = identifiers(insertion.parameters)
     names = [] if bound is None else bound.schema.names
     return parameter_columns(wanted, names, len(names))
-
-
-def _parameters_in(tree: Any) -> tuple[Parameter, ...]:
-    found: list[Parameter] = []
-    stack: list[Any] = [tree]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, list):
-            stack.extend(node)
-        elif isinstance(node, dict):
-            if node.get("class") == "PARAMETER":
-                place = int(node.get("query_location") or 0)
-                found.append(Parameter(str(node["identifier"]), place, 0))
-            stack.extend(each for each in node.values() if isinstance(each, (dict, list)))
-    return tuple(sorted(found, key=lambda each: each.at))
-
-
-def _put(cell: Tree, into: Any) -> Any:
-    """The template with the cell where its NULL stands; DEFAULT is NULL and leaves it."""
-    if cell["class"] == "DEFAULT":
-        return into
-    if isinstance(into, list):
-        return [_put(cell, each) for each in into]
-    if not isinstance(into, dict):
-        return into
-    if into.get("class") == "CONSTANT" and into["literal"]["kind"] == "NULL_LITERAL":
-        return cell
-    return {key: _put(cell, value) for key, value in into.items()}
 
 
 def _source_of(insertion: Insertion) -> Tree:

@@ -8,6 +8,7 @@ from duckmesh.statements import Statements
 from query_engine.failures import clean
 from query_engine.lexemes import without_end
 from query_engine.scratch import Scratch
+from query_engine.syntax import Parameter
 
 _SQL: Final = Statements("query_engine", "writes.sql")
 
@@ -56,6 +57,22 @@ class Trees:
                 self._selected.clear()
             self._selected[expressions] = known
         return known
+
+
+def parameters_in(tree: Any) -> tuple[Parameter, ...]:
+    """The places of the parameters in a tree, in the order of the text."""
+    found: list[Parameter] = []
+    stack: list[Any] = [tree]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, list):
+            stack.extend(node)
+        elif isinstance(node, dict):
+            if node.get("class") == "PARAMETER":
+                place = int(node.get("query_location") or 0)
+                found.append(Parameter(str(node["identifier"]), place, 0))
+            stack.extend(each for each in node.values() if isinstance(each, (dict, list)))
+    return tuple(sorted(found, key=lambda each: each.at))
 
 
 def _too_deep() -> NoReturn:

@@ -9,6 +9,24 @@ WITH written AS (
 {insert}
 ) SELECT 1
 
+-- name: change_as_cte
+WITH changed AS (
+{change}
+) SELECT 1
+
+-- name: matching
+SELECT NULL FROM target, source WHERE true
+
+-- name: distinct
+SELECT DISTINCT {columns} FROM (
+{source}
+) AS matched({columns})
+
+-- name: least_of_each
+SELECT DISTINCT ON ({key}) {columns} FROM (
+{source}
+) AS matched({columns}) ORDER BY ALL
+
 -- name: select_source
 SELECT {columns} FROM (
 {source}
