@@ -31,7 +31,8 @@ from flight_server.tickets import Outcome, Purpose, Seal, SealedStatement
 from flight_server.transactions import TransactionDesk
 from gateway.open_answers import Answer
 from gateway.reads import ReadPoint, Reads
-from gateway.sql_writes import Executed, SqlWrites
+from gateway.sql_steps import Executed
+from gateway.sql_writes import SqlWrites
 from gateway.transactions import ClientTransaction
 from query_engine.describe import Description
 from query_engine.permitted import SESSION_FUNCTIONS

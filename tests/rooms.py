@@ -25,7 +25,8 @@ from gateway.limits import IngestLimits
 from gateway.manifests import LocalFiles
 from gateway.reads import ReadLimits, ReadPoint, Reads
 from gateway.replicas import ReplicaOptions, Replicas
-from gateway.sql_writes import Executed, SqlWrites
+from gateway.sql_steps import Executed
+from gateway.sql_writes import SqlWrites
 from gateway.staging import StagingLimits
 from gateway.transactions import TransactionLimits, Transactions
 from gateway.visibility import Visibility

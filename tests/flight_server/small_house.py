@@ -28,7 +28,7 @@ from gateway.conform import Conformer
 from gateway.ingest_modes import IngestMode
 from gateway.open_answers import Answer, OpenAnswers
 from gateway.reads import DescribedTable
-from gateway.sql_writes import Executed
+from gateway.sql_steps import Executed
 from gateway.transactions import ClientTransaction, Committed
 from gateway.turns import TenantTurns, Turns
 from ingest_bus.envelope import Receipt

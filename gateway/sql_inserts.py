@@ -1,0 +1,77 @@
+"""INSERT: its values, or the rows of its query, accepted as one write."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Final
+
+import pyarrow as pa
+
+from duckmesh.errors import Invalid
+from gateway.identity import Role
+from gateway.ingest_modes import IngestMode
+from gateway.sql_steps import Executed, SqlRequest, SqlSteps, computing, executed
+from query_engine.conversions import conversion_failed
+from query_engine.insertion import Insertion, InsertionReader, filled_columns
+from query_engine.scratch import Scratch
+
+_CONVERSION: Final = "Conversion Error: "
+
+
+class SqlInserts:
+    """INSERT statements, for a serving process. Thread-safe."""
+
+    def __init__(self, steps: SqlSteps, scratch: Scratch) -> None:
+        self._steps = steps
+        self._insertions = InsertionReader(scratch)
+
+    def source(self, request: SqlRequest) -> str | None:
+        """The query whose parameters are the statement's; None when it has none."""
+        insertion = self._insertions.read(request.sql)
+        if not insertion.parameters:
+            return None
+        schema = self._steps.table(request, insertion.target.name).schema.arrow
+        names = filled_columns(insertion, schema, self._given(request, insertion))
+        return self._insertions.query_of(insertion, names, schema)
+
+    def insert(self, request: SqlRequest) -> Executed:
+        insertion = self._insertions.read(request.sql)
+        request.identity.require(Role.INGEST_WRITER)
+        table = self._steps.table(request, insertion.target.name)
+        with self._rows_of(request, insertion, table.schema.arrow) as rows:
+            receipt = self._steps.write(request, table.name, rows, mode=IngestMode.APPEND)
+        return executed(receipt)
+
+    @contextlib.contextmanager
+    def _rows_of(
+        self, request: SqlRequest, insertion: Insertion, schema: pa.Schema
+    ) -> Iterator[pa.RecordBatchReader]:
+        """The rows to insert, with the table's columns; from a query they come as they are read.
+
+        Raises Invalid (INVALID_PAYLOAD) naming the column for a value that does not convert.
+        """
+        if insertion.is_written_out:
+            cells = insertion.cells or [[]]
+            names = filled_columns(insertion, schema, len(cells[0]))
+            rows = self._insertions.written_rows(insertion, names, schema, request.parameters)
+            yield rows.to_reader()
+            return
+        request = computing(request, self._steps.engine.tables_read(self._source_text(insertion)))
+        names = filled_columns(insertion, schema, self._given(request, insertion))
+        query = self._insertions.query_of(insertion, names, schema)
+        try:
+            with self._steps.query(request, query) as reader:
+                yield reader
+        except Invalid as error:
+            if not error.message.startswith(_CONVERSION):
+                raise
+            failing = self._insertions.failing_columns_query(insertion, names, schema)
+            column = self._steps.failing_column(request, failing, names)
+            raise conversion_failed(column, error.message) from None
+
+    def _source_text(self, insertion: Insertion) -> str:
+        return self._insertions.source_text(insertion)
+
+    def _given(self, request: SqlRequest, insertion: Insertion) -> list[str] | int:
+        if (cells := insertion.cells) is not None:
+            return len(cells[0])
+        return list(self._steps.described(request, self._source_text(insertion)).names)
