@@ -30,8 +30,9 @@ RETURNING table_id
 -- name: copy_versions
 -- Old files name the version they were written with: every one up to the restored is there.
 INSERT INTO table_schema_version (table_id, schema_version, arrow_schema, columns,
-                                  compatibility_mode, begin_snapshot)
-SELECT %(new_table_id)s, schema_version, arrow_schema, columns, compatibility_mode, %(now)s
+                                  compatibility_mode, begin_snapshot, primary_key_cols)
+SELECT %(new_table_id)s, schema_version, arrow_schema, columns, compatibility_mode, %(now)s,
+       primary_key_cols
 FROM table_schema_version
 WHERE table_id = %(table_id)s AND schema_version <= %(version)s AND begin_snapshot <= %(then)s
 
@@ -47,7 +48,7 @@ ORDER BY snapshot_id DESC LIMIT 1
 WITH picked AS MATERIALIZED (
     SELECT gen_random_uuid() AS new_id, t.to_table, f.file_id, f.tenant_id, f.path, f.format,
            f.schema_version, f.partition, f.record_count, f.file_size_bytes, f.min_event_time,
-           f.max_event_time, f.stats, f.min_token, f.max_token
+           f.max_event_time, f.stats, f.min_token, f.max_token, f.delete_count
     FROM data_file f
     JOIN unnest(%(from_tables)s::bigint[], %(to_tables)s::bigint[]) AS t (from_table, to_table)
       ON t.from_table = f.table_id
@@ -57,9 +58,9 @@ WITH picked AS MATERIALIZED (
 ), added AS (
     INSERT INTO data_file (file_id, tenant_id, table_id, path, format, schema_version, partition,
                            record_count, file_size_bytes, min_event_time, max_event_time, stats,
-                           min_token, max_token, begin_snapshot)
+                           min_token, max_token, delete_count, begin_snapshot)
     SELECT new_id, tenant_id, to_table, path, format, schema_version, partition, record_count,
-           file_size_bytes, min_event_time, max_event_time, stats, min_token, max_token, %(now)s
+           file_size_bytes, min_event_time, max_event_time, stats, min_token, max_token, delete_count, %(now)s
     FROM picked
 ), contents AS (
     INSERT INTO data_file_content (file_id, content)

@@ -7,7 +7,7 @@ Parquet writers look for it, in the field's `PARQUET:field_id` metadata (Apache 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Final, Self
 
@@ -30,6 +30,8 @@ class TableSchema:
 
     version: SchemaVersion
     arrow: pa.Schema
+    primary_key: tuple[str, ...] = ()
+    """The columns of which a table keeps one row for each value; none for a table of all rows."""
 
     @classmethod
     def first(cls, offered: pa.Schema) -> Self:
@@ -39,7 +41,22 @@ class TableSchema:
     def replaced_by(self, offered: pa.Schema) -> "TableSchema":
         """The version after this one, with wholly new columns: their field ids are fresh."""
         arrow = with_field_ids(normal_schema(offered), first_id=self.next_field_id)
-        return TableSchema(SchemaVersion(self.version + 1), arrow)
+        version = SchemaVersion(self.version + 1)
+        return TableSchema(version, arrow).with_key(self.primary_key)
+
+    def with_key(self, names: Sequence[str]) -> "TableSchema":
+        """The version with this primary key, if each of the columns is here and can be of one."""
+        fields = {field.name: field for field in self.arrow}
+        known = all(
+            name in fields and not fields[name].nullable and can_be_key(fields[name].type)
+            for name in names
+        )
+        return replace(self, primary_key=tuple(names) if known else ())
+
+    @property
+    def key(self) -> pa.Schema:
+        """The columns of its primary key, in the order in which it names them."""
+        return pa.schema([self.arrow.field(name) for name in self.primary_key])
 
     @property
     def next_field_id(self) -> int:
@@ -53,8 +70,10 @@ class TableSchema:
         return bytes(self.arrow.serialize())
 
     @classmethod
-    def from_bytes(cls, version: SchemaVersion, content: bytes) -> Self:
-        return cls(version, pa.ipc.read_schema(pa.py_buffer(content)))
+    def from_bytes(
+        cls, version: SchemaVersion, content: bytes, primary_key: Sequence[str] = ()
+    ) -> "TableSchema":
+        return cls(version, pa.ipc.read_schema(pa.py_buffer(content))).with_key(primary_key)
 
     def as_columns(self) -> list[dict[str, Any]]:
         """The columns for people: field_id, name, type, nullable."""
@@ -67,6 +86,44 @@ class TableSchema:
             }
             for field in self.arrow
         ]
+
+
+def can_be_key(kind: pa.DataType) -> bool:
+    """Whether equal values of the type are equal wherever they are compared. Floats are not."""
+    return kind == pa.uuid() or any(is_one(kind) for is_one in _KEY_TYPES)
+
+
+def check_key(schema: pa.Schema, names: Sequence[str]) -> None:
+    """Raise Invalid (SCHEMA_INCOMPATIBLE) for a column that cannot be of a primary key."""
+    for name in names:
+        field = schema.field(name)
+        if not can_be_key(field.type):
+            raise Invalid(
+                ErrorCode.SCHEMA_INCOMPATIBLE,
+                f"column {name!r} is {field.type}, which makes no primary key: name columns of "
+                "whole numbers, decimals, texts, bytes, dates, times, booleans or UUIDs",
+                column=name,
+            )
+
+
+_KEY_TYPES: Final = (
+    pat.is_integer,
+    pat.is_boolean,
+    pat.is_string,
+    pat.is_binary,
+    pat.is_fixed_size_binary,
+    pat.is_date,
+    pat.is_time,
+    pat.is_timestamp,
+    pat.is_decimal,
+)
+
+
+def not_null(columns: pa.Schema, names: Sequence[str]) -> pa.Schema:
+    """The columns, those of these names NOT NULL."""
+    return pa.schema(
+        field.with_nullable(False) if field.name in names else field for field in columns
+    )
 
 
 def with_field_ids(schema: pa.Schema, *, first_id: int) -> pa.Schema:

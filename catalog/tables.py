@@ -11,6 +11,7 @@ from catalog import snapshots
 from catalog.connection import Connection
 from catalog.table_schema import (
     TableSchema,
+    check_key,
     normal_schema,
     with_field_ids,
     with_missing_ids,
@@ -47,10 +48,12 @@ class TableAt:
     schema: TableSchema
     watermark: VisibilityToken | None
     """The token of its newest visible write; None when nothing was ever published to it."""
-    primary_key: tuple[str, ...] = ()
-    """The columns of its primary key as far as the snapshot has them."""
     partition_spec: PartitionSpec = ()
     """How new files are cut today, whatever the snapshot."""
+
+    @property
+    def primary_key(self) -> tuple[str, ...]:
+        return self.schema.primary_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +99,10 @@ def create_table(
 
     One transaction, joined when the caller has one open, and serialised with every publication of
     the tenant by the head's row lock. Raises Conflict (TABLE_EXISTS) for the name of a view,
-    Exceeded (QUOTA_EXCEEDED) when the tenant has `tables_max` tables.
+    Exceeded (QUOTA_EXCEEDED) when the tenant has `tables_max` tables, Invalid for a key that cannot
+    be one.
     """
+    check_key(schema.arrow, primary_key)
     with connection.transaction():
         head = snapshots.lock_head(connection, tenant_id)
         if find_table(connection, tenant_id, name) is not None:
@@ -125,6 +130,7 @@ def create_table(
             ),
         ).fetchone()
         assert row is not None  # noqa: S101 - RETURNING of one inserted row
+        schema = schema.with_key(primary_key)
         _insert_version(connection, row[0], schema, begin_snapshot=born.snapshot_id)
     return Table(row[0], tenant_id, name, schema, creation_key, tuple(primary_key), partition_spec)
 
@@ -153,7 +159,14 @@ def _insert_version(
 ) -> None:
     connection.execute(
         _SQL["insert_schema_version"],
-        (table_id, schema.version, schema.to_bytes(), Jsonb(schema.as_columns()), begin_snapshot),
+        (
+            table_id,
+            schema.version,
+            schema.to_bytes(),
+            Jsonb(schema.as_columns()),
+            begin_snapshot,
+            list(schema.primary_key),
+        ),
     )
 
 
@@ -174,7 +187,7 @@ def propose_schema(connection: Connection, table: Table, offered: pa.Schema) -> 
         assert row is not None  # noqa: S101 - an aggregate has one row
         version, next_field_id = row
         arrow = offered if numbered else with_field_ids(columns, first_id=next_field_id)
-        schema = TableSchema(version, arrow)
+        schema = TableSchema(version, arrow).with_key(table.primary_key)
         _insert_version(connection, table.table_id, schema, begin_snapshot=None)
     return schema
 
@@ -196,7 +209,9 @@ def alter_table(
     """
     with connection.transaction():
         head = snapshots.lock_head(connection, table.tenant_id)
-        schema, _ = _next_version(connection, head, table, columns, created_by=created_by)
+        schema, _ = _next_version(
+            connection, head, table, columns, primary_key=primary_key, created_by=created_by
+        )
         values = _named(table) | {
             "version": schema.version,
             "primary_key": list(primary_key),
@@ -223,7 +238,9 @@ def rename_table(
         ):
             raise name_is_taken(new_name)
         columns = tuple(table.schema.arrow)
-        schema, born = _next_version(connection, head, table, columns, created_by=created_by)
+        schema, born = _next_version(
+            connection, head, table, columns, primary_key=table.primary_key, created_by=created_by
+        )
         values = _named(table) | {
             "new_name": new_name,
             "version": schema.version,
@@ -259,6 +276,7 @@ def _next_version(
     table: Table,
     columns: Sequence[pa.Field],
     *,
+    primary_key: Sequence[str],
     created_by: str,
 ) -> tuple[TableSchema, snapshots.Snapshot]:
     """A new version of the table's columns, and the snapshot in which it takes effect."""
@@ -271,6 +289,7 @@ def _next_version(
     assert row is not None  # noqa: S101 - an aggregate has one row
     version, next_field_id = row
     schema = TableSchema(version, with_missing_ids(columns, first_id=next_field_id))
+    schema = schema.with_key(primary_key)
     born = snapshots.append_snapshot(
         connection, head, created_by=created_by, operation="alter_table"
     )
@@ -307,8 +326,8 @@ def find_table(connection: Connection, tenant_id: TenantId, name: str) -> Table 
     row = connection.execute(_SQL["find_live_table"], (tenant_id, name)).fetchone()
     if row is None:
         return None
-    table_id, name, creation_key, primary_key, version, arrow_schema, spec = row
-    schema = TableSchema.from_bytes(version, arrow_schema)
+    table_id, name, creation_key, primary_key, version, arrow_schema, key_then, spec = row
+    schema = TableSchema.from_bytes(version, arrow_schema, key_then)
     key = tuple(primary_key)
     return Table(table_id, tenant_id, name, schema, creation_key, key, spec_from_json(spec))
 
@@ -325,7 +344,7 @@ def schema_versions(
 ) -> dict[SchemaVersion, TableSchema]:
     """The named versions of a table's schema."""
     rows = connection.execute(_SQL["schema_versions"], (table_id, sorted(versions)))
-    return {version: TableSchema.from_bytes(version, content) for version, content in rows}
+    return {row[0]: TableSchema.from_bytes(*row) for row in rows}
 
 
 def tables_at(
@@ -340,11 +359,8 @@ def tables_at(
 
 def _table_at(row: tuple[Any, ...]) -> TableAt:
     table_id, name, version, content, watermark, primary_key, spec = row
-    schema = TableSchema.from_bytes(version, content)
-    # A replaced or older table may lack the columns: then it has no key there.
-    whole = set(primary_key) <= set(schema.arrow.names)
-    key = tuple(primary_key) if whole else ()
-    return TableAt(table_id, name, schema, watermark, key, spec_from_json(spec))
+    schema = TableSchema.from_bytes(version, content, primary_key)
+    return TableAt(table_id, name, schema, watermark, spec_from_json(spec))
 
 
 def places(

@@ -5,8 +5,9 @@ VALUES (%s, %s, %s, %s, %s, %s)
 RETURNING table_id
 
 -- name: insert_schema_version
-INSERT INTO table_schema_version (table_id, schema_version, arrow_schema, columns, begin_snapshot)
-VALUES (%s, %s, %s, %s, %s)
+INSERT INTO table_schema_version (table_id, schema_version, arrow_schema, columns, begin_snapshot,
+                                  primary_key_cols)
+VALUES (%s, %s, %s, %s, %s, %s)
 
 -- name: lock_live_table
 -- Two replacements cannot draw one number. A statement of its own: the next one then sees what
@@ -29,7 +30,7 @@ WHERE tenant_id = %(tenant_id)s AND table_id = %(table_id)s AND end_snapshot IS 
 
 -- name: find_live_table
 SELECT t.table_id, t.name, t.creation_key, t.primary_key_cols, v.schema_version, v.arrow_schema,
-       t.partition_spec
+       v.primary_key_cols, t.partition_spec
 FROM table_def t
 JOIN table_schema_version v
   ON v.table_id = t.table_id AND v.schema_version = t.schema_version
@@ -50,17 +51,17 @@ ORDER BY name = %(name)s DESC, name
 LIMIT 1
 
 -- name: schema_versions
-SELECT schema_version, arrow_schema
+SELECT schema_version, arrow_schema, primary_key_cols
 FROM table_schema_version
 WHERE table_id = %s AND schema_version = ANY (%s)
 
 -- name: tables_at
 -- The tables of a snapshot, each with the name and schema it had then and its newest watermark.
 SELECT t.table_id, coalesce(f.name, t.name) AS name_then, v.schema_version, v.arrow_schema, w.max_visibility_token,
-       t.primary_key_cols, t.partition_spec
+       v.primary_key_cols, t.partition_spec
 FROM table_def t
 CROSS JOIN LATERAL (
-    SELECT schema_version, arrow_schema FROM table_schema_version
+    SELECT schema_version, arrow_schema, primary_key_cols FROM table_schema_version
     WHERE table_id = t.table_id AND begin_snapshot <= %(snapshot_id)s
     ORDER BY schema_version DESC LIMIT 1
 ) v

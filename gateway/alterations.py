@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from catalog.table_schema import normal_type, widens
+from catalog.table_schema import check_key, normal_type, widens
 from catalog.tables import Table
 from data_files.partitions import check_type
 from duckmesh.errors import ErrorCode, Invalid, NotSupported
@@ -33,7 +33,10 @@ def check_alteration(table: Table, columns: Sequence[AlteredColumn]) -> Alterati
     if pa.schema(fields).equals(table.schema.arrow, check_metadata=True):
         return None
     _check_partitions(table, fields)
-    return Alteration(fields, _primary_key(table, columns, old))
+    key = _primary_key(table, columns, old)
+    if table.schema.primary_key:
+        check_key(pa.schema(fields), key)
+    return Alteration(fields, key)
 
 
 def _check_partitions(table: Table, fields: Sequence[pa.Field]) -> None:

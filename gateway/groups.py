@@ -12,10 +12,10 @@ from duckmesh.errors import Unavailable
 from gateway.envelopes import envelope_of, gathered_inline
 from gateway.identity import Identity
 from gateway.staging import Gathered, Staging
-from ingest_bus.envelope import Envelope
+from ingest_bus.envelope import Envelope, Operation
 
-NewStaging = Callable[[bool], Staging]
-"""Begins the staging of one write; the argument says whether its rows are hashed."""
+NewStaging = Callable[[bool, Operation], Staging]
+"""Begins the staging of one write, told whether its rows are hashed and what they do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,8 @@ class KeyedRows:
 
     rows: pa.RecordBatch
     idempotency_key: str | None
+    operation: Operation = Operation.INSERT
+    """The rows of a delete have the columns of the table's primary key."""
 
 
 class EnvelopeGroup:
@@ -71,12 +73,13 @@ class EnvelopeGroup:
             self._gathered(part),
             idempotency_key=part.idempotency_key,
             trace_id=self._trace_id,
+            operation=part.operation,
         )
 
     def _gathered(self, part: KeyedRows) -> Gathered:
         rows, hashed = part.rows, part.idempotency_key is not None
         if rows.nbytes > self._inline_max_bytes:
-            staging = self._new_staging(hashed)
+            staging = self._new_staging(hashed, part.operation)
             self._staged.append(staging)
             staging.add(rows)
             return staging.finish()

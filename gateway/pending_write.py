@@ -12,10 +12,10 @@ from catalog.table_schema import TableSchema
 from catalog.tables import Table
 from data_files.batch_size import bytes_of
 from duckmesh.errors import Conflict, ErrorCode, Invalid, Unavailable
-from gateway.conform import Conformer
 from gateway.counts import WriteCount
 from gateway.identity import Identity
 from gateway.ingest_modes import ADDING, IngestMode
+from gateway.key_conform import Conforming
 from gateway.pump import Pump
 from gateway.staging import Gathered, Staging
 from gateway.transactions import ClientTransaction
@@ -48,12 +48,13 @@ class PendingWrite:
         table: Table | None,
         schema: TableSchema,
         mode: IngestMode,
+        operation: Operation,
         idempotency_key: str | None,
         payload_hash: bytes | None,
         trace_id: str | None,
         session: WritingSession | None,
         transaction: ClientTransaction | None,
-        conformer: Conformer,
+        conformer: Conforming,
         staging: Staging,
         count: WriteCount,
         pace: Pace,
@@ -63,6 +64,7 @@ class PendingWrite:
         self.table_name = table_name
         self.schema = schema
         self.mode = mode
+        self._operation = operation
         self.idempotency_key = idempotency_key
         self.transaction = transaction
         self._writes = writes
@@ -113,12 +115,11 @@ class PendingWrite:
             gathered = replace(gathered, payload_hash=self._payload_hash)
         staged = isinstance(gathered.payload, StagedPayload)
         table = self._writes.table_for(self, now=staged)
-        overwrite = self.mode is IngestMode.REPLACE
-        operation = Operation.OVERWRITE if overwrite else Operation.INSERT
+        overwrite = self._operation is Operation.OVERWRITE
         if not overwrite and not same_columns(table.schema, self.schema):
             raise _changed_meanwhile(table)
         try:
-            receipt = self._publish(table, gathered, operation)
+            receipt = self._publish(table, gathered)
         except Conflict:
             raise
         except Invalid:
@@ -133,12 +134,12 @@ class PendingWrite:
             self._writes.adopt(table, table.schema.version)
         return receipt
 
-    def _publish(self, table: Table, gathered: Gathered, operation: Operation) -> Receipt:
+    def _publish(self, table: Table, gathered: Gathered) -> Receipt:
         publish = partial(
             self._writes.publish,
             self.identity,
             gathered=gathered,
-            operation=operation,
+            operation=self._operation,
             idempotency_key=self.idempotency_key,
             trace_id=self._trace_id,
             session=self._session,

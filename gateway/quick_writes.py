@@ -22,7 +22,7 @@ from gateway.known_quotas import Allowance, KnownQuotas
 from gateway.known_tables import KnownTables
 from gateway.limits import Backpressure
 from gateway.rates import IngestRates
-from ingest_bus.envelope import Envelope, Receipt
+from ingest_bus.envelope import Envelope, Operation, Receipt
 from ingest_bus.port import IngestBus
 
 
@@ -85,13 +85,15 @@ class QuickWrites:
     ) -> "Future[list[Receipt]] | None":
         """Several writes of one table in one transaction, all or none; a receipt for each.
 
-        None, with nothing accepted, when one is too large for the bus, or has so many rows that
-        their partitions are to be counted. Tokens follow the order of
+        None, with nothing accepted, when one is too large for the bus, deletes, or has so many rows
+        that their partitions are to be counted. Tokens follow the order of
         `parts`, and of calls. Raises at once what the rows alone tell (Invalid, Overloaded); the
         future raises Conflict and Unavailable: after the latter they may have been accepted.
         """
         sizes = [bytes_of(part.rows) for part in parts]
         if sum(sizes) > self._inline_max_bytes or self._may_be_of_too_many(target, parts):
+            return None
+        if any(part.operation is not Operation.INSERT for part in parts):
             return None
         span = tracing.begin("ingest", tenant_id=identity.tenant_id, table=target.table.name)
         count = WriteCount(span)

@@ -6,7 +6,7 @@ from typing import Self
 
 import pyarrow as pa
 
-from catalog.table_schema import TableSchema
+from catalog.table_schema import TableSchema, not_null
 from catalog.tables import table_not_found
 from data_files.partitions import bound_spec, spec_texts
 from duckmesh.errors import Conflict, ErrorCode, Invalid
@@ -144,6 +144,4 @@ def with_key(columns: pa.Schema, key: Sequence[str]) -> pa.Schema:
             "a primary key names columns of its table, each once",
             columns=[name[:200] for name in missing[:20]],
         )
-    return pa.schema(
-        field.with_nullable(False) if field.name in key else field for field in columns
-    )
+    return not_null(columns, key)

@@ -14,9 +14,10 @@ import pyarrow as pa
 
 from catalog import tables
 from catalog.connection import Catalog
-from catalog.table_schema import TableSchema
+from catalog.table_schema import TableSchema, not_null
 from catalog.tables import Table, table_not_found
 from data_files.batch_size import bytes_of
+from data_files.keyed_rows import with_deletes
 from data_files.partitions import Partitioner
 from duckmesh import tracing
 from duckmesh.errors import Conflict, DuckMeshError, ErrorCode, Invalid
@@ -33,6 +34,7 @@ from gateway.envelopes import envelope_of, gathered_inline
 from gateway.groups import EnvelopeGroup, KeyedRows
 from gateway.identity import Identity, Role
 from gateway.ingest_modes import ADDING, IngestMode
+from gateway.key_conform import Conforming, KeyConformer
 from gateway.known_quotas import KnownQuotas
 from gateway.known_tables import KnownTables
 from gateway.limits import Backpressure, IngestLimits
@@ -114,6 +116,7 @@ class Writes:
         trace_id: str | None = None,
         session: WritingSession | None = None,
         transaction: ClientTransaction | None = None,
+        deletes: bool = False,
         slows: bool = True,
         stop: Interruption | None = None,
     ) -> PendingWrite:
@@ -122,10 +125,13 @@ class Writes:
         Rows that come faster than the caller's quota are waited with, until `stop` is pressed;
         without `slows`, for rows that nobody can hold back, the write is refused instead.
 
+        With `deletes` the rows hold the columns of the table's primary key, and each deletes the
+        row of its key; the mode is to append.
+
         A `payload_hash` stands for the rows where their sender knows better what makes a repeat of
         the write: a statement's rows come from what it reads, and that may have changed.
         Raises what can be known without them: Denied, TABLE_NOT_FOUND, TABLE_EXISTS,
-        SCHEMA_INCOMPATIBLE, QUOTA_EXCEEDED, RATE_LIMITED. Changes nothing.
+        SCHEMA_INCOMPATIBLE, QUOTA_EXCEEDED, RATE_LIMITED, INVALID_OP. Changes nothing.
         """
         count = WriteCount(_span(identity, table_name))
         with count.refusals():
@@ -141,6 +147,7 @@ class Writes:
                 trace_id=count.span.carried(trace_id),
                 session=session,
                 transaction=transaction,
+                deletes=deletes,
                 count=count,
                 pace=(
                     partial(self._rates.pace, identity, stop=stop)
@@ -161,6 +168,7 @@ class Writes:
         trace_id: str | None,
         session: WritingSession | None,
         transaction: ClientTransaction | None,
+        deletes: bool,
         count: WriteCount,
         pace: Pace,
     ) -> PendingWrite:
@@ -169,7 +177,13 @@ class Writes:
         if idempotency_key is not None:
             check_idempotency_key(idempotency_key)
         self._backpressure.check(identity, adds=mode is not IngestMode.REPLACE)
-        table, conformer = self._target(identity, table_name, offered, mode, transaction)
+        table: Table | None
+        conformer: Conforming | None
+        if deletes:
+            table = self.table(identity, table_name, transaction)
+            conformer = KeyConformer.between(offered, table)
+        else:
+            table, conformer = self._target(identity, table_name, offered, mode, transaction)
         if table is None and mode is IngestMode.APPEND:
             raise table_not_found(table_name)
         if table is not None and mode is IngestMode.CREATE:
@@ -177,12 +191,12 @@ class Writes:
         schema = _target_schema(table, offered, mode)
         table_id = _NO_TABLE_YET if table is None else table.table_id
         staging = Staging(
-            schema.arrow,
+            with_deletes(schema.arrow) if deletes else schema.arrow,
             self._store,
             partial(keys.data_file_key, identity.tenant, table_name, table_id),
             limits=_staging_limits(self._staging, transaction),
             hashed=idempotency_key is not None and payload_hash is None,
-            spec=() if table is None else table.partition_spec,
+            spec=() if table is None or deletes else table.partition_spec,
         )
         return PendingWrite(
             self,
@@ -191,6 +205,7 @@ class Writes:
             table=table,
             schema=schema,
             mode=mode,
+            operation=_operation(mode, deletes=deletes),
             idempotency_key=idempotency_key,
             payload_hash=payload_hash,
             trace_id=trace_id,
@@ -442,10 +457,11 @@ class Writes:
             inline_max_bytes=self._staging.inline_max_bytes,
             new_staging=partial(self._new_staging, identity, target.table),
         )
-        conformed = [replace(part, rows=target.conformer.conform(part.rows)) for part in parts]
+        conformed = [replace(part, rows=conform(target, part)) for part in parts]
         if target.table.partition_spec:
             for part in conformed:
-                self._check_partitions(target.table, part.rows)
+                if part.operation is Operation.INSERT:
+                    self._check_partitions(target.table, part.rows)
         with group.envelopes(conformed) as envelopes:
             try:
                 with tracing.span("commit", events=len(envelopes)):
@@ -463,14 +479,17 @@ class Writes:
         if rows.num_rows > limit:
             Partitioner(table.partition_spec, table.schema.arrow, limit=limit).numbers(rows)
 
-    def _new_staging(self, identity: Identity, table: Table, hashed: bool) -> Staging:
+    def _new_staging(
+        self, identity: Identity, table: Table, hashed: bool, operation: Operation
+    ) -> Staging:
+        deletes = operation is Operation.DELETE
         return Staging(
-            table.schema.arrow,
+            with_deletes(table.schema.arrow) if deletes else table.schema.arrow,
             self._store,
             partial(keys.data_file_key, identity.tenant, table.name, table.table_id),
             limits=self._staging,
             hashed=hashed,
-            spec=table.partition_spec,
+            spec=() if deletes else table.partition_spec,
         )
 
     def _append_large(
@@ -494,6 +513,7 @@ class Writes:
             trace_id=trace_id,
             session=session,
             transaction=None,
+            deletes=False,
             # Counted, and waited with, by the caller of `append_batch`.
             count=WriteCount.of_another(),
             pace=_at_once,
@@ -582,6 +602,19 @@ class Writes:
             self._tables.forget(table.tenant_id, table.name)
 
 
+def conform(target: StreamTarget, part: KeyedRows) -> pa.RecordBatch:
+    """The rows of a part as its table stores them. Raises Invalid."""
+    if part.operation is Operation.DELETE:
+        return KeyConformer.between(part.rows.schema, target.table).conform(part.rows)
+    return target.conformer.conform(part.rows)
+
+
+def _operation(mode: IngestMode, *, deletes: bool) -> Operation:
+    if mode is IngestMode.REPLACE:
+        return Operation.OVERWRITE
+    return Operation.DELETE if deletes else Operation.INSERT
+
+
 def _span(identity: Identity, table_name: str) -> tracing.Span:
     return tracing.begin("ingest", tenant_id=identity.tenant_id, table=table_name)
 
@@ -614,6 +647,8 @@ def _target_schema(table: Table | None, offered: pa.Schema, mode: IngestMode) ->
     """The columns that the rows are checked against."""
     if table is None:
         return TableSchema.first(offered)
+    if mode is IngestMode.REPLACE and set(table.primary_key) <= set(offered.names):
+        offered = not_null(offered, table.primary_key)
     if mode is IngestMode.REPLACE and not table.schema.has_same_columns(offered):
         return table.schema.replaced_by(offered)
     return table.schema

@@ -1,6 +1,6 @@
 """Records in JSON: each with a key is a write of its own, and all are accepted together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -9,6 +9,7 @@ import pyarrow as pa
 from pydantic import Field
 from starlette.responses import Response
 
+from catalog.table_schema import TableSchema
 from catalog.tables import Table
 from data_files.parquet import event_time_column
 from duckmesh.errors import Conflict, DuckMeshError, ErrorCode, Invalid
@@ -17,9 +18,9 @@ from gateway.identity import Identity
 from http_shim.calls import Call
 from http_shim.json_requests import StrictModel, check
 from http_shim.receipts import PlacedReceipt, Wish, answered
-from http_shim.records import batch_of, loads, needs_exact_decimals
+from http_shim.records import batch_by_columns, batch_of, loads, needs_exact_decimals
 from http_shim.rooms import Door
-from ingest_bus.envelope import Receipt
+from ingest_bus.envelope import Operation, Receipt
 
 _TIMEOUT_MAX_MS: Final = 3_600_000
 _OF_COLUMNS: Final = frozenset({ErrorCode.INVALID_PAYLOAD, ErrorCode.SCHEMA_INCOMPATIBLE})
@@ -35,9 +36,14 @@ class IngestRecord(StrictModel):
         "without a key are one write together.",
     )
     op: Literal["insert", "upsert", "delete"] = Field(
-        default="insert", description="`upsert` and `delete` need a table with a primary key."
+        default="insert",
+        description="`upsert` and `delete` need a table with a primary key. There `insert` and "
+        "`upsert` both put the row in the place of its key's row, and `delete` removes that.",
     )
-    payload: dict[str, Any] = Field(description="The row's values by column.")
+    payload: dict[str, Any] = Field(
+        description="The row's values by column; of a delete the values of the primary key, and "
+        "others are not looked at."
+    )
     event_time: str | None = Field(
         default=None,
         description="The value of the table's first timestamp column, when the payload has none.",
@@ -118,7 +124,10 @@ def records_of(body: bytes, table: Table, *, records_max: int) -> Records:
     given = loads(body, exact_decimals=needs_exact_decimals(schema))
     asked = check(IngestRequest, given)
     _check_records(asked.records, records_max)
-    _check_operations(asked.records, has_key=bool(table.primary_key))
+    if table.schema.primary_key:
+        runs = list(_runs(asked.records))
+        return Records(asked, [_part(asked.records, run, table.schema) for run in runs], runs)
+    _check_all_insert(asked.records)
     batch = batch_of([_row(record, schema) for record in asked.records], schema)
     places = _places([record.idempotency_key for record in asked.records])
     parts = [KeyedRows(_taken(batch, records), key) for key, records in places]
@@ -166,23 +175,53 @@ def _check_records(records: Sequence[IngestRecord], limit: int) -> None:
         )
 
 
-def _check_operations(records: Sequence[IngestRecord], *, has_key: bool) -> None:
+def _check_all_insert(records: Sequence[IngestRecord]) -> None:
     for index, record in enumerate(records):
-        if record.op == "insert":
-            continue
-        why = (
-            "is not here yet: read the rows that stay, and write the table anew by SQL (CREATE OR "
-            "REPLACE TABLE ... AS)"
-            if has_key
-            else "needs a table with a primary key, and this one has none: insert, or write the "
-            "table anew by SQL (CREATE OR REPLACE TABLE ... AS)"
-        )
-        raise Invalid(
-            ErrorCode.INVALID_OP,
-            f"record {index}: {record.op} {why}",
-            record=index,
-            op=record.op,
-        )
+        if record.op != "insert":
+            raise Invalid(
+                ErrorCode.INVALID_OP,
+                f"record {index}: {record.op} needs a table with a primary key, and this one has "
+                "none: insert, or write the table anew by SQL (CREATE OR REPLACE TABLE ... AS)",
+                record=index,
+                op=record.op,
+            )
+
+
+def _runs(records: Sequence[IngestRecord]) -> Iterator[list[int]]:
+    """The writes of a request to a table with a primary key: the order of its records counts.
+
+    Each record with a key is one, and so are neighbours without one that do the same.
+    """
+    run: list[int] = []
+    for index, record in enumerate(records):
+        before = records[run[-1]] if run else None
+        if before is not None and (
+            record.idempotency_key is not None
+            or before.idempotency_key is not None
+            or (record.op == "delete") != (before.op == "delete")
+        ):
+            yield run
+            run = []
+        run.append(index)
+    yield run
+
+
+def _part(records: Sequence[IngestRecord], run: Sequence[int], schema: TableSchema) -> KeyedRows:
+    first = records[run[0]]
+    if first.op == "delete":
+        keys = [_key_of(records[index], schema) for index in run]
+        rows = batch_by_columns(keys, schema.key, first_record=run[0])
+        return KeyedRows(rows, first.idempotency_key, Operation.DELETE)
+    payloads = [_row(records[index], schema.arrow) for index in run]
+    return KeyedRows(batch_of(payloads, schema.arrow, first_record=run[0]), first.idempotency_key)
+
+
+def _key_of(record: IngestRecord, schema: TableSchema) -> dict[str, Any]:
+    """What a delete says of the key; the table's other columns are left out."""
+    others = {name.lower() for name in schema.arrow.names}.difference(
+        name.lower() for name in schema.primary_key
+    )
+    return {name: value for name, value in record.payload.items() if name.lower() not in others}
 
 
 def _row(record: IngestRecord, schema: pa.Schema) -> dict[str, Any]:

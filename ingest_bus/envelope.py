@@ -25,6 +25,9 @@ class Operation(StrEnum):
     """What a write does to its table."""
 
     INSERT = "insert"
+    """Its rows are added; in a table with a primary key each takes the place of its key's row."""
+    DELETE = "delete"
+    """The rows of its keys are gone. Its own rows hold a key each, and say that they delete."""
     OVERWRITE = "overwrite"
     """The table holds exactly this write's rows, and those of later tokens."""
 

@@ -103,6 +103,8 @@ CREATE TABLE table_schema_version (
     created_at         timestamptz NOT NULL DEFAULT now(),
     -- NULL until the write that brings the version is published.
     begin_snapshot     bigint,
+    -- The columns of its primary key, as they are called in this version.
+    primary_key_cols   text[] NOT NULL DEFAULT '{}',
     PRIMARY KEY (table_id, schema_version)
 );
 
@@ -143,7 +145,7 @@ CREATE TABLE ingest_event (
     event_id         uuid NOT NULL,
     table_id         bigint NOT NULL,
     schema_version   integer NOT NULL,
-    operation        text NOT NULL CHECK (operation IN ('insert', 'overwrite')),
+    operation        text NOT NULL CHECK (operation IN ('insert', 'overwrite', 'delete')),
     idempotency_key  text,
     -- Arrow record-batch messages for 'inline'; a JSON list of files for 'staged'. They are
     -- compressed where it pays: pglz would cost and gain nothing.
@@ -356,6 +358,8 @@ CREATE TABLE data_file (
     held_until      timestamptz,
     -- Since when no snapshot reads the file. It is deleted a while later.
     unreachable_since timestamptz,
+    -- How many of its rows say that their key is deleted.
+    delete_count    bigint NOT NULL DEFAULT 0,
     CHECK (end_snapshot > begin_snapshot)
 );
 
