@@ -40,6 +40,8 @@ class LiveFile:
     max_token: VisibilityToken
     age: timedelta
     partition: Partition = field(default_factory=dict)
+    delete_count: int = 0
+    """How many of its rows delete their key."""
 
 
 class RunState(StrEnum):
@@ -73,6 +75,15 @@ def crowded_tables(connection: Connection, *, small_bytes: int, limit: int) -> l
     return [CrowdedTable(*row) for row in rows]
 
 
+def layered_tables(connection: Connection, *, limit: int) -> list[CrowdedTable]:
+    """Tables with a primary key of which some files supersede others, or delete rows.
+
+    How many of their files are small is not counted.
+    """
+    rows = connection.execute(_SQL["layered_tables"], {"limit": limit})
+    return [CrowdedTable(row[0], row[1], small_files=0, small_bytes=0) for row in rows]
+
+
 def small_files(connection: Connection, table_id: TableId, *, small_bytes: int) -> list[LiveFile]:
     """The table's live files below that size, in token order; the oldest if they are too many.
 
@@ -85,10 +96,31 @@ def small_files(connection: Connection, table_id: TableId, *, small_bytes: int) 
     return [LiveFile(*row) for row in rows]
 
 
-def partition_spec(connection: Connection, table_id: TableId) -> PartitionSpec:
-    """How the table's new files are cut."""
-    row = connection.execute(_SQL["partition_spec"], (table_id,)).fetchone()
-    return () if row is None else spec_from_json(row[0])
+def live_files(connection: Connection, table_id: TableId) -> list[LiveFile]:
+    """The table's live files of every size, oldest tokens first; the oldest if they are too many.
+
+    Files of one largest token are all here, or none of them.
+    """
+    rows = connection.execute(_SQL["live_files"], {"table_id": table_id, "limit": _FILES_LIMIT})
+    found = [LiveFile(*row) for row in rows]
+    if len(found) < _FILES_LIMIT:
+        return found
+    return [file for file in found if file.max_token < found[-1].max_token]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrangement:
+    """How the rows of a table lie in its files."""
+
+    spec: PartitionSpec = ()
+    keyed: bool = False
+    """Whether it has a primary key: then newer files supersede older ones by their keys."""
+
+
+def arrangement(connection: Connection, table_id: TableId) -> Arrangement:
+    """How new files of the table are to be made."""
+    row = connection.execute(_SQL["arrangement"], (table_id,)).fetchone()
+    return Arrangement() if row is None else Arrangement(spec_from_json(row[0]), row[1])
 
 
 def hold_files(connection: Connection, file_ids: Collection[FileId], *, span: timedelta) -> bool:

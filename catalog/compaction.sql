@@ -21,15 +21,15 @@ SELECT f.file_id, f.path, f.schema_version, f.record_count, f.file_size_bytes, f
        f.max_token,
        coalesce(duckmesh_now() - (SELECT s.created_at FROM snapshot s
                                   WHERE s.snapshot_id = f.begin_snapshot), interval '1000 days'),
-       f.partition
+       f.partition, f.delete_count
 FROM (
     SELECT file_id, path, schema_version, record_count, file_size_bytes, min_token, max_token,
-           begin_snapshot, partition
+           begin_snapshot, partition, delete_count
     FROM data_file
     WHERE table_id = %(table_id)s AND end_snapshot IS NULL AND file_size_bytes < %(small_bytes)s
     UNION ALL
     SELECT file_id, path, schema_version, record_count, file_size_bytes, min_token, max_token,
-           begin_snapshot, partition
+           begin_snapshot, partition, delete_count
     FROM data_file
     WHERE table_id = %(table_id)s AND end_snapshot IS NULL AND partition @> '{"many": true}'
       AND file_size_bytes >= %(small_bytes)s
@@ -37,8 +37,29 @@ FROM (
 ORDER BY f.min_token, f.file_id
 LIMIT %(limit)s
 
--- name: partition_spec
-SELECT partition_spec FROM table_def WHERE table_id = %s
+-- name: live_files
+SELECT f.file_id, f.path, f.schema_version, f.record_count, f.file_size_bytes, f.min_token,
+       f.max_token,
+       coalesce(duckmesh_now() - (SELECT s.created_at FROM snapshot s
+                                  WHERE s.snapshot_id = f.begin_snapshot), interval '1000 days'),
+       f.partition, f.delete_count
+FROM data_file f
+WHERE f.table_id = %(table_id)s AND f.end_snapshot IS NULL
+ORDER BY f.max_token, f.file_id
+LIMIT %(limit)s
+
+-- name: layered_tables
+-- Every live file of the tables with a primary key is looked at: compaction keeps them few.
+SELECT f.tenant_id, f.table_id
+FROM table_def t JOIN data_file f USING (table_id)
+WHERE t.primary_key_cols <> '{}' AND t.end_snapshot IS NULL AND f.end_snapshot IS NULL
+GROUP BY f.tenant_id, f.table_id
+HAVING count(DISTINCT f.max_token) > 1 OR sum(f.delete_count) > 0
+ORDER BY count(*) DESC, f.table_id
+LIMIT %(limit)s
+
+-- name: arrangement
+SELECT partition_spec, primary_key_cols <> '{}' FROM table_def WHERE table_id = %s
 
 -- name: hold_files
 -- Publications leave held files out of their folds. A hold prevents nothing: whoever ends a file

@@ -32,6 +32,8 @@ class DataFile:
     min_token: VisibilityToken
     max_token: VisibilityToken
     begin_snapshot: SnapshotId
+    delete_count: int = 0
+    """How many of its rows delete their key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,14 @@ def live_inline_files(connection: Connection, table_ids: Collection[TableId]) ->
         _SQL["live_inline_files"], {"table_ids": list(table_ids), "limit": _FOLD_LIMIT}
     )
     return [DataFile(*row) for row in rows]
+
+
+def newest_tokens_outside(
+    connection: Connection, table_ids: Collection[TableId]
+) -> dict[TableId, VisibilityToken]:
+    """Of each table the largest token of its live files that `live_inline_files` leaves out."""
+    rows = connection.execute(_SQL["newest_tokens_outside"], {"table_ids": list(table_ids)})
+    return dict(rows.fetchall())
 
 
 def known_paths(connection: Connection, paths: Collection[str]) -> set[str]:

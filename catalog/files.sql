@@ -2,7 +2,7 @@
 -- The files of some tables at a snapshot, oldest rows first. None of a snapshot that has expired:
 -- some of its files may be gone.
 SELECT file_id, table_id, path, schema_version, record_count, file_size_bytes,
-       min_event_time, max_event_time, min_token, max_token, begin_snapshot
+       min_event_time, max_event_time, min_token, max_token, begin_snapshot, delete_count
 FROM data_file
 WHERE table_id = ANY (%(table_ids)s)
   AND begin_snapshot <= %(snapshot_id)s
@@ -19,12 +19,20 @@ SELECT file_id, content FROM data_file_content WHERE file_id = ANY (%s)
 -- name: live_inline_files
 -- Without those that a compaction holds: it carries them on.
 SELECT f.file_id, f.table_id, f.path, f.schema_version, f.record_count, f.file_size_bytes,
-       f.min_event_time, f.max_event_time, f.min_token, f.max_token, f.begin_snapshot
+       f.min_event_time, f.max_event_time, f.min_token, f.max_token, f.begin_snapshot,
+       f.delete_count
 FROM data_file f
 WHERE f.table_id = ANY (%(table_ids)s) AND f.end_snapshot IS NULL AND f.path IS NULL
   AND (f.held_until IS NULL OR f.held_until <= duckmesh_now())
 ORDER BY f.table_id, f.min_token, f.file_id
 LIMIT %(limit)s
+
+-- name: newest_tokens_outside
+-- Of each table the largest token of live files that a fold does not take.
+SELECT table_id, max(max_token) FROM data_file
+WHERE table_id = ANY (%(table_ids)s) AND end_snapshot IS NULL
+  AND (path IS NOT NULL OR held_until > duckmesh_now())
+GROUP BY table_id
 
 -- name: is_kept
 SELECT EXISTS (SELECT 1 FROM snapshot WHERE snapshot_id = %s)

@@ -60,6 +60,8 @@ class NewFile:
     max_event_time: datetime | None = None
     stats: dict[str, Any] = field(default_factory=dict)
     partition: Partition = field(default_factory=dict)
+    delete_count: int = 0
+    """How many of its rows delete their key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,7 @@ def _file_records(files: Sequence[NewFile]) -> tuple[str, bytes]:
             "partition": json.dumps(file.partition),
             "min_token": file.min_token,
             "max_token": file.max_token,
+            "delete_count": file.delete_count,
         }
         if file.content is not None:
             record |= {"content_start": start, "content_bytes": len(file.content)}

@@ -26,14 +26,14 @@ WITH born AS (
          AS f (file_id uuid, table_id bigint, path text, schema_version integer,
                record_count bigint, file_size_bytes bigint, min_event_time timestamptz,
                max_event_time timestamptz, stats text, partition text, min_token bigint,
-               max_token bigint, content_start integer, content_bytes integer)
+               max_token bigint, delete_count bigint, content_start integer, content_bytes integer)
 ), added AS (
     INSERT INTO data_file (file_id, tenant_id, table_id, path, schema_version, record_count,
                            file_size_bytes, min_event_time, max_event_time, stats, partition,
-                           min_token, max_token, begin_snapshot)
+                           min_token, max_token, delete_count, begin_snapshot)
     SELECT f.file_id, %(tenant_id)s, f.table_id, f.path, f.schema_version, f.record_count,
            f.file_size_bytes, f.min_event_time, f.max_event_time, f.stats::jsonb,
-           f.partition::jsonb, f.min_token, f.max_token, born.snapshot_id
+           f.partition::jsonb, f.min_token, f.max_token, f.delete_count, born.snapshot_id
     FROM file f CROSS JOIN born
 ), logged AS (
     INSERT INTO snapshot_file (snapshot_id, file_id, table_id, change_type)

@@ -50,6 +50,7 @@ def new_coordinator(
             session_kept=2 * settings.auth.session_lifetime,
             audited_queries_kept=settings.audit.query_retention,
             acts_kept=settings.audit.act_retention,
+            scratch=settings.maintenance.scratch_directory,
         ),
         maintenance=maintenance,
     )

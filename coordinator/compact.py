@@ -26,7 +26,7 @@ from catalog.connection import Catalog
 from catalog.leases import Lease
 from catalog.snapshots import NewFile, Snapshot
 from catalog.table_schema import TableSchema
-from coordinator.compaction_choice import CompactionSizes, choose_in_partitions
+from coordinator.compaction_choice import CompactionSizes, choose_in_partitions, choose_layers
 from coordinator.pace import Pace, Stopped
 from coordinator.rewrite import Rewrite, RewriteOptions
 from duckmesh import metrics
@@ -73,6 +73,14 @@ class Compacted:
     lost: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """The files that one merge reads, and whether no live file of the table is older than they."""
+
+    files: list[LiveFile]
+    from_oldest: bool = False
+
+
 class Compactor:
     """Merges the files of tables, one table after the other. Used by one thread."""
 
@@ -116,17 +124,20 @@ class Compactor:
         return done
 
     def crowded(self) -> list[CrowdedTable]:
-        """The tables with several small files, the most crowded first."""
+        """The tables with several small files, the most crowded first; then those in layers."""
         with self._catalog.connect() as connection:
-            return compaction.crowded_tables(
+            crowded = compaction.crowded_tables(
                 connection,
                 small_bytes=self._options.sizes.small_bytes,
                 limit=_TABLES_AT_ONCE,
             )
+            layered = compaction.layered_tables(connection, limit=_TABLES_AT_ONCE)
+        known = {table.table_id for table in crowded}
+        return crowded + [table for table in layered if table.table_id not in known]
 
     def plan(self, table_id: TableId, *, eager: bool = False) -> Compacted | None:
         """What `compact` would do now; None when nothing is due."""
-        chosen = self._chosen(table_id, eager=eager)
+        chosen = self._chosen(table_id, eager=eager).files
         return _planned(table_id, chosen) if chosen else None
 
     def compact(
@@ -147,21 +158,26 @@ class Compactor:
         try:
             self._step("leased")
             chosen = self._chosen(table_id, eager=eager)
-            return self._merge(tenant_id, table_id, chosen, lease) if chosen else None
+            return self._merge(tenant_id, table_id, chosen, lease) if chosen.files else None
         finally:
             with self._catalog.connect() as connection:
                 leases.release(connection, lease)
 
-    def _chosen(self, table_id: TableId, *, eager: bool) -> list[LiveFile]:
-        sizes = self._options.sizes
+    def _chosen(self, table_id: TableId, *, eager: bool) -> "_Chosen":
+        sizes, rest = self._options.sizes, self._options.rest
         with self._catalog.connect() as connection:
+            arrangement = compaction.arrangement(connection, table_id)
+            if arrangement.keyed:
+                live = compaction.live_files(connection, table_id)
+                chosen = choose_layers(live, sizes, rest=rest, eager=eager)
+                return _Chosen(chosen, from_oldest=chosen[:1] == live[:1])
             small = compaction.small_files(connection, table_id, small_bytes=sizes.small_bytes)
-            spec = compaction.partition_spec(connection, table_id)
-        return choose_in_partitions(small, spec, sizes, rest=self._options.rest, eager=eager)
+        return _Chosen(choose_in_partitions(small, arrangement.spec, sizes, rest=rest, eager=eager))
 
     def _merge(
-        self, tenant_id: TenantId, table_id: TableId, chosen: Sequence[LiveFile], lease: Lease
+        self, tenant_id: TenantId, table_id: TableId, choice: "_Chosen", lease: Lease
     ) -> Compacted:
+        chosen = choice.files
         run_id = new_batch_id()
         planned = _planned(table_id, chosen)
         with self._catalog.connect() as connection:
@@ -177,7 +193,12 @@ class Compactor:
         try:
             self._hold(chosen, lease)
             self._step("held")
-            written = rewrite.run(table_id, chosen, self._schema(table_id, chosen))
+            written = rewrite.run(
+                table_id,
+                chosen,
+                self._schema(table_id, chosen),
+                from_oldest=choice.from_oldest,
+            )
             self._step("written")
         except BaseException as failure:
             rewrite.discard()

@@ -13,6 +13,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import groupby
 from typing import Final
 
 from catalog.compaction import LiveFile
@@ -21,6 +22,8 @@ from duckmesh.partitions import PartitionSpec, is_many, is_of
 _FIRST_TIER_BYTES: Final = 2**20
 _TIER_FACTOR: Final = 4
 _RESTING_FILES: Final = 4
+_RESTING_FACTOR: Final = 64
+"""A table at rest is merged once more: a layer so many times as large as the newer ones too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +79,44 @@ def choose_in_partitions(
         groups.setdefault(_group_of(file, spec), []).append(file)
     chosen = [_due(name, members, sizes, rest, eager) for name, members in groups.items()]
     return max(chosen, key=len, default=[])
+
+
+def choose_layers(
+    files: Sequence[LiveFile], sizes: CompactionSizes, *, rest: timedelta, eager: bool = False
+) -> list[LiveFile]:
+    """The newest files of a table with a primary key that are due, as many as make up for it.
+
+    `files` are all of the table's; those of one largest token are a layer, and newer layers
+    supersede older ones. So only neighbours are merged: the newest layers, as far back as each is
+    not much larger than those behind it together. How much one merge reads has no bound here: what
+    is not merged is paid for by every query.
+    """
+    layers = [list(layer) for _, layer in groupby(files, key=lambda file: file.max_token)]
+    if not layers:
+        return []
+    if eager:
+        return _merged(layers, 0)
+    resting = all(file.age >= rest for file in layers[-1])
+    factor = _RESTING_FACTOR if resting else _TIER_FACTOR
+    begin = len(layers) - 1
+    size_bytes = _bytes_of(layers[begin])
+    while begin and _bytes_of(layers[begin - 1]) <= factor * size_bytes:
+        begin -= 1
+        size_bytes += _bytes_of(layers[begin])
+    many = len(layers) - begin >= sizes.min_files
+    down_to_the_oldest = begin == 0 and size_bytes >= sizes.flush_bytes
+    return _merged(layers, begin) if many or down_to_the_oldest or resting else []
+
+
+def _merged(layers: Sequence[Sequence[LiveFile]], begin: int) -> list[LiveFile]:
+    """The files of the layers from that one on; none when to merge them would change nothing."""
+    found = [file for layer in layers[begin:] for file in layer]
+    drops = begin == 0 and any(file.delete_count for file in found)
+    return found if drops or len(layers) - begin > 1 else []
+
+
+def _bytes_of(layer: Sequence[LiveFile]) -> int:
+    return sum(file.size_bytes for file in layer)
 
 
 _UNCUT: Final = ""

@@ -3,15 +3,25 @@
 Events of a table are taken in token order. An overwrite forgets what came before it, in this claim
 and in the snapshots so far. Inline rows of one schema version become one Parquet file; staged files
 are published by pointer, byte for byte as the door wrote them.
+
+Of a table with a primary key each file supersedes, by its keys, those of smaller tokens. So what
+comes between two staged writes is a file of its own, with one row for each key.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
 from catalog.snapshots import NewFile
 from catalog.table_schema import TableSchema
+from data_files.keyed_rows import (
+    as_rows,
+    delete_count,
+    newest_of_each_key,
+    with_deletes,
+    without_deletes,
+)
 from data_files.parquet import EncodedFile, encode_parquet
 from data_files.partitions import Partitioner
 from data_files.payload import decode_batches
@@ -19,7 +29,7 @@ from duckmesh.errors import Corrupt
 from duckmesh.identifiers import EventId, SchemaVersion, TableId, new_file_id
 from duckmesh.partitions import MANY, Partition, PartitionSpec, is_many
 from duckmesh.tokens import VisibilityToken
-from ingest_bus.envelope import AcceptedEvent, InlinePayload, Operation, StagedPayload
+from ingest_bus.envelope import AcceptedEvent, Envelope, InlinePayload, Operation, StagedPayload
 
 SchemaOf = Callable[[TableId, SchemaVersion], TableSchema]
 
@@ -34,9 +44,13 @@ class Poison:
 
 @dataclass(slots=True)
 class TableRows:
-    """What one publication does to one table."""
+    """What one publication does to one table; or a part of it, of a table with a primary key.
+
+    The rows of such a part are of one schema version, `with_deletes`, or they are staged.
+    """
 
     table_id: TableId
+    key: tuple[str, ...] = ()
     emptied: bool = False
     new_schema: SchemaVersion | None = None
     batches: dict[SchemaVersion, list[pa.RecordBatch]] = field(default_factory=dict)
@@ -53,21 +67,33 @@ def gather(
     What is set apart takes its group with it: of a group everything becomes visible, or nothing.
     """
     decoded, poison = _decoded(events, schema_of)
-    by_table: dict[TableId, TableRows] = {}
+    by_table: dict[TableId, list[TableRows]] = {}
     for event, batches in decoded:
         envelope = event.envelope
-        table = by_table.setdefault(envelope.table_id, TableRows(envelope.table_id))
+        parts = by_table.setdefault(envelope.table_id, [])
         if envelope.operation is Operation.OVERWRITE:
-            by_table[envelope.table_id] = table = TableRows(
-                envelope.table_id, emptied=True, new_schema=envelope.schema_version
-            )
+            parts[:] = [
+                TableRows(envelope.table_id, emptied=True, new_schema=envelope.schema_version)
+            ]
+        key = schema_of(envelope.table_id, envelope.schema_version).primary_key
+        if not parts or (key and not _continues(parts[-1], envelope)):
+            parts.append(TableRows(envelope.table_id))
+        table = parts[-1]
+        table.key = key
         table.first_token = table.first_token or event.visibility_token
         table.last_token = event.visibility_token
         if batches:
             table.batches.setdefault(envelope.schema_version, []).extend(batches)
         if isinstance(envelope.payload, StagedPayload):
             table.staged.extend(_by_pointer(event, envelope.payload))
-    return list(by_table.values()), poison
+    return [part for parts in by_table.values() for part in parts], poison
+
+
+def _continues(part: TableRows, envelope: Envelope) -> bool:
+    """Whether rows of a table with a primary key can be in one file with those before them."""
+    if not part.batches and not part.staged:
+        return True
+    return isinstance(envelope.payload, InlinePayload) and envelope.schema_version in part.batches
 
 
 _Decoded = tuple[AcceptedEvent, list[pa.RecordBatch]]
@@ -100,16 +126,22 @@ def _rows_of(event: AcceptedEvent, schema_of: SchemaOf) -> list[pa.RecordBatch]:
     schema = schema_of(envelope.table_id, envelope.schema_version)
     if not isinstance(envelope.payload, InlinePayload):
         return []
-    batches = list(decode_batches(envelope.payload.content, schema.arrow))
+    deletes = envelope.operation is Operation.DELETE
+    arrow = with_deletes(schema.arrow) if deletes else schema.arrow
+    batches = list(decode_batches(envelope.payload.content, arrow))
     for batch in batches:
         try:
             batch.validate()
         except pa.ArrowInvalid as cause:
             raise Corrupt("an inline payload does not fit its schema") from cause
-    return [batch for batch in batches if batch.num_rows]
+    found = [batch for batch in batches if batch.num_rows]
+    if deletes or not schema.primary_key:
+        return found
+    return [as_rows(batch, schema.arrow) for batch in found]
 
 
 def _by_pointer(event: AcceptedEvent, payload: StagedPayload) -> list[NewFile]:
+    deletes = event.envelope.operation is Operation.DELETE
     return [
         NewFile(
             file_id=file.file_id,
@@ -124,6 +156,7 @@ def _by_pointer(event: AcceptedEvent, payload: StagedPayload) -> list[NewFile]:
             max_event_time=file.max_event_time,
             stats=file.stats,
             partition=file.partition,
+            delete_count=file.row_count if deletes else 0,
         )
         for file in payload.files
     ]
@@ -140,10 +173,29 @@ def encode_rows(
     files = []
     for version, batches in table.batches.items():
         schema = schema_of(table.table_id, version).arrow
+        if table.key:
+            files.append(_encode_keyed(table, version, schema, spec))
+            continue
         encoded = encode_parquet(batches, schema)
         partition = _partition_of(batches, schema, spec) if spec else {}
         files.append((_new_file(table, version, encoded, partition), encoded.content))
     return files
+
+
+def _encode_keyed(
+    table: TableRows, version: SchemaVersion, schema: pa.Schema, spec: PartitionSpec
+) -> tuple[NewFile, bytes]:
+    """One row for each key, the newest; a column that says which are deleted if any is."""
+    given = pa.Table.from_batches(table.batches[version], with_deletes(schema))
+    rows = newest_of_each_key(given, table.key)
+    deletes = delete_count(rows)
+    if not deletes:
+        rows = without_deletes(rows, schema)
+    batches = rows.to_batches()
+    encoded = encode_parquet(batches, rows.schema)
+    partition = _partition_of(batches, schema, spec) if spec and not deletes else {}
+    file = _new_file(table, version, encoded, partition)
+    return replace(file, delete_count=deletes), encoded.content
 
 
 def _partition_of(

@@ -5,6 +5,9 @@ Inline files are sorted into size classes. When a class of one table holds enoug
 publication to that table carries their rows on in its own new file and ends them, in the same
 transaction (docs/adr/0024-fold-at-eight-files.md). A file that outgrows the inline limit goes to
 the store. Rows and watermark stay what they are; older snapshots keep the old files.
+
+In a table with a primary key newer files supersede older ones, so only neighbours are folded: the
+newest inline files, as far back as each is not much larger than those behind it together.
 """
 
 from collections import Counter, defaultdict
@@ -12,14 +15,18 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from catalog import files
-from catalog.connection import Catalog
+from catalog.connection import Catalog, Connection
 from catalog.files import DataFile
 from coordinator.encode import SchemaOf, TableRows
+from data_files.keyed_rows import read_keyed
 from data_files.parquet import decode_parquet
 from duckmesh.identifiers import Epoch, FileId, TableId, TenantId
+from duckmesh.tokens import BEFORE_ALL
 
 FOLD_FROM_FILES: Final = 8
 _CLASS_BOUNDS_BYTES: Final = (16 * 2**10, 128 * 2**10)
+_NEIGHBOUR_TIMES: Final = 4
+"""A neighbour is folded when it is no larger than so many times what lies behind it."""
 _TENANTS_KNOWN: Final = 10_000
 
 
@@ -44,7 +51,7 @@ class Tails:
         `epoch` is that of the claim. The commit is fenced by the files still being live.
         """
         room = self._room_of(tenant_id, epoch)
-        growing = {t.table_id: t for t in tables if t.batches and not t.emptied}
+        growing = _growing(tables)
         crowded = {i: t for i, t in growing.items() if room.get(i, 0) <= 0}
         due: list[DataFile] = []
         if crowded:
@@ -52,8 +59,9 @@ class Tails:
             for file in reversed(due):
                 _carry_on(file, contents[file.file_id], growing[file.table_id], schema_of)
             room |= _room_left(crowded, live, {file.file_id for file in due})
-        for table_id, table in growing.items():
-            room[table_id] -= len(table.batches)
+        for table in tables:
+            if table.table_id in room:
+                room[table.table_id] -= len(table.batches)
         return [file.file_id for file in due]
 
     def _room_of(self, tenant_id: TenantId, epoch: Epoch) -> dict[TableId, int]:
@@ -72,15 +80,66 @@ class Tails:
         """The inline files of the tables, those of them to fold, and the bytes of these."""
         with self._catalog.connect() as connection:
             live = files.live_inline_files(connection, list(tables))
-            due = _due(live, tables)
+            due = _due(live, {i: t for i, t in tables.items() if not t.key})
+            due += self._due_neighbours(connection, live, tables)
             contents = files.contents(connection, [file.file_id for file in due]) if due else {}
         return live, due, contents
+
+    @staticmethod
+    def _due_neighbours(
+        connection: Connection, live: Sequence[DataFile], tables: dict[TableId, TableRows]
+    ) -> list[DataFile]:
+        """Of tables with a primary key the newest files, when there are enough of them."""
+        tails = {
+            table_id: tail
+            for table_id, table in tables.items()
+            if table.key and len(tail := _neighbours(live, table)) >= FOLD_FROM_FILES
+        }
+        if not tails:
+            return []
+        outside = files.newest_tokens_outside(connection, list(tails))
+        # A file that is not among them, and is newer than one of them, lies in between.
+        return [
+            file
+            for table_id, tail in tails.items()
+            if tail[0].min_token > outside.get(table_id, BEFORE_ALL)
+            for file in tail
+        ]
+
+
+def _growing(tables: Sequence[TableRows]) -> dict[TableId, TableRows]:
+    """The tables whose new rows can carry others on: those with a primary key in one part only."""
+    parts = Counter(table.table_id for table in tables)
+    return {
+        t.table_id: t
+        for t in tables
+        if t.batches and not t.emptied and (not t.key or (parts[t.table_id] == 1 and not t.staged))
+    }
+
+
+def _neighbours(live: Sequence[DataFile], table: TableRows) -> list[DataFile]:
+    """The table's newest inline files of the version that is written, in their order."""
+    tail: list[DataFile] = []
+    size_bytes = 0
+    for file in sorted(
+        (file for file in live if file.table_id == table.table_id),
+        key=lambda file: file.max_token,
+        reverse=True,
+    ):
+        if file.schema_version not in table.batches:
+            break
+        if tail and file.file_size_bytes > _NEIGHBOUR_TIMES * size_bytes:
+            break
+        tail.insert(0, file)
+        size_bytes += file.file_size_bytes
+    return tail
 
 
 def _carry_on(file: DataFile, content: bytes, table: TableRows, schema_of: SchemaOf) -> None:
     """Put the file's rows before the table's new ones."""
     schema = schema_of(file.table_id, file.schema_version)
-    table.batches[file.schema_version][:0] = decode_parquet(content, schema.arrow)
+    decode = read_keyed if table.key else decode_parquet
+    table.batches[file.schema_version][:0] = decode(content, schema.arrow)
     if table.first_token is None or file.min_token < table.first_token:
         table.first_token = file.min_token
 

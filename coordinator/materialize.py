@@ -11,6 +11,7 @@ ack      died before it, with another bus: the events come again, and `commit_sn
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -25,6 +26,7 @@ from coordinator.encode import Poison, TableRows, encode_rows, gather
 from coordinator.fold import Tails
 from coordinator.lease_keeper import LeaseKeeper
 from coordinator.traces import publication, tell_published
+from coordinator.unique_keys import UniqueKeys
 from data_files.parquet import stats_of
 from data_files.partitions import folders_of
 from duckmesh.errors import Corrupt, DuckMeshError
@@ -52,6 +54,8 @@ class MaterializeOptions:
     lease: timedelta = timedelta(seconds=30)
     inline_file_max_bytes: int = 2**20
     retry_delay: timedelta = timedelta(milliseconds=100)
+    scratch: Path | None = None
+    """A directory on a local disk for staged writes of keyed tables; the system's when None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ class Materializer:
         self._schemas = _Schemas(catalog)
         self._keeper = LeaseKeeper(bus, options.lease)
         self._tails = Tails(catalog)
+        self._unique_keys = UniqueKeys(catalog, store, scratch=options.scratch)
 
     def publish_next(self, *, skip: Collection[TenantId] = ()) -> Published | None:
         """Claim the next events of some tenant and make them visible; None when there are none.
@@ -184,7 +189,7 @@ class Materializer:
 
     def _put_rows(self, table: TableRows, place: Place, schemas: "_Schemas") -> list[NewFile]:
         """The table's new files: staged ones by pointer, rows inline or as objects by size."""
-        files = list(table.staged)
+        files = self._staged(table, place, schemas)
         for file, content in encode_rows(table, schemas, place.partition_spec):
             if len(content) <= self._options.inline_file_max_bytes:
                 files.append(replace(file, content=content))
@@ -197,6 +202,12 @@ class Materializer:
             self._store.put(key, content)
             files.append(replace(file, path=key, stats=stats_of(content)))
         return files
+
+    def _staged(self, table: TableRows, place: Place, schemas: "_Schemas") -> list[NewFile]:
+        if not table.key or not table.staged:
+            return list(table.staged)
+        schema = schemas(table.table_id, table.staged[0].schema_version)
+        return self._unique_keys.of(table.table_id, table.staged, place, schema)
 
     def _find_culprit(self, claim: Claim) -> None:
         """Something we did not foresee: blame a lone event or group, or look at them one by one."""

@@ -7,11 +7,15 @@ Rows stream from the old files to the store. Memory holds a row group and what t
 sort spills to a local directory, as do objects of a remote store while they are read. Files of
 several schema versions are written as the newest of them has the columns; readers of older
 snapshots keep the old files.
+
+Of a table with a primary key the rows that a newer file supersedes are left out, and with the
+table's oldest files among them also those that delete their key: there is nothing left to delete.
 """
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +28,7 @@ from catalog.compaction import LiveFile
 from catalog.connection import Catalog
 from catalog.snapshots import NewFile
 from catalog.table_schema import TableSchema
+from data_files.keyed_rows import LeftRows, delete_count, has_deletes, with_deletes
 from data_files.parquet import ParquetStream, event_time_column
 from data_files.partitions import (
     NUMBER,
@@ -41,6 +46,7 @@ from duckmesh.identifiers import FileId, SchemaVersion, TableId, new_file_id
 from duckmesh.partitions import Partition, PartitionSpec
 from object_store.keys import Folders
 from object_store.port import ObjectStore
+from query_engine.superseded import Key, RowNumbers, repeated_rows, superseded_rows
 
 _GROUP_MAX_BYTES: Final = 64 * 2**20
 _FETCHES: Final = 4
@@ -82,21 +88,78 @@ class Rewrite:
         self._options = options
         self._spend = spend
         self._keys: list[str] = []
+        self._left_out = 0
 
     def run(
-        self, table_id: TableId, inputs: Sequence[LiveFile], schema: TableSchema
+        self,
+        table_id: TableId,
+        inputs: Sequence[LiveFile],
+        schema: TableSchema,
+        *,
+        from_oldest: bool = False,
     ) -> list[NewFile]:
         """Write the rows of `inputs` as new objects, and describe them. Publishes nothing.
 
-        `schema` is of the newest version among them. `spend` is told of the bytes read, and may
+        `schema` is of the newest version among them. `from_oldest` says that no live file of the
+        table is older than they. `spend` is told of the bytes read, and may
         raise to end the work. Died here, or raised: what was written is an orphan, see `discard`.
         Raises Corrupt when rows are lost or do not fit, Unavailable when the store or disk fails.
         """
+        with self._scratch() as scratch:
+            self._fetch(inputs, scratch)
+            superseded: RowNumbers = {}
+            if schema.primary_key:
+                superseded = superseded_rows(
+                    [self._local(file, scratch) for file in inputs],
+                    [file.max_token for file in inputs],
+                    Key(schema.key),
+                    scratch=scratch,
+                )
+            return self._rewritten(
+                table_id, inputs, schema, superseded, scratch, deletes=not from_oldest
+            )
+
+    def without_repeats(
+        self, table_id: TableId, inputs: Sequence[LiveFile], schema: TableSchema
+    ) -> list[NewFile] | None:
+        """The files of one write without the rows whose key comes again in it; None without any.
+
+        As `run` otherwise.
+        """
+        with self._scratch() as scratch:
+            self._fetch(inputs, scratch)
+            paths = [self._local(file, scratch) for file in inputs]
+            repeated = repeated_rows(paths, Key(schema.key), scratch=scratch)
+            if not repeated:
+                return None
+            return self._rewritten(table_id, inputs, schema, repeated, scratch, deletes=True)
+
+    def _rewritten(
+        self,
+        table_id: TableId,
+        inputs: Sequence[LiveFile],
+        schema: TableSchema,
+        superseded: RowNumbers,
+        scratch: Path,
+        *,
+        deletes: bool,
+    ) -> list[NewFile]:
+        deletes = deletes and any(file.delete_count for file in inputs)
+        self._left_out = 0
+        written = self._write(table_id, inputs, schema, superseded, scratch, deletes=deletes)
+        rows = sum(file.record_count for file in inputs) - self._left_out
+        if sum(file.record_count for file in written) != rows:
+            raise Corrupt("a rewrite has other rows than its files", table_id=table_id)
+        return written
+
+    @contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        """A directory for one rewrite. Raises Unavailable when the disk does not take more."""
         try:
             with tempfile.TemporaryDirectory(
                 prefix="duckmesh-compaction-", dir=self._options.scratch
             ) as scratch:
-                written = self._write(table_id, inputs, schema, Path(scratch))
+                yield Path(scratch)
         except OSError as cause:
             raise Unavailable(
                 ErrorCode.STORE_UNAVAILABLE,
@@ -106,10 +169,6 @@ class Rewrite:
             # The allocator keeps what a thread has freed for that thread, and this one merges large
             # files seldom: it would hold what the largest merge took for as long as it lives.
             pa.default_memory_pool().release_unused()
-        rows = sum(file.record_count for file in inputs)
-        if sum(file.record_count for file in written) != rows:
-            raise Corrupt("a rewrite has other rows than its files", table_id=table_id)
-        return written
 
     def discard(self) -> None:
         """Remove what was written: no snapshot can have it. Deleting what is gone succeeds."""
@@ -117,14 +176,21 @@ class Rewrite:
             self._store.delete(key)
 
     def _write(
-        self, table_id: TableId, inputs: Sequence[LiveFile], schema: TableSchema, scratch: Path
+        self,
+        table_id: TableId,
+        inputs: Sequence[LiveFile],
+        schema: TableSchema,
+        superseded: RowNumbers,
+        scratch: Path,
+        *,
+        deletes: bool,
     ) -> list[NewFile]:
-        self._fetch(inputs, scratch)
-        arrow = merged_schema(schema.arrow, [self._schema_of(file, scratch) for file in inputs])
+        columns = with_deletes(schema.arrow) if deletes else schema.arrow
+        arrow = merged_schema(columns, [self._schema_of(file, scratch) for file in inputs])
         output = _Output(self._store, self._begin_file, arrow, self._options.target_bytes)
         try:
             for partition, rows in self._ordered(
-                self._rows(inputs, arrow, scratch), arrow, scratch
+                self._rows(inputs, arrow, superseded, scratch), arrow, scratch
             ):
                 output.enter(partition)
                 for group in _groups(rows, arrow):
@@ -165,22 +231,36 @@ class Rewrite:
         return file_id, key
 
     def _rows(
-        self, inputs: Sequence[LiveFile], schema: pa.Schema, scratch: Path
+        self,
+        inputs: Sequence[LiveFile],
+        schema: pa.Schema,
+        superseded: RowNumbers,
+        scratch: Path,
     ) -> Iterator[pa.RecordBatch]:
-        for file in inputs:
+        for number, file in enumerate(inputs):
             share = file.size_bytes / max(1, file.record_count)
+            drops_deletes = bool(file.delete_count) and not has_deletes(schema)
+            left = LeftRows(superseded.get(number, ()))
             with self._opened(file, scratch) as parquet:
-                for batch in read_recast(parquet, schema):
+                if drops_deletes:
+                    read = left.undeleted(read_recast(parquet, with_deletes(schema)), schema)
+                else:
+                    read = left.of(read_recast(parquet, schema))
+                for batch in read:
                     yield batch
                     self._spend(int(share * batch.num_rows))
+            self._left_out += left.left_out
 
     def _schema_of(self, file: LiveFile, scratch: Path) -> pa.Schema:
         with self._opened(file, scratch) as parquet:
             return parquet.schema_arrow
 
     def _opened(self, file: LiveFile, scratch: Path) -> pq.ParquetFile:
+        return pq.ParquetFile(self._local(file, scratch), memory_map=True)
+
+    def _local(self, file: LiveFile, scratch: Path) -> Path:
         local = None if file.path is None else self._store.local_path(file.path)
-        return pq.ParquetFile(local or _copy_of(file, scratch), memory_map=True)
+        return local or _copy_of(file, scratch)
 
     def _fetch(self, inputs: Sequence[LiveFile], scratch: Path) -> None:
         """Copy what does not lie in a store of this machine, several objects at a time.
@@ -245,6 +325,7 @@ class _Written:
     parquet: ParquetStream
     stats: dict[str, Any]
     partition: Partition
+    delete_count: int
 
 
 class _Output:
@@ -263,6 +344,8 @@ class _Output:
         self._target_bytes = target_bytes
         self._parquet: ParquetStream | None = None
         self._partition: Partition = {}
+        self._deletes = has_deletes(schema)
+        self._delete_count = 0
         self.files: list[_Written] = []
 
     def enter(self, partition: Partition) -> None:
@@ -276,6 +359,8 @@ class _Output:
             self._writer = self._store.open_writer(self._key)
             self._parquet = ParquetStream(self._writer.file, self._schema)
         self._parquet.write(group)
+        if self._deletes:
+            self._delete_count += delete_count(group)
         if self._writer.file.tell() >= self._target_bytes:
             self.end_file()
 
@@ -286,9 +371,18 @@ class _Output:
         stats = self._parquet.finish()
         size_bytes = self._writer.commit()
         self.files.append(
-            _Written(self._file_id, self._key, size_bytes, self._parquet, stats, self._partition)
+            _Written(
+                self._file_id,
+                self._key,
+                size_bytes,
+                self._parquet,
+                stats,
+                self._partition,
+                self._delete_count,
+            )
         )
         self._parquet = None
+        self._delete_count = 0
 
     def abandon(self) -> None:
         """Give the object at hand up; those before it are there."""
@@ -315,4 +409,5 @@ def _new_file(
         max_event_time=times.latest,
         stats=written.stats,
         partition=written.partition,
+        delete_count=written.delete_count,
     )

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import structlog
 from tenacity import Retrying, retry_if_exception, sleep_using_event, stop_when_event_set
@@ -42,6 +43,7 @@ class CoordinatorOptions:
     """How long a session's record outlives its last use: twice the lifetime of its token."""
     audited_queries_kept: timedelta = timedelta(days=30)
     acts_kept: timedelta = timedelta(days=400)
+    scratch: Path | None = None
 
 
 class Coordinator:
@@ -73,6 +75,7 @@ class Coordinator:
                 lease=options.lease,
                 inline_file_max_bytes=options.inline_file_max_bytes,
                 retry_delay=options.backoff,
+                scratch=options.scratch,
             ),
         )
 

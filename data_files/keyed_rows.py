@@ -1,29 +1,21 @@
 """Rows of a table with a primary key: each is the newest state of its key, or says it is deleted.
 
 A file of such a table supersedes, by the keys of its rows, what files of smaller tokens hold. A row
-that deletes its key has a value in one column more, which no table shows. Its field id is the one
-that Apache Iceberg's specification reserves for `_deleted`, so that it is no column's.
+that deletes its key says so in one column more, which no table shows.
 """
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_files.parquet import read_parquet
+from duckmesh.arrow_types import DELETED_FIELD_ID, deleted_field
 from duckmesh.identifiers import FIELD_ID
 
-DELETED_FIELD_ID: Final = 2_147_483_644
-
 _ROW: Final = "row"
-
-
-def deleted_field(schema: pa.Schema) -> pa.Field:
-    """The column that says whether a row deletes its key, by a name that the schema has not."""
-    name, taken = "_deleted", {each.lower() for each in schema.names}
-    while name in taken:
-        name = f"_{name}"
-    return pa.field(name, pa.bool_(), metadata={FIELD_ID: str(DELETED_FIELD_ID).encode()})
 
 
 def with_deletes(schema: pa.Schema) -> pa.Schema:
@@ -68,9 +60,62 @@ def delete_count(rows: pa.Table | pa.RecordBatch) -> int:
     return int(pc.sum(rows.column(rows.num_columns - 1)).as_py() or 0)
 
 
+def has_deletes(schema: pa.Schema) -> bool:
+    """Whether rows of this schema may delete their key."""
+    last = schema.field(len(schema) - 1).metadata or {}
+    return bool(last.get(FIELD_ID) == str(DELETED_FIELD_ID).encode())
+
+
+class LeftRows:
+    """The rows of one file without those of some numbers, which are ascending. Used once."""
+
+    def __init__(self, without: Sequence[int]) -> None:
+        self._without = without
+        self._at = 0
+        self._row = 0
+        self.left_out = 0
+        """How many rows were not handed on so far."""
+
+    def of(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """The other rows of the file's batches, in their order."""
+        for batch in batches:
+            yield self._left(batch)
+
+    def undeleted(
+        self, batches: Iterable[pa.RecordBatch], schema: pa.Schema
+    ) -> Iterator[pa.RecordBatch]:
+        """The same of `with_deletes(schema)`, without the rows that delete, as rows of `schema`."""
+        for batch in batches:
+            left = self._left(batch)
+            deletes = pc.fill_null(left.column(left.num_columns - 1), False)
+            kept = left.filter(pc.invert(deletes))
+            self.left_out += left.num_rows - kept.num_rows
+            yield pa.RecordBatch.from_arrays(kept.columns[:-1], schema=schema)
+
+    def _left(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        begin, self._row = self._row, self._row + batch.num_rows
+        first, self._at = self._at, bisect_left(self._without, self._row, self._at)
+        if first == self._at:
+            return batch
+        self.left_out += self._at - first
+        kept = bytearray(b"\x01") * batch.num_rows
+        for row in self._without[first : self._at]:
+            kept[row - begin] = 0
+        mask = pa.Array.from_buffers(pa.uint8(), batch.num_rows, [None, pa.py_buffer(kept)])
+        return batch.filter(mask.cast(pa.bool_()))
+
+
 def without_deletes(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     """Rows of `with_deletes(schema)` of which none deletes, as rows of `schema`."""
     return rows.select(range(rows.num_columns - 1)).cast(schema)
+
+
+def read_keyed(content: bytes, schema: pa.Schema) -> list[pa.RecordBatch]:
+    """The rows of a keyed table's file with these columns, as rows of `with_deletes(schema)`."""
+    rows = read_parquet(content)
+    if len(rows.schema) == len(schema):
+        return [as_rows(batch, schema) for batch in rows.cast(schema).to_batches()]
+    return list(rows.cast(with_deletes(schema)).to_batches())
 
 
 def _comparable(values: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -93,9 +93,14 @@ def encode_parquet(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> Enco
 
 def decode_parquet(content: bytes, schema: pa.Schema) -> list[pa.RecordBatch]:
     """The rows of a file that `encode_parquet` made with this same schema."""
+    return list(read_parquet(content).cast(schema).to_batches())
+
+
+def read_parquet(content: bytes) -> pa.Table:
+    """The rows of a whole file as they are."""
     # Not `read_table`: it imports the dataset machinery, which takes a second the first time.
     with pq.ParquetFile(pa.BufferReader(content)) as file:
-        return list(file.read().cast(schema).to_batches())
+        return file.read()
 
 
 def stats_of(content: bytes) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from catalog.tables import TableAt
 from duckmesh.errors import ErrorCode, Internal, Unavailable
 from duckmesh.identifiers import SchemaVersion, SnapshotId, TableId
 from gateway.file_pruning import NOTHING_ASKED, Asked, FilePruning
+from gateway.layers import NO_LAYERS, Layers, layers_of
 from gateway.manifests import LocalFiles, Manifest, Manifests
 from gateway.replica_parts import Layout
 from gateway.replicas import Replicas
@@ -58,6 +59,7 @@ class HeldRows:
         replicas: Replicas | None,
         tenant: str,
         *,
+        layers: Mapping[_Place, Layers],
         pruned: Sequence[DataFile] = (),
         altered: AlteredTables,
     ) -> None:
@@ -70,18 +72,22 @@ class HeldRows:
         self._paths = paths
         self._pinned = pinned
         self._layouts = layouts
+        self._layers = layers
         self._replicas = replicas
         self._tenant = tenant
 
     def relation(self, name: str, manifest: Manifest, table: TableAt) -> Relation:
         """The table as the engine reads it; over no rows when the query does not read them."""
         place = (manifest.snapshot_id, table.table_id)
-        files, layout = self._paths.get(place, ()), self._layouts.get(place)
+        paths, layout = self._paths.get(place, ()), self._layouts.get(place)
+        layers = self._layers.get(place, NO_LAYERS)
+        begin = len(paths) - len(layers.newer)
+        files, newer = paths[:begin], paths[begin:]
         parts: tuple[Part, ...] = ()
         if layout is not None:
             parts = layout.parts
-        elif table.table_id in self._kept:
-            # In the same instance as the queries that do read its segments.
+        elif table.table_id in self._kept or table.primary_key:
+            # In the same instance as the queries that do read its segments, or its layers.
             parts = (FilesPart(len(files)),)
         return Relation(
             name,
@@ -91,6 +97,8 @@ class HeldRows:
             parts=parts,
             uniform=self._altered.is_uniform(table, manifest.files.get(table.table_id)),
             segment_files=0 if layout is None else layout.inside_files,
+            newer=newer,
+            newer_layers=layers.numbers,
         )
 
     def distrust(self, error: BaseException) -> bool:
@@ -131,7 +139,7 @@ class RowSources:
     def none(self, tenant: str) -> HeldRows:
         """For a statement that is bound and not run: no file is held, and none is opened."""
         nothing = PinnedFiles((), lambda: None)
-        return HeldRows({}, nothing, {}, self._replicas, tenant, altered=self._altered)
+        return HeldRows({}, nothing, {}, self._replicas, tenant, layers={}, altered=self._altered)
 
     def hold(
         self,
@@ -143,7 +151,7 @@ class RowSources:
     ) -> HeldRows:
         """The rows of tables, each of its own snapshot; from `segments` too where there are any.
 
-        Files without a row that is `asked` for are left out.
+        Files without a row that is `asked` for are left out, unless they supersede others.
 
         Fetches the files that are missing. Raises Unavailable when it cannot.
         """
@@ -151,6 +159,7 @@ class RowSources:
             self._manifests.load_files(manifest, [t for m, t in wanted if m is manifest])
         files: dict[_Place, Sequence[DataFile]] = {}
         layouts: dict[_Place, Layout] = {}
+        layers: dict[_Place, Layers] = {}
         pruned: list[DataFile] = []
         replicas = self._replicas if segments else None
         try:
@@ -159,6 +168,9 @@ class RowSources:
                 if place in files:
                     continue
                 files[place] = manifest.files[table.table_id]
+                if table.primary_key:
+                    layers[place] = layers_of(files[place])
+                    files[place] = layers[place].oldest
                 if replicas is not None:
                     layout = replicas.hold(tenant, manifest.snapshot_id, table, files[place])
                     if layout is not None:
@@ -170,6 +182,8 @@ class RowSources:
                 files[place] = needed
                 if place in layouts:
                     layouts[place] = layouts[place].with_only(needed)
+                if place in layers:
+                    files[place] = [*needed, *layers[place].newer]
             found, pinned = self._files.pin(
                 tenant, [file for each in files.values() for file in each]
             )
@@ -181,5 +195,12 @@ class RowSources:
         left = iter(found)
         paths = {place: tuple(next(left) for _ in each) for place, each in files.items()}
         return HeldRows(
-            paths, pinned, layouts, replicas, tenant, pruned=pruned, altered=self._altered
+            paths,
+            pinned,
+            layouts,
+            replicas,
+            tenant,
+            layers=layers,
+            pruned=pruned,
+            altered=self._altered,
         )

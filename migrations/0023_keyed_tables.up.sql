@@ -12,3 +12,7 @@ WHERE t.table_id = v.table_id AND t.primary_key_cols <> '{}'
   AND NOT EXISTS (
       SELECT FROM unnest(t.primary_key_cols) k
       WHERE NOT EXISTS (SELECT FROM jsonb_array_elements(v.columns) c WHERE c ->> 'name' = k));
+
+-- The tables whose files are in layers.
+CREATE INDEX table_def_keyed ON table_def (table_id)
+    WHERE primary_key_cols <> '{}' AND end_snapshot IS NULL;

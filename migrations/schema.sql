@@ -87,6 +87,9 @@ CREATE TABLE table_def (
 );
 
 CREATE UNIQUE INDEX table_def_live_name ON table_def (tenant_id, name) WHERE end_snapshot IS NULL;
+-- The tables whose files are in layers.
+CREATE INDEX table_def_keyed ON table_def (table_id)
+    WHERE primary_key_cols <> '{}' AND end_snapshot IS NULL;
 -- The tables of a snapshot. GiST knows ranges and no plain numbers: the tenant is a range of one.
 CREATE INDEX table_def_lifetime ON table_def USING gist (
     int8range(tenant_id, tenant_id, '[]'), int8range(begin_snapshot, end_snapshot));

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import duckdb
 import pyarrow as pa
@@ -27,6 +27,10 @@ from query_engine.native import (
     HeldViews,
     NativeTables,
     files_part_variable,
+    layered_view,
+    layers_variable,
+    newer_variable,
+    oldest_variable,
     part_views,
     parts_variable,
 )
@@ -90,7 +94,7 @@ class Session:
     def __init__(self, cursor: duckdb.DuckDBPyConnection, empties: EmptyFiles) -> None:
         self.cursor = cursor
         self._empties = empties
-        self._files: dict[str, tuple[str, ...]] = {}
+        self._lists: dict[str, tuple[str, ...] | tuple[int, ...]] = {}
         self._values: dict[str, int] = {}
         self._registered: list[str] = []
         self.shapes: dict[str, Shape] = {}
@@ -108,7 +112,7 @@ class Session:
                 self._list(_files_variable(relation.name), files)
         for name in absent:
             for variable in (_files_variable(name), parts_variable(name)):
-                if self._files.pop(variable, None) is not None:
+                if self._lists.pop(variable, None) is not None:
                     self.cursor.execute(
                         _SQL["reset_variable"].format(variable=identifier(variable))
                     )
@@ -121,7 +125,13 @@ class Session:
             variable = files_part_variable(relation.name, number)
             self._list(variable, files or (self._empties.of(relation),))
             begin += part.count
-        self._list(parts_variable(relation.name), part_views(relation))
+        views = part_views(relation)
+        if relation.newer:
+            self._list(oldest_variable(relation.name), views)
+            self._list(newer_variable(relation.name), relation.newer_texts)
+            self._list(layers_variable(relation.name), relation.newer_layers)
+            views = (layered_view(relation.name),)
+        self._list(parts_variable(relation.name), views)
 
     def keep_shape(self, sql: str, shape: Shape) -> None:
         """Remember it for the next run of the statement, unless that is long."""
@@ -131,10 +141,10 @@ class Session:
             self.shapes.clear()
         self.shapes[sql] = shape
 
-    def _list(self, variable: str, values: tuple[str, ...]) -> None:
-        if self._files.get(variable) != values:
-            self._set(variable, list(values))
-            self._files[variable] = values
+    def _list(self, variable: str, values: tuple[str, ...] | tuple[int, ...]) -> None:
+        if self._lists.get(variable) != values:
+            self._set(variable, [*values])
+            self._lists[variable] = values
 
     def remember(self, values: Mapping[str, int]) -> None:
         """Give the session functions their values; those not named answer NULL."""
@@ -159,7 +169,7 @@ class Session:
         while self._registered:
             self.cursor.unregister(self._registered.pop())
 
-    def _set(self, variable: str, value: list[str] | int | None) -> None:
+    def _set(self, variable: str, value: list[Any] | int | None) -> None:
         self.cursor.execute(_SQL["set_variable"].format(variable=identifier(variable)), [value])
 
 

@@ -15,6 +15,7 @@ from typing import Final
 
 import duckdb
 
+from duckmesh.arrow_types import deleted_field
 from duckmesh.statements import Statements
 from query_engine.empty_files import EmptyFiles
 from query_engine.quoting import identifier, literal
@@ -38,6 +39,25 @@ def files_part_variable(name: str, number: int) -> str:
 
 def files_part_view(name: str, number: int) -> str:
     return f"duckmesh.duckmesh_native.files_{_hex(name)}_{number}"
+
+
+def oldest_variable(name: str) -> str:
+    """The variable that holds the views of a layered table's oldest rows."""
+    return f"duckmesh_oldest_{_hex(name)}"
+
+
+def newer_variable(name: str) -> str:
+    """The variable that holds the files that supersede others, of a layered table."""
+    return f"duckmesh_newer_{_hex(name)}"
+
+
+def layers_variable(name: str) -> str:
+    """The variable that holds the numbers of the layers of those files."""
+    return f"duckmesh_layers_{_hex(name)}"
+
+
+def layered_view(name: str) -> str:
+    return f"duckmesh.duckmesh_native.layered_{_hex(name)}"
 
 
 def segment_column(field_id: int) -> str:
@@ -145,6 +165,8 @@ class NativeTables:
         try:
             for number in range(files):
                 self._files_view(relation, number)
+            if relation.newer:
+                self._layered_view(relation)
             for part, name in zip(relation.parts, names, strict=True):
                 if isinstance(part, NativePart):
                     view = self._views.get(name) or self._create_segment_view(relation, part, name)
@@ -172,6 +194,36 @@ class NativeTables:
             )
             self._files_views.add(name)
         return name
+
+    def _layered_view(self, relation: Relation) -> None:
+        name = layered_view(relation.name)
+        if name in self._files_views:
+            return
+        self._set(oldest_variable(relation.name), [self._files_view(relation, 0)])
+        self._set(newer_variable(relation.name), [self._empties.of(relation)])
+        self._set(layers_variable(relation.name), [0])
+        deleted = deleted_field(relation.schema)
+        key = [relation.schema.field(each) for each in relation.primary_key]
+        layer = identifier(_free_name("_layer", [*relation.schema.names, deleted.name]))
+        self._cursor.execute(
+            _SQL["create_layered_view"].format(
+                view=name,
+                columns=", ".join(map(identifier, relation.schema.names)),
+                key=", ".join(identifier(each.name) for each in key),
+                same_key=" AND ".join(
+                    f"held.{column} = later.{column}"
+                    for column in (identifier(each.name) for each in key)
+                ),
+                key_map=relation.column_map_of(key),
+                all_map=relation.column_map_of([*relation.schema, deleted]),
+                deleted=identifier(deleted.name),
+                layer=layer,
+                oldest=literal(oldest_variable(relation.name)),
+                newer=literal(newer_variable(relation.name)),
+                layers=literal(layers_variable(relation.name)),
+            )
+        )
+        self._files_views.add(name)
 
     def _create_segment_view(self, relation: Relation, part: NativePart, name: str) -> _View:
         segment = self._segments.get(part.key) or self._attach(part)
@@ -210,8 +262,16 @@ class NativeTables:
                 self._cursor.execute(_SQL["detach"].format(catalog=segment.catalog))
                 del self._segments[view.segment]
 
-    def _set(self, variable: str, values: list[str]) -> None:
+    def _set(self, variable: str, values: list[str] | list[int]) -> None:
         self._cursor.execute(_SQL["set_list"].format(variable=identifier(variable)), [values])
+
+
+def _free_name(name: str, taken: Iterable[str]) -> str:
+    """The name, or a longer one that is not taken."""
+    folded = {each.lower() for each in taken}
+    while name in folded:
+        name = f"_{name}"
+    return name
 
 
 def _condition(part: NativePart) -> str:

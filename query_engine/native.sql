@@ -13,6 +13,27 @@ SELECT * FROM read_parquet(getvariable({variable}), hive_partitioning = false, s
 CREATE VIEW {view} AS
 SELECT {columns} FROM read_parquet(getvariable({variable}), hive_partitioning = false)
 
+-- name: create_layered_view
+-- A table with a primary key. Rows of the oldest layer are visible unless a newer one has their key;
+-- newer rows unless a later one has it, or they delete it. Two reads of the newer files: the one of
+-- their keys reads no other column, and neither is kept in memory whole.
+CREATE VIEW {view} AS
+SELECT {columns} FROM query_table(getvariable({oldest}))
+ANTI JOIN (
+    SELECT {key} FROM read_parquet(getvariable({newer}), hive_partitioning = false, schema = {key_map})
+) USING ({key})
+UNION ALL
+SELECT {columns} FROM (
+    SELECT *, getvariable({layers})[CAST(file_index AS BIGINT) + 1] AS {layer}
+    FROM read_parquet(getvariable({newer}), hive_partitioning = false, schema = {all_map})
+) held
+ANTI JOIN (
+    SELECT {key}, max(getvariable({layers})[CAST(file_index AS BIGINT) + 1]) AS {layer}
+    FROM read_parquet(getvariable({newer}), hive_partitioning = false, schema = {key_map})
+    GROUP BY {key}
+) later ON {same_key} AND held.{layer} < later.{layer}
+WHERE held.{deleted} IS DISTINCT FROM true
+
 -- name: create_segment_view
 CREATE VIEW {view} AS SELECT {columns} FROM {segment}.main.rows WHERE {condition}
 

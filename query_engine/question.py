@@ -61,7 +61,9 @@ class Question:
 
     @property
     def scanned_files(self) -> int:
-        return sum(len(each.files) + each.segment_files for each in self.needs.relations)
+        return sum(
+            len(each.files) + len(each.newer) + each.segment_files for each in self.needs.relations
+        )
 
     @property
     def replica_files(self) -> int:

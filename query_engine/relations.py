@@ -1,6 +1,6 @@
 """What a query may see: the tables of one snapshot, as files, and small tables in memory."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -61,7 +61,10 @@ class Relation:
 
     `schema` carries a `PARQUET:field_id` in the metadata of each field: files are read by field
     id, so that a file older than a rename, an added column or a widened type still answers.
-    Nested fields are matched by name. `files` may be empty. `primary_key` is for listings only.
+    Nested fields are matched by name. `files` may be empty.
+
+    Of a table with a primary key the rows of `newer` files supersede, by their keys, those of
+    `files` and segments, and those of newer files of smaller layers. It always has parts.
     """
 
     name: str
@@ -74,6 +77,9 @@ class Relation:
     """Where its rows lie, in their order, when some lie in segments; without any, in `files`."""
     segment_files: int = 0
     """How many data files the parts stand for that are not among `files`."""
+    newer: tuple[Path, ...] = ()
+    newer_layers: tuple[int, ...] = ()
+    """Of each of the newer files the number of its layer; no layer has a key twice."""
     uniform: bool = False
     """Whether every file was written with exactly this schema. Then DuckDB may read it as it is."""
 
@@ -81,13 +87,22 @@ class Relation:
     def file_texts(self) -> tuple[str, ...]:
         return tuple(map(str, self.files))
 
+    @property
+    def scanned_files(self) -> int:
+        """How many data files its rows are from, read from them or from segments."""
+        return len(self.files) + len(self.newer) + self.segment_files
+
+    @cached_property
+    def newer_texts(self) -> tuple[str, ...]:
+        return tuple(map(str, self.newer))
+
     @cached_property
     def column_map(self) -> str:
         """The columns as DuckDB's `schema` option spells them: field id -> name, type, default.
 
         Raises Corrupt when a field has no id.
         """
-        return "MAP {" + ", ".join(map(self._column, self.schema)) + "}"
+        return self.column_map_of(self.schema)
 
     @cached_property
     def selection(self) -> str:
@@ -120,7 +135,8 @@ class Relation:
     @property
     def shape(self) -> str:
         """What the relation's view is made of: two of one name and one shape differ in files."""
-        return f"parts {self.shape_of_files}" if self.parts else self.shape_of_files
+        key = ", ".join(map(identifier, self.primary_key))
+        return f"parts of {key} {self.shape_of_files}" if self.parts else self.shape_of_files
 
     @property
     def shape_of_files(self) -> str:
@@ -132,6 +148,10 @@ class Relation:
     def stored_columns(self) -> Mapping[int, tuple[str, str]]:
         """Its columns as they lie in files: field id -> name, DuckDB type. Raises Corrupt."""
         return {self._field_id(field): (field.name, file_type(field.type)) for field in self.schema}
+
+    def column_map_of(self, fields: Iterable[pa.Field]) -> str:
+        """The same for some of the columns, or for others beside them."""
+        return "MAP {" + ", ".join(map(self._column, fields)) + "}"
 
     def _column(self, field: pa.Field) -> str:
         name, kind = literal(field.name), literal(file_type(field.type))

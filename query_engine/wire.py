@@ -100,7 +100,7 @@ class _Pickler(pickle.Pickler):
             return _batch, (_stream_of(value),)
         if isinstance(value, Relation):
             parts = {each.name: getattr(value, each.name) for each in fields(value)}
-            return _relation, (parts | {"files": value.file_texts},)
+            return _relation, (parts | {"files": value.file_texts, "newer": value.newer_texts},)
         if isinstance(value, Path):
             return Path, (str(value),)
         return NotImplemented

@@ -222,5 +222,5 @@ def test_a_table_without_a_spec_knows_no_partitions(rooms: Rooms) -> None:
     compact_all(rooms)
     assert partitions(rooms) == [{}]
     with rooms.catalog.connect() as connection:
-        spec = compaction.partition_spec(connection, table_of(rooms).table_id)
+        spec = compaction.arrangement(connection, table_of(rooms).table_id).spec
     assert spec_as_json(spec) == []
