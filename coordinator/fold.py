@@ -80,7 +80,7 @@ class Tails:
         """The inline files of the tables, those of them to fold, and the bytes of these."""
         with self._catalog.connect() as connection:
             live = files.live_inline_files(connection, list(tables))
-            due = _due(live, {i: t for i, t in tables.items() if not t.key})
+            due = _due([file for file in live if not tables[file.table_id].key], tables)
             due += self._due_neighbours(connection, live, tables)
             contents = files.contents(connection, [file.file_id for file in due]) if due else {}
         return live, due, contents
