@@ -98,13 +98,13 @@ class Tails:
         if not tails:
             return []
         outside = files.newest_tokens_outside(connection, list(tails))
-        # A file that is not among them, and is newer than one of them, lies in between.
-        return [
-            file
-            for table_id, tail in tails.items()
-            if tail[0].min_token > outside.get(table_id, BEFORE_ALL)
-            for file in tail
-        ]
+        due: list[DataFile] = []
+        for table_id, tail in tails.items():
+            # What lies before a newer file of another kind is no neighbour of what lies behind it.
+            newest = outside.get(table_id, BEFORE_ALL)
+            behind = [file for file in tail if file.min_token > newest]
+            due += behind if len(behind) >= FOLD_FROM_FILES else []
+        return due
 
 
 def _growing(tables: Sequence[TableRows]) -> dict[TableId, TableRows]:

@@ -12,7 +12,7 @@ import pytest
 
 from catalog import files, tables
 from catalog.files import DataFile
-from duckmesh.errors import ErrorCode, Invalid
+from duckmesh.errors import Conflict, ErrorCode, Invalid
 from gateway.ingest_modes import IngestMode
 from ingest_bus.envelope import Receipt
 from tests.gateway.test_replicas import EAGER
@@ -178,7 +178,7 @@ def test_it_holds_the_newest_row_of_each_key_whatever_happens(
     options = EAGER if replica else None
     with open_rooms(database_dsn, tmp_path, replica=options, inline_max_bytes=6_000) as rooms:
         rooms.execute(CREATE)
-        model = Model(rooms, random.Random(seed))
+        model = Model(rooms, random.Random(seed))  # noqa: S311 - a seeded test
         acts, weights = zip(*ACTS, strict=True)
         for act in model.random.choices(acts, weights, k=70):
             act(model)
@@ -190,3 +190,267 @@ def test_it_holds_the_newest_row_of_each_key_whatever_happens(
         assert not any(file.delete_count for file in live(rooms))
         assert sum(file.record_count for file in live(rooms)) == len(model.accepted)
         model.check_past()
+
+
+# -- one thing each
+
+SIMPLE = pa.schema([pa.field("id", pa.int64(), nullable=False), pa.field("v", pa.int64())])
+
+
+def simple(*pairs: tuple[int, int | None]) -> pa.Table:
+    return pa.table(
+        [pa.array([i for i, _ in pairs], pa.int64()), pa.array([v for _, v in pairs], pa.int64())],
+        schema=SIMPLE,
+    )
+
+
+def ids(*numbers: int) -> pa.Table:
+    return pa.table({"id": pa.array(numbers, pa.int64())})
+
+
+def upsert(rooms: Rooms, *pairs: tuple[int, int | None], publish: bool = True) -> Receipt:
+    receipt = rooms.write("k", simple(*pairs), mode=IngestMode.APPEND)
+    if publish:
+        rooms.publish_all()
+    return receipt
+
+
+def found(rooms: Rooms) -> dict[int, int | None]:
+    rows = rooms.query("SELECT id, v FROM k").to_pylist()
+    assert len({row["id"] for row in rows}) == len(rows)
+    return {row["id"]: row["v"] for row in rows}
+
+
+@pytest.fixture
+def keyed(rooms: Rooms) -> Rooms:
+    rooms.execute("CREATE TABLE k (id BIGINT PRIMARY KEY, v BIGINT)")
+    return rooms
+
+
+def test_the_last_row_of_a_key_wins_within_a_write_a_claim_and_a_table(keyed: Rooms) -> None:
+    upsert(keyed, (1, 1), (2, 1), (1, 2))
+    assert found(keyed) == {1: 2, 2: 1}
+    upsert(keyed, (1, 3), publish=False)
+    upsert(keyed, (1, 4), (3, 1), publish=False)
+    keyed.publish_all()
+    assert found(keyed) == {1: 4, 2: 1, 3: 1}
+
+
+def test_a_delete_removes_what_is_there_and_nothing_that_comes_later(keyed: Rooms) -> None:
+    upsert(keyed, (1, 1), (2, 2))
+    delete(keyed, ids(1, 99), table="k")
+    keyed.publish_all()
+    assert found(keyed) == {2: 2}
+    upsert(keyed, (1, 5))
+    assert found(keyed) == {1: 5, 2: 2}
+
+
+def test_a_table_that_begins_with_a_delete_shows_no_deleted_row(keyed: Rooms) -> None:
+    delete(keyed, ids(1, 2), table="k")
+    keyed.publish_all()
+    assert found(keyed) == {}
+    upsert(keyed, (2, 2))
+    assert found(keyed) == {2: 2}
+    assert keyed.query("SELECT count(*) FROM k").to_pylist() == [{"count_star()": 1}]
+
+
+def test_a_merge_above_the_oldest_files_keeps_what_it_deletes(keyed: Rooms) -> None:
+    upsert(keyed, *((number, number) for number in range(2_000)))
+    delete(keyed, ids(*range(100)), table="k")
+    keyed.publish_all()
+    upsert(keyed, (5, -5))
+    with keyed.catalog.connect() as connection:
+        table = tables.find_table(connection, keyed.acme.tenant_id, "k")
+    assert table is not None
+    before = keyed.visibility.newest(keyed.acme.tenant_id)
+    merged = keyed.compactor().compact(keyed.acme.tenant_id, table.table_id)
+    assert merged is not None
+    assert merged.files_in == 2
+    expected = {number: number for number in range(100, 2_000)} | {5: -5}
+    assert found(keyed) == expected
+    assert sum(file.delete_count for file in live(keyed, "k")) == 99
+    assert compact(keyed, "k") == 1
+    assert found(keyed) == expected
+    assert [file.delete_count for file in live(keyed, "k")] == [0]
+    assert keyed.query_at("FROM k", before.snapshot_id).num_rows == len(expected)
+
+
+def test_a_fold_never_reaches_over_a_file_that_is_newer_than_what_it_folds(
+    database_dsn: str, tmp_path: Path
+) -> None:
+    with open_rooms(database_dsn, tmp_path, inline_max_bytes=1_000) as rooms:
+        rooms.execute("CREATE TABLE k (id BIGINT PRIMARY KEY, v BIGINT)")
+        upsert(rooms, (1, 1))
+        for number in range(4):
+            upsert(rooms, (100 + number, 1))
+        upsert(rooms, *((number, 2) for number in range(100)))
+        for number in range(6):
+            upsert(rooms, (200 + number, 3))
+        assert found(rooms)[1] == 2
+        for number in range(6):
+            upsert(rooms, (300 + number, 3))
+        assert found(rooms)[1] == 2
+        inline = [file for file in live(rooms, "k") if file.path is None]
+        assert 12 > len(inline) > 5, "what is newer than the object is folded, what is older is not"
+
+
+def test_a_staged_write_counts_each_key_once(database_dsn: str, tmp_path: Path) -> None:
+    with open_rooms(database_dsn, tmp_path, inline_max_bytes=1_000) as rooms:
+        rooms.execute("CREATE TABLE k (id BIGINT PRIMARY KEY, v BIGINT)")
+        upsert(rooms, *((number % 300, number) for number in range(1_000)))
+        assert found(rooms) == {n: max(range(n, 1_000, 300)) for n in range(300)}
+        upsert(rooms, *((number, -1) for number in range(150, 450)))
+        delete(rooms, ids(*range(400, 700), *range(400, 700)), table="k")
+        rooms.publish_all()
+        kept = {n: max(range(n, 1_000, 300)) for n in range(150)}
+        assert found(rooms) == kept | dict.fromkeys(range(150, 400), -1)
+
+
+def test_an_older_snapshot_knows_its_key_by_its_former_name(keyed: Rooms) -> None:
+    upsert(keyed, (1, 1), (2, 2))
+    upsert(keyed, (1, 10))
+    then = keyed.visibility.newest(keyed.acme.tenant_id).snapshot_id
+    keyed.execute("ALTER TABLE k RENAME COLUMN id TO number")
+    keyed.execute("ALTER TABLE k ADD COLUMN note VARCHAR")
+    keyed.execute("INSERT INTO k VALUES (1, 100, 'new'), (3, 3, 'new')")
+    keyed.publish_all()
+    now = keyed.query("SELECT number, v, note FROM k ORDER BY number").to_pylist()
+    assert [tuple(row.values()) for row in now] == [(1, 100, "new"), (2, 2, None), (3, 3, "new")]
+    past = keyed.query_at("SELECT id, v FROM k ORDER BY id", then).to_pylist()
+    assert [tuple(row.values()) for row in past] == [(1, 10), (2, 2)]
+    compact(keyed, "k")
+    assert keyed.query("SELECT number, v, note FROM k ORDER BY number").to_pylist() == now
+    assert keyed.query_at("SELECT id, v FROM k ORDER BY id", then).to_pylist() == past
+
+
+def test_a_replaced_table_keeps_its_key(keyed: Rooms) -> None:
+    upsert(keyed, (1, 1))
+    wide = pa.table({"id": [1, 1, 2], "w": ["a", "b", "c"]})
+    keyed.write("k", wide, mode=IngestMode.REPLACE)
+    keyed.publish_all()
+    read = "SELECT id, w FROM k ORDER BY id"
+    assert keyed.query(read).to_pylist() == [{"id": 1, "w": "b"}, {"id": 2, "w": "c"}]
+    delete(keyed, ids(1), table="k")
+    keyed.publish_all()
+    assert keyed.query(read).to_pylist() == [{"id": 2, "w": "c"}]
+
+
+KEYS: dict[str, tuple[str, str]] = {
+    "text": ("VARCHAR", "'k' || n"),
+    "bytes": ("BLOB", "('k' || n)::BLOB"),
+    "uuid": ("UUID", "('00000000-0000-0000-0000-00000000000' || n)::UUID"),
+    "decimal": ("DECIMAL(30, 2)", "n * 1.25"),
+    "date": ("DATE", "DATE '2026-01-01' + n"),
+    "moment": ("TIMESTAMPTZ", "TIMESTAMPTZ '2026-01-01 00:00:00+00' + to_days(n)"),
+    "time": ("TIME", "TIME '00:00:00' + to_hours(n)"),
+    "unsigned": ("UBIGINT", "18446744073709551610 + n"),
+    "truth": ("BOOLEAN", "n % 2 = 0"),
+    "small": ("TINYINT", "n"),
+}
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_keys_of_every_type_are_found_again(rooms: Rooms, kind: str) -> None:
+    declared, value = KEYS[kind]
+    rooms.execute(f"CREATE TABLE k (id {declared} PRIMARY KEY, v BIGINT)")
+    source = "FROM range({first}, {last}) AS r(i), (SELECT i::INTEGER AS n)"
+    for generation in range(3):
+        first, last = generation, generation + 3
+        rooms.execute(
+            f"INSERT INTO k SELECT {value}, {generation} * 10 + n "
+            + source.format(first=first, last=last)
+        )
+        rooms.publish_all()
+    answer = "SELECT v FROM k ORDER BY v"
+    expected = [22, 23, 24] if kind != "truth" else None
+    seen = [row["v"] for row in rooms.query(answer).to_pylist()]
+    assert seen == ([0, 11, *expected] if expected else [23, 24])
+    compact(rooms, "k")
+    assert [row["v"] for row in rooms.query(answer).to_pylist()] == seen
+
+
+@pytest.mark.parametrize("declared", ["DOUBLE", "FLOAT"])
+def test_a_key_that_has_no_equality_is_refused(rooms: Rooms, declared: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        rooms.execute(f"CREATE TABLE k (id {declared} PRIMARY KEY, v BIGINT)")
+    assert refused.value.code is ErrorCode.SCHEMA_INCOMPATIBLE
+    assert "primary key" in refused.value.message
+
+
+def test_a_delete_is_refused_with_its_reason_and_changes_nothing(keyed: Rooms) -> None:
+    keyed.execute("CREATE TABLE plain (id BIGINT, v BIGINT)")
+    upsert(keyed, (1, 1))
+    with pytest.raises(Invalid) as no_key:
+        delete(keyed, ids(1), table="plain")
+    assert no_key.value.code is ErrorCode.INVALID_OP
+    with pytest.raises(Invalid) as whole_row:
+        delete(keyed, simple((1, 1)), table="k")
+    assert whole_row.value.code is ErrorCode.SCHEMA_INCOMPATIBLE
+    with pytest.raises(Invalid) as null:
+        delete(keyed, pa.table({"id": pa.array([None], pa.int64())}), table="k")
+    assert null.value.code is ErrorCode.INVALID_PAYLOAD
+    keyed.publish_all()
+    assert found(keyed) == {1: 1}
+
+
+def test_a_repeated_delete_is_a_duplicate_and_an_insert_under_its_key_a_conflict(
+    keyed: Rooms,
+) -> None:
+    upsert(keyed, (1, 1))
+    first = delete(keyed, ids(1), table="k", key="d")
+    upsert(keyed, (1, 2))
+    again = delete(keyed, ids(1), table="k", key="d")
+    assert (again.inserted, again.visibility_token) == (False, first.visibility_token)
+    keyed.publish_all()
+    assert found(keyed) == {1: 2}
+    with pytest.raises(Conflict) as conflict:
+        keyed.write("k", simple((1, None)), mode=IngestMode.APPEND, key="d")
+    assert conflict.value.code is ErrorCode.IDEMPOTENCY_CONFLICT
+
+
+def test_a_filter_on_another_column_does_not_bring_an_old_row_back(
+    database_dsn: str, tmp_path: Path
+) -> None:
+    """Files are pruned by their statistics, but not those that supersede others."""
+    with open_rooms(database_dsn, tmp_path, inline_max_bytes=100) as rooms:
+        rooms.execute("CREATE TABLE k (id BIGINT PRIMARY KEY, v BIGINT)")
+        for value in (1, 2, 3):
+            upsert(rooms, *((number, value) for number in range(50)))
+        assert rooms.query("FROM k WHERE v = 1").num_rows == 0
+        assert rooms.query("FROM k WHERE v < 3 OR v IS NULL").num_rows == 0
+        assert rooms.query("FROM k WHERE v = 3 AND id < 10").num_rows == 10
+
+
+def test_a_partitioned_keyed_table_is_one_table(rooms: Rooms) -> None:
+    rooms.execute(
+        "CREATE TABLE k (id BIGINT PRIMARY KEY, v BIGINT) PARTITIONED BY (bucket(4, id), v)"
+    )
+    for value in range(4):
+        upsert(rooms, *((number, value) for number in range(value, 10)))
+    delete(rooms, ids(0, 9), table="k")
+    rooms.publish_all()
+    expected = {n: min(n, 3) for n in range(1, 9)}
+    assert found(rooms) == expected
+    compact(rooms, "k")
+    assert found(rooms) == expected
+    assert len(live(rooms, "k")) > 2
+    assert rooms.query("FROM k WHERE v = 0").num_rows == 0
+
+
+def test_columns_of_the_names_that_the_layers_use_are_columns_like_others(rooms: Rooms) -> None:
+    rooms.execute(
+        'CREATE TABLE k (id BIGINT PRIMARY KEY, v BIGINT, "_deleted" BOOLEAN, "_LAYER" INT)'
+    )
+    rooms.execute("INSERT INTO k VALUES (1, 1, true, 7), (2, 2, false, 7)")
+    rooms.publish_all()
+    delete(rooms, ids(2), table="k")
+    rooms.execute("INSERT INTO k VALUES (3, 3, true, 7), (1, 5, true, 8)")
+    rooms.publish_all()
+    read = "FROM k ORDER BY id"
+    expected = [
+        {"id": 1, "v": 5, "_deleted": True, "_LAYER": 8},
+        {"id": 3, "v": 3, "_deleted": True, "_LAYER": 7},
+    ]
+    assert rooms.query(read).to_pylist() == expected
+    compact(rooms, "k")
+    assert rooms.query(read).to_pylist() == expected
