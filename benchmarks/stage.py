@@ -35,6 +35,7 @@ LEFT JOIN data_file_content c USING (file_id)
 WHERE t.name = %s AND f.end_snapshot IS NULL ORDER BY f.file_id
 """
 _SEGMENTS: Final = re.compile(r"^duckmesh_replica_segments (\S+)$", re.MULTILINE)
+_BUILDS: Final = re.compile(r'^duckmesh_replica_builds_total\{code="OK"\} (\S+)$', re.MULTILINE)
 ROOT: Final = Path(__file__).parents[1]
 _READY_WITHIN: Final = timedelta(seconds=60)
 _STOP_WITHIN: Final = timedelta(seconds=20)
@@ -87,8 +88,15 @@ class Serving:
     @property
     def segments(self) -> int:
         """How many segments its native replicas have."""
-        (said,) = _SEGMENTS.findall(httpx.get(self.metrics_uri).text)
-        return int(float(said))
+        return self._count(_SEGMENTS)
+
+    @property
+    def builds(self) -> int:
+        """How many segments it has built."""
+        return self._count(_BUILDS)
+
+    def _count(self, metric: re.Pattern[str]) -> int:
+        return sum(int(float(said)) for said in metric.findall(httpx.get(self.metrics_uri).text))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,13 +26,16 @@ class Layers:
 NO_LAYERS: Final = Layers(())
 
 
-def layers_of(files: Sequence[DataFile]) -> Layers:
-    """The files of the table, in layers; their order within one is kept."""
+def layers_of(files: Sequence[DataFile], *, all_newer: bool = False) -> Layers:
+    """The files of the table, in layers; their order within one is kept.
+
+    `all_newer` when the oldest rows are elsewhere: these all count.
+    """
     tokens = sorted({file.max_token for file in files})
     if not tokens:
         return NO_LAYERS
     first = tuple(file for file in files if file.max_token == tokens[0])
-    oldest = () if any(file.delete_count for file in first) else first
+    oldest = () if all_newer or any(file.delete_count for file in first) else first
     number_of = {token: number for number, token in enumerate(tokens)}
     rest = sorted(
         (file for file in files if not oldest or file.max_token != tokens[0]),

@@ -22,6 +22,9 @@ _MISSING_MAX: Final = 2_000
 _DEAD_MAX: Final = 0.3
 """The share of a segment's rows that may be of files that are gone, before it is made anew."""
 
+_NEWER_MAX: Final = 0.003
+"""The bytes of newer files, as a share of those in a merged segment, before it is made anew."""
+
 _TIER: Final = 2
 """A segment is taken into the next one when it is no larger than so many times what follows."""
 
@@ -37,6 +40,8 @@ class Segment:
     """Their types in the data files, by field id."""
     files: tuple[FileId, ...]
     row_counts: tuple[int, ...]
+    merged: bool = False
+    """Whether it holds what is visible of the files of a table with a primary key, all together."""
 
     @cached_property
     def rows(self) -> int:
@@ -114,6 +119,55 @@ def layout(
         sum(len(run.files) for run in native),
         sum(run.bytes for run in native),
     )
+
+
+def merged_layout(
+    files: Sequence[DataFile], columns: Mapping[int, str], segments: Collection[Segment]
+) -> Layout | None:
+    """How the files of a table with a primary key are read: a merged segment, and newer files.
+
+    A segment serves when its files are those of the oldest layers, all of them. None without one.
+    """
+    ordered = sorted(files, key=lambda file: file.max_token)
+    best: tuple[Segment, int] | None = None
+    for segment in segments:
+        count = len(segment.files)
+        if segment.merged and segment.has(columns) and _are_oldest(ordered, segment):
+            best = (segment, count) if best is None or count > best[1] else best
+    if best is None:
+        return None
+    segment, count = best
+    inside = ordered[:count]
+    return Layout(
+        (NativePart(segment.key, segment.path, 0, 0, whole=True),),
+        (segment,),
+        tuple(ordered[count:]),
+        count,
+        sum(file.file_size_bytes for file in inside),
+    )
+
+
+def _are_oldest(ordered: Sequence[DataFile], segment: Segment) -> bool:
+    count = len(segment.files)
+    if {file.file_id for file in ordered[:count]} != set(segment.files):
+        return False
+    # A layer is in it whole, or not at all.
+    return count == len(ordered) or ordered[count].max_token > ordered[count - 1].max_token
+
+
+def next_merged_segment(
+    files: Sequence[DataFile], columns: Mapping[int, str], segments: Collection[Segment]
+) -> tuple[DataFile, ...]:
+    """The files that the next merged segment holds: all of the table, or none while few are newer.
+
+    Each query compares the rows of a segment with the keys of all newer files.
+    """
+    found = merged_layout(files, columns, segments)
+    if found is not None:
+        newer = sum(file.file_size_bytes for file in found.outside)
+        if newer <= _NEWER_MAX * found.inside_bytes:
+            return ()
+    return tuple(sorted(files, key=lambda file: file.max_token))
 
 
 def next_segment(

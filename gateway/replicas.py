@@ -23,9 +23,16 @@ from catalog.files import DataFile
 from catalog.tables import TableAt
 from duckmesh import metrics
 from duckmesh.errors import DuckMeshError
-from duckmesh.identifiers import SchemaVersion, SnapshotId, TableId
+from duckmesh.identifiers import FIELD_ID, SchemaVersion, SnapshotId, TableId
 from gateway.manifests import LocalFiles
-from gateway.replica_parts import Layout, Segment, layout, next_segment
+from gateway.replica_parts import (
+    Layout,
+    Segment,
+    layout,
+    merged_layout,
+    next_merged_segment,
+    next_segment,
+)
 from gateway.segment_files import Place, SegmentFiles
 from query_engine.relations import Relation
 from query_engine.segments import NotBuilt, SegmentBuilder, SegmentOrder
@@ -69,6 +76,8 @@ class _Table:
     """The newest one that a query read it at."""
     files: Sequence[DataFile] = ()
     columns: Mapping[int, str] = field(default_factory=dict)
+    key: tuple[int, ...] = ()
+    """The field ids of its primary key."""
     size_bytes: int = 0
     queries: float = 0.0
     counted_at: float = field(default_factory=time.monotonic)
@@ -150,17 +159,18 @@ class Replicas:
         """
         place = (tenant, table.table_id)
         columns = self._columns_of(table)
-        self._count(place, snapshot_id, files, columns)
+        key = tuple(int(field.metadata[FIELD_ID]) for field in table.schema.key)
+        self._count(place, snapshot_id, files, columns, key)
         segments = self._segments.of(place)
         if not segments:
             return None
-        key = (snapshot_id, table.table_id, *(each.key for each in segments))
+        asked = (snapshot_id, table.table_id, *(each.key for each in segments))
         with self._changed:
-            known = key in self._layouts
-            found = self._layouts.get(key)
+            known = asked in self._layouts
+            found = self._layouts.get(asked)
         if not known:
-            found = layout(files, columns, segments)
-            self._remember(key, found)
+            found = (merged_layout if key else layout)(files, columns, segments)
+            self._remember(asked, found)
         if found is None or not self._segments.hold(place, found.segments):
             return None
         return found
@@ -202,6 +212,7 @@ class Replicas:
         snapshot_id: SnapshotId,
         files: Sequence[DataFile],
         columns: Mapping[int, str],
+        key: tuple[int, ...],
     ) -> None:
         now = time.monotonic()
         with self._changed:
@@ -210,7 +221,7 @@ class Replicas:
             table.counted_at = now
             if table.snapshot_id is None or snapshot_id > table.snapshot_id:
                 table.snapshot_id = snapshot_id
-                table.files, table.columns = files, columns
+                table.files, table.columns, table.key = files, columns, key
                 table.size_bytes = sum(each.file_size_bytes for each in files)
                 table.due = True
             if table.due and table.not_before <= now and self._is_hot(table, now):
@@ -280,17 +291,19 @@ class Replicas:
     def _follow(self, place: Place, table: _Table) -> None:
         """Build the table's next segment if it needs one, and drop those it needs no longer."""
         with self._changed:
-            files, columns = table.files, table.columns
+            files, columns, key = table.files, table.columns, table.key
             table.not_before = time.monotonic() + self._options.table_pause_seconds
-        wanted = next_segment(files, columns, self._segments.of(place))
+        wanted = (next_merged_segment if key else next_segment)(
+            files, columns, self._segments.of(place)
+        )
         if wanted:
-            segment = self._build(place, table, wanted, columns)
+            segment = self._build(place, table, wanted, columns, key)
             if segment is None:
                 return
             self._segments.add(place, segment)
             table.failures = 0
         segments = self._segments.of(place)
-        now_read = layout(files, columns, segments)
+        now_read = (merged_layout if key else layout)(files, columns, segments)
         needed = () if now_read is None else now_read.segments
         self._segments.drop(place, [each for each in segments if each not in needed])
 
@@ -300,6 +313,7 @@ class Replicas:
         table: _Table,
         files: Sequence[DataFile],
         columns: Mapping[int, str],
+        key: tuple[int, ...],
     ) -> Segment | None:
         size_bytes = sum(each.file_size_bytes for each in files)
         allowed = self._make_room(place, table, files, size_bytes + _SPARE_BYTES)
@@ -309,7 +323,7 @@ class Replicas:
         tenant, _ = place
         began = time.monotonic()
         try:
-            key, path = self._segments.new_path(tenant)
+            name, path = self._segments.new_path(tenant)
             paths, pinned = self._files.pin(tenant, files)
             with pinned:
                 size_bytes = self._builder.run(
@@ -320,6 +334,8 @@ class Replicas:
                         columns=dict(columns),
                         memory_limit_bytes=_BUILD_MEMORY_BYTES,
                         size_max_bytes=min(allowed, _GROWTH_MAX * size_bytes + _SPARE_BYTES),
+                        layers=tuple(each.max_token for each in files) if key else (),
+                        key=key,
                     )
                 )
         except (NotBuilt, DuckMeshError, OSError) as error:
@@ -332,7 +348,7 @@ class Replicas:
         metrics.REPLICA_BUILD_SECONDS.observe(time.monotonic() - began)
         ids = tuple(each.file_id for each in files)
         counts = tuple(each.record_count for each in files)
-        return Segment(key, path, size_bytes, dict(columns), ids, counts)
+        return Segment(name, path, size_bytes, dict(columns), ids, counts, merged=bool(key))
 
     def _make_room(
         self, place: Place, table: _Table, files: Sequence[DataFile], wanted_bytes: int

@@ -168,22 +168,22 @@ class RowSources:
                 if place in files:
                     continue
                 files[place] = manifest.files[table.table_id]
-                if table.primary_key:
-                    layers[place] = layers_of(files[place])
-                    files[place] = layers[place].oldest
                 if replicas is not None:
                     layout = replicas.hold(tenant, manifest.snapshot_id, table, files[place])
                     if layout is not None:
                         layouts[place] = layout
                         files[place] = layout.outside
+                if table.primary_key:
+                    layers[place] = layers_of(files[place], all_newer=place in layouts)
+                    files[place] = layers[place].oldest
                 needed = self._pruning.needed(table, files[place], asked)
                 kept = {file.file_id for file in needed}
                 pruned += [file for file in files[place] if file.file_id not in kept]
                 files[place] = needed
-                if place in layouts:
-                    layouts[place] = layouts[place].with_only(needed)
                 if place in layers:
                     files[place] = [*needed, *layers[place].newer]
+                elif place in layouts:
+                    layouts[place] = layouts[place].with_only(needed)
             found, pinned = self._files.pin(
                 tenant, [file for each in files.values() for file in each]
             )

@@ -154,6 +154,7 @@ def _note(place: Place, segment: Segment) -> dict[str, Any]:
         "columns": {str(field_id): kind for field_id, kind in segment.columns.items()},
         "files": [str(file_id) for file_id in segment.files],
         "row_counts": segment.row_counts,
+        "merged": segment.merged,
     }
 
 
@@ -171,6 +172,7 @@ def _read(note: Path, tenant: str) -> tuple[Place, Segment] | None:
             {int(field_id): str(kind) for field_id, kind in said["columns"].items()},
             tuple(FileId(UUID(each)) for each in said["files"]),
             tuple(map(int, said["row_counts"])),
+            bool(said["merged"]),
         )
         return (tenant, TableId(said["table_id"])), segment
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

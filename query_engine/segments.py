@@ -19,18 +19,22 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import query_engine
+from duckmesh.arrow_types import DELETED_FIELD_ID
 from duckmesh.imports import do_without_pandas
 from duckmesh.statements import Statements
 from query_engine import sandbox
 from query_engine.quoting import literal
 
+if TYPE_CHECKING:
+    import duckdb
+
 _SQL: Final = Statements("query_engine", "segments.sql")
 _NICENESS: Final = 19
 _ADDRESS_SPACE_SPARE_BYTES: Final = 2**30
-FORMAT: Final = f"1 duckdb {importlib.metadata.version('duckdb')}"
+FORMAT: Final = f"2 duckdb {importlib.metadata.version('duckdb')}"
 """How segments are written. Those of another format are not read."""
 
 SUFFIX: Final = ".duckdb"
@@ -50,6 +54,10 @@ class SegmentOrder:
     """The types of the columns in the data files, by field id."""
     memory_limit_bytes: int
     size_max_bytes: int
+    layers: tuple[int, ...] = ()
+    """Of each file of a table with a primary key the number of its layer: their rows are merged."""
+    key: tuple[int, ...] = ()
+    """The field ids of that key."""
 
 
 class NotBuilt(Exception):
@@ -100,12 +108,15 @@ def _write(order: SegmentOrder, path: Path) -> None:
     with root:
         try:
             root.execute(_SQL["attach"].format(path=literal(str(path))))
-            root.execute(
-                _SQL["create_rows"].format(
-                    file_number=FILE_NUMBER, columns=column_map(order.columns)
-                ),
-                {"files": list(order.files)},
-            )
+            if order.key:
+                _merge(root, order)
+            else:
+                root.execute(
+                    _SQL["create_rows"].format(
+                        file_number=FILE_NUMBER, columns=column_map(order.columns)
+                    ),
+                    {"files": list(order.files)},
+                )
             types = dict(root.execute(_SQL["column_types"]).fetchall())
             counted = root.execute(_SQL["rows_by_file"].format(file_number=FILE_NUMBER))
             counts = dict(counted.fetchall())
@@ -116,11 +127,40 @@ def _write(order: SegmentOrder, path: Path) -> None:
     _check(order, types, counts)
 
 
+def _merge(root: "duckdb.DuckDBPyConnection", order: SegmentOrder) -> None:
+    """Write the rows that are visible through all the layers of the files."""
+    from query_engine.native import FILE_NUMBER
+
+    key = [f"f{field_id}" for field_id in order.key]
+    kinds = {field_id: order.columns[field_id] for field_id in order.key}
+    oldest = min(order.layers)
+    newer = [n for n, layer in enumerate(order.layers) if layer > oldest] or [0]
+    root.execute(
+        _SQL["create_merged_rows"].format(
+            file_number=FILE_NUMBER,
+            columns=", ".join(f"f{field_id}" for field_id in order.columns),
+            key=", ".join(key),
+            same_key=" AND ".join(f"held.{each} = later.{each}" for each in key),
+            key_map=column_map(kinds),
+            all_map=column_map({**order.columns, DELETED_FIELD_ID: "BOOLEAN"}),
+            deleted=f"f{DELETED_FIELD_ID}",
+        ),
+        {
+            "files": list(order.files),
+            "layers": list(order.layers),
+            "newer_files": [order.files[n] for n in newer],
+            "newer_layers": [order.layers[n] for n in newer],
+        },
+    )
+
+
 def _check(order: SegmentOrder, types: Mapping[str, str], counts: Mapping[int, int]) -> None:
     """What the segment holds is what the catalog says of the files, and of the same types."""
     import duckdb
 
-    for number, expected in enumerate(order.row_counts):
+    if order.key and sum(counts.values()) > sum(order.row_counts):
+        raise NotBuilt("there are more rows than in the files")
+    for number, expected in enumerate(() if order.key else order.row_counts):
         if counts.get(number, 0) != expected:
             raise NotBuilt(f"file {number} has {counts.get(number, 0)} rows and not {expected}")
     for field_id, kind in order.columns.items():

@@ -423,3 +423,30 @@ def test_with_a_listing_of_the_catalog_the_files_are_read(rooms: Rooms) -> None:
     found, inside = answer(rooms, "SELECT v, database_name FROM t, duckdb_databases()")
     assert inside == 0
     assert not [name for name in found.column("database_name").to_pylist() if "segment" in name]
+
+
+def keyed(rooms: Rooms, *pairs: tuple[int, int]) -> None:
+    columns = list(zip(*pairs, strict=True))
+    rooms.write("k", pa.table(columns, names=["id", "v"]), mode=IngestMode.APPEND)
+    rooms.publish_all()
+
+
+def test_a_replica_of_a_keyed_table_holds_what_its_layers_show(rooms: Rooms) -> None:
+    rooms.execute("CREATE TABLE k (id BIGINT PRIMARY KEY, v BIGINT)")
+    keyed(rooms, *((number, 1) for number in range(1_000)))
+    keyed(rooms, *((number, 2) for number in range(0, 1_000, 3)))
+    replicated(rooms, "k")
+    then = newest(rooms)
+    asked = "SELECT count(*) AS n, sum(v) AS total FROM k"
+    expected = [{"n": 1_000, "total": 1_334}]
+    found, inside = answer(rooms, asked)
+    assert (found.to_pylist(), inside) == (expected, 2)
+    keyed(rooms, (3, 100), (2_000, 1))
+    found, inside = answer(rooms, asked)
+    assert (found.to_pylist(), inside) == ([{"n": 1_001, "total": 1_433}], 2)
+    replicated(rooms, "k")
+    found, inside = answer(rooms, asked)
+    assert (found.to_pylist(), inside) == ([{"n": 1_001, "total": 1_433}], 3)
+    # What the segment holds now is of too late: the older snapshot is read from its files.
+    found, inside = answer(rooms, asked, then)
+    assert (found.to_pylist(), inside) == (expected, 0)
