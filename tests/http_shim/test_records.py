@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pyarrow as pa
@@ -214,16 +215,66 @@ def test_too_many_records_or_bytes_are_413(open_http: OpenHttp, rooms: Rooms) ->
         assert (streamed.status_code, streamed.json()["error_code"]) == (413, "PAYLOAD_TOO_LARGE")
 
 
-def test_an_operation_of_a_key_says_what_to_do_instead(http) -> None:
+def test_an_operation_of_a_key_needs_a_table_with_one(http) -> None:
     column = [{"name": "id", "type": "bigint"}]
     http.post("/v1/tables", json={"name": "k", "schema": column, "primary_key_cols": ["id"]})
     http.post("/v1/tables", json={"name": "plain", "schema": column})
-    for table, words in (("k", "is not here yet"), ("plain", "needs a table with a primary key")):
-        body = {"records": [{"payload": {"id": 1}, "op": "upsert"}]}
-        said = http.post(f"/v1/ingest/{table}", json=body).json()
+    for op in ("upsert", "delete"):
+        body = {"records": [{"payload": {"id": 1}, "op": op}]}
+        said = http.post("/v1/ingest/plain", json=body).json()
         assert said["error_code"] == "INVALID_OP"
-        assert words in said["message"]
+        assert "needs a table with a primary key" in said["message"]
         assert "CREATE OR REPLACE TABLE" in said["message"]
+        assert http.post("/v1/ingest/k", json=body).status_code == 200
+
+
+def test_operations_of_one_request_happen_in_its_order(http, rooms: Rooms) -> None:
+    columns = [{"name": "id", "type": "bigint"}, {"name": "v", "type": "varchar"}]
+    http.post("/v1/tables", json={"name": "k", "schema": columns, "primary_key_cols": ["id"]})
+
+    def record(op: str, number: int, v: str | None = None, key: str | None = None) -> Any:
+        payload = {"id": number} | ({"v": v} if v else {})
+        return {"op": op, "payload": payload, "idempotency_key": key}
+
+    records = [
+        record("insert", 1, "a"),
+        record("upsert", 2, "a", "two"),
+        record("upsert", 1, "b"),
+        record("delete", 2),
+        record("delete", 3, "what else it says is not looked at"),
+        record("insert", 3, "c"),
+        record("delete", 1, key="gone"),
+        record("upsert", 4, "d"),
+        record("delete", 4),
+        record("insert", 4, "e"),
+    ]
+    said = http.post("/v1/ingest/k?results=records", json={"records": records})
+    assert said.status_code == 200, said.text
+    assert (said.json()["accepted_count"], said.json()["duplicate_count"]) == (10, 0)
+    rooms.publish_all()
+    expected = [{"id": 3, "v": "c"}, {"id": 4, "v": "e"}]
+    assert rooms.query("FROM k ORDER BY id").to_pylist() == expected
+    # Again: what has a key is a duplicate. The others are new writes, to the same end.
+    again = http.post("/v1/ingest/k", json={"records": records}).json()
+    assert (again["accepted_count"], again["duplicate_count"]) == (8, 2)
+    rooms.publish_all()
+    assert rooms.query("FROM k WHERE id > 2 ORDER BY id").to_pylist() == expected
+
+
+@pytest.mark.parametrize(
+    "payload", [{}, {"id": None}, {"id": "x"}, {"id": 1, "unknown": 1}, {"v": "a"}]
+)
+def test_a_delete_that_names_no_key_is_refused_whole(
+    http, rooms: Rooms, payload: dict[str, Any]
+) -> None:
+    columns = [{"name": "id", "type": "bigint"}, {"name": "v", "type": "varchar"}]
+    http.post("/v1/tables", json={"name": "k", "schema": columns, "primary_key_cols": ["id"]})
+    records = [{"op": "upsert", "payload": {"id": 7}}, {"op": "delete", "payload": payload}]
+    said = http.post("/v1/ingest/k", json={"records": records})
+    assert (said.status_code, said.json()["error_code"]) == (400, "INVALID_PAYLOAD")
+    assert said.json()["context"]["record"] == 1
+    rooms.publish_all()
+    assert rooms.query("FROM k").num_rows == 0
 
 
 def test_records_meet_the_table_as_it_is_though_another_process_has_just_changed_it(

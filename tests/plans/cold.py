@@ -8,15 +8,20 @@ from typing import Final
 _BY_HAND = "an act of an administrator, made by hand"
 _AT_START = "once a process, or once a database"
 _NO_TABLE = "reads no table"
+_OF_KEYED = (
+    "a merge or fold of a keyed table: which files supersede which is known from all its live "
+    "files alone, and compaction keeps them few"
+)
 _RESTORE = "a restore, made by hand: it reads what changed since"
 
 COLD: Final[dict[str, dict[str, str]]] = {
-    "catalog/compaction": {},
+    "catalog/compaction": dict.fromkeys(("layered_tables", "live_files"), _OF_KEYED),
     "catalog/embedded_postgres": {
         "database_exists": _AT_START,
         "create_database": _AT_START,
     },
     "catalog/files": {
+        "newest_tokens_outside": _OF_KEYED,
         "kept_files": "`duckmesh integrity`, by hand: it reads every object as well",
     },
     "catalog/migrate": dict.fromkeys(

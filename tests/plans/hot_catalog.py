@@ -54,6 +54,7 @@ def _adds(place: Place) -> dict[str, Any]:
         "partition": "{}",
         "min_token": 1,
         "max_token": 1,
+        "delete_count": 0,
     }
     inline = {"content_start": 1, "content_bytes": 100, "file_id": str(new_file_id())}
     stored = {"path": "tenant/table/part-new", "file_id": str(new_file_id()), "table_id": 2}
@@ -259,7 +260,7 @@ _SESSION: Final = [
 
 _DEFINITION: Final = [
     Hot(_TABLES, "insert_table", lambda p: (GIANT, "new", None, p.size.newest + 1, [], "[]")),
-    Hot(_TABLES, "insert_schema_version", lambda p: (1, 2, b"-", "[]", p.size.newest + 1)),
+    Hot(_TABLES, "insert_schema_version", lambda p: (1, 2, b"-", "[]", p.size.newest + 1, ["id"])),
     Hot(_TABLES, "lock_live_table", _of_table),
     Hot(_TABLES, "next_schema_version", _of_table),
     Hot(_TABLES, "adopt_schema_version", _of_table),

@@ -136,7 +136,7 @@ HOT: Final = [
         lambda _: {"table_id": 1, "small_bytes": 2**26, "limit": 1_000},
     ),
     Hot(_COMPACTION, "hold_files", lambda p: {"file_ids": p.live_files, "span": "30s"}),
-    Hot(_COMPACTION, "partition_spec", lambda _: (1,)),
+    Hot(_COMPACTION, "arrangement", lambda _: (1,)),
     Hot(_COMPACTION, "begin_run", _run),
     Hot(_COMPACTION, "close_dead_runs", _run),
     Hot(_COMPACTION, "end_run", _run),
