@@ -26,6 +26,7 @@ _QUESTIONS: Final = (
 _SHARES: Final = ((1, Target(3.0, 1.0), Target(3.0, 2.0)), (10, Target(5.0, 1.2), Target(5.0, 3.0)))
 _COLUMNS: Final = "id BIGINT PRIMARY KEY, number BIGINT, name VARCHAR, value DOUBLE"
 _REPEATED: Final = 5
+_BATCH_ROWS: Final = 65_536
 _FOLLOWED_WITHIN_SECONDS: Final = 300.0
 
 _Ask = Callable[[str], pa.Table]
@@ -129,7 +130,7 @@ def _write(stage: Stage, table: str, rows: pa.Table, *, create: bool = False) ->
     with stage.connect() as connection, connection.cursor() as cursor:
         if create:
             cursor.execute(f"CREATE TABLE {table} ({_COLUMNS})")
-        cursor.adbc_ingest(table, rows, mode="append")
+        cursor.adbc_ingest(table, rows.to_reader(_BATCH_ROWS), mode="append")
         cursor.execute(f"SELECT count(*) FROM {table} WHERE id < 0")  # noqa: S608 - a name of ours
         cursor.fetchall()
 
