@@ -9,6 +9,8 @@ import pyarrow as pa
 
 from catalog import files, pins, snapshots
 from catalog.connection import Catalog
+from catalog.files import DataFile
+from catalog.tables import TableAt
 from data_files.partitions import partition_text, spec_texts
 from duckmesh.quotas import NO_QUOTAS, Quotas
 from duckmesh.tokens import BEFORE_ALL
@@ -68,6 +70,7 @@ _DATA_FILES: Final = pa.schema(
         ("min_visibility_token", pa.int64()),
         ("max_visibility_token", pa.int64()),
         ("begin_snapshot", pa.int64()),
+        ("delete_count", pa.int64()),
         # `partition` is a word of SQL.
         ("file_partition", pa.string()),
     ]
@@ -319,7 +322,7 @@ def _tables(manifest: Manifest) -> list[tuple[object, ...]]:
             (
                 table.name,
                 table.schema.version,
-                sum(file.record_count for file in files),
+                _row_count(table, files),
                 len(files),
                 sum(file.file_size_bytes for file in files),
                 table.watermark,
@@ -327,6 +330,14 @@ def _tables(manifest: Manifest) -> list[tuple[object, ...]]:
             )
         )
     return rows
+
+
+def _row_count(table: TableAt, files: Sequence[DataFile]) -> int | None:
+    """How many rows it has; None where only a query knows, as newer files supersede older ones."""
+    layered = len({file.max_token for file in files}) > 1 or any(f.delete_count for f in files)
+    if table.primary_key and layered:
+        return None
+    return sum(file.record_count for file in files)
 
 
 def _data_files(catalog: Catalog, manifest: Manifest) -> list[tuple[object, ...]]:
@@ -345,6 +356,7 @@ def _data_files(catalog: Catalog, manifest: Manifest) -> list[tuple[object, ...]
             file.min_token,
             file.max_token,
             file.begin_snapshot,
+            file.delete_count,
             partition_text(partitions.get(file.file_id, {}), table.schema.arrow),
         )
         for table in manifest.tables.values()

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pyarrow as pa
 import pytest
 
-from catalog import compaction
+from catalog import compaction, tables
 from catalog.compaction import RunState
 from duckmesh.errors import ErrorCode, Unavailable
 from gateway.ingest_modes import IngestMode
@@ -184,3 +185,23 @@ def test_a_table_of_s3_is_restored_with_its_spec_and_its_partitions(remote: Room
     assert remote.query(ALL) == rows
     assert [set(each) for each in partitions(remote)] == [{"2:day"}] * 4
     assert remote.reads.tables(remote.acme)[0].partition_spec == ("day(ts)",)
+
+
+def test_a_keyed_table_of_s3_has_each_key_once(remote: Rooms) -> None:
+    """Staged writes are looked at where they lie: a key that comes twice in one counts once."""
+    remote.execute("CREATE TABLE k (id BIGINT PRIMARY KEY, v BIGINT)")
+    for generation in range(2):
+        ids = [number % 100_000 for number in range(130_000)]
+        rows = pa.table({"id": ids, "v": range(generation, 130_000 + generation)})
+        remote.write("k", rows, mode=IngestMode.APPEND)
+        remote.publish_all()
+    asked = "SELECT count(*) AS n, count(DISTINCT id) AS ids, sum(v) AS total FROM k"
+    expected = [{"n": 100_000, "ids": 100_000, "total": sum(range(30_001, 130_001))}]
+    assert remote.query(asked).to_pylist() == expected
+    with remote.catalog.connect() as connection:
+        table = tables.find_table(connection, remote.acme.tenant_id, "k")
+    assert table is not None
+    merged = remote.compactor().compact(remote.acme.tenant_id, table.table_id, eager=True)
+    assert merged is not None
+    assert (merged.files_in, merged.files_out) == (2, 1)
+    assert remote.query(asked).to_pylist() == expected

@@ -13,7 +13,9 @@ import pytest
 from catalog import files, tables
 from catalog.files import DataFile
 from duckmesh.errors import Conflict, ErrorCode, Invalid
+from duckmesh.identifiers import SnapshotId
 from gateway.ingest_modes import IngestMode
+from gateway.restores import Restores
 from ingest_bus.envelope import Receipt
 from tests.gateway.test_replicas import EAGER
 from tests.rooms import Rooms, open_rooms
@@ -138,6 +140,15 @@ class Model:
     def collect(self) -> None:
         self.rooms.collect(self.rooms.collector(kept_at_least=6, kept_for=timedelta(0)))
 
+    def restore(self) -> None:
+        """Go back, and on from there."""
+        self.publish()
+        then = self.random.choice(sorted(self.snapshots)[-6:])
+        rooms = self.rooms
+        Restores(rooms.catalog, rooms.bus, rooms.visibility).restore(rooms.acme, SnapshotId(then))
+        self.accepted = dict(self.snapshots[then])
+        self.check()
+
     def check(self) -> None:
         newest = self.rooms.visibility.newest(self.rooms.acme.tenant_id)
         self.snapshots[newest.snapshot_id] = dict(self.accepted)
@@ -167,6 +178,7 @@ ACTS: list[tuple[Callable[[Model], None], int]] = [
     (Model.publish, 8),
     (Model.compact, 2),
     (Model.collect, 1),
+    (Model.restore, 1),
 ]
 
 
