@@ -158,6 +158,14 @@ def replaced_version(
     return row[0] if row else None
 
 
+def held_operations(
+    connection: Connection, transaction_id: TransactionId, table_id: TableId
+) -> frozenset[str]:
+    """What the writes do that are held for one table."""
+    rows = connection.execute(_SQL["held_operations"], (transaction_id, table_id))
+    return frozenset(row[0] for row in rows)
+
+
 def restamp(
     connection: Connection,
     transaction_id: TransactionId,

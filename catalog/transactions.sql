@@ -75,6 +75,9 @@ SELECT payload FROM ended WHERE payload_kind = 'staged'
 SELECT max(schema_version) FROM transaction_write
 WHERE transaction_id = %s AND table_id = %s AND raises_fence
 
+-- name: held_operations
+SELECT DISTINCT operation FROM transaction_write WHERE transaction_id = %s AND table_id = %s
+
 -- name: restamp
 UPDATE transaction_write SET schema_version = %(version)s
 WHERE transaction_id = %(transaction_id)s AND table_id = %(table_id)s

@@ -74,7 +74,9 @@ def with_snapshot(
     )
 
 
-_MAY_READ: Final = re.compile(r"\b(?:select|from|table|pivot|summarize|describe)\b", re.IGNORECASE)
+_MAY_READ: Final = re.compile(
+    r"\b(?:select|from|table|pivot|summarize|describe|update)\b", re.IGNORECASE
+)
 """What every statement that reads has somewhere: in a transaction it pins the snapshot."""
 
 OUTCOME_SCHEMA: Final = pa.schema([("Count", pa.int64()), ("visibility_token", pa.int64())])
@@ -242,7 +244,9 @@ class StatementDesk:
     ) -> ReadPoint:
         """Where the queries of a statement read that writes."""
         if transaction is not None and _MAY_READ.search(sql):
-            return ReadPoint(snapshot_id=self._pin(call, None, transaction).snapshot_id)
+            newest = self._sql_writes.changes_rows(sql)
+            pinned = self._pin(call, None, transaction, strong=newest)
+            return ReadPoint(snapshot_id=pinned.snapshot_id)
         return read_point(call.options(), call.recalled())
 
     def _transaction_of(self, call: Call, statement: SealedStatement) -> ClientTransaction | None:
@@ -264,10 +268,22 @@ class StatementDesk:
         info = _flight_info(descriptor, OUTCOME_SCHEMA, endpoint, records=records)
         return info, done.visibility_token
 
-    def _pin(self, call: Call, sql: str | None, transaction: ClientTransaction | None) -> Snapshot:
-        """The snapshot that answers. In a transaction, the one that its first query chose."""
+    def _pin(
+        self,
+        call: Call,
+        sql: str | None,
+        transaction: ClientTransaction | None,
+        *,
+        strong: bool = False,
+    ) -> Snapshot:
+        """The snapshot that answers. In a transaction, the one that its first query chose.
+
+        With `strong` a snapshot that is chosen now has everything accepted before.
+        """
         session = call.recalled()
         point = read_point(call.options(), session)
+        if strong and not point.names_snapshot:
+            point = replace(point, strong=True)
         pin = partial(self._reads.pin, call.identity, stop=call.stop, newest=session.newest)
         if transaction is None or point.names_snapshot:
             return pin(sql, point)

@@ -1,20 +1,19 @@
 """INSERT: its values, or the rows of its query, accepted as one write."""
 
 import contextlib
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
+from catalog.table_schema import TableSchema
 from duckmesh.errors import Invalid
 from gateway.identity import Role
 from gateway.ingest_modes import IngestMode
 from gateway.sql_steps import Executed, SqlRequest, SqlSteps, computing, executed
-from query_engine.conversions import conversion_failed
+from query_engine.conflicts import check_conflict
+from query_engine.conversions import CONVERSION, conversion_failed
 from query_engine.insertion import Insertion, InsertionReader, filled_columns
 from query_engine.scratch import Scratch
-
-_CONVERSION: Final = "Conversion Error: "
 
 
 class SqlInserts:
@@ -29,40 +28,42 @@ class SqlInserts:
         insertion = self._insertions.read(request.sql)
         if not insertion.parameters:
             return None
-        schema = self._steps.table(request, insertion.target.name).schema.arrow
-        names = filled_columns(insertion, schema, self._given(request, insertion))
-        return self._insertions.query_of(insertion, names, schema)
+        target = self._steps.table(request, insertion.target.name).schema
+        names = _filled(insertion, target, self._given(request, insertion))
+        return self._insertions.query_of(insertion, names, target.arrow)
 
     def insert(self, request: SqlRequest) -> Executed:
+        """Accept the rows of an INSERT. In a table with a key each replaces the row of its key."""
         insertion = self._insertions.read(request.sql)
         request.identity.require(Role.INGEST_WRITER)
         table = self._steps.table(request, insertion.target.name)
-        with self._rows_of(request, insertion, table.schema.arrow) as rows:
+        with self._rows_of(request, insertion, table.schema) as rows:
             receipt = self._steps.write(request, table.name, rows, mode=IngestMode.APPEND)
         return executed(receipt)
 
     @contextlib.contextmanager
     def _rows_of(
-        self, request: SqlRequest, insertion: Insertion, schema: pa.Schema
+        self, request: SqlRequest, insertion: Insertion, target: TableSchema
     ) -> Iterator[pa.RecordBatchReader]:
         """The rows to insert, with the table's columns; from a query they come as they are read.
 
         Raises Invalid (INVALID_PAYLOAD) naming the column for a value that does not convert.
         """
+        schema = target.arrow
         if insertion.is_written_out:
             cells = insertion.cells or [[]]
-            names = filled_columns(insertion, schema, len(cells[0]))
+            names = _filled(insertion, target, len(cells[0]))
             rows = self._insertions.written_rows(insertion, names, schema, request.parameters)
             yield rows.to_reader()
             return
         request = computing(request, self._steps.engine.tables_read(self._source_text(insertion)))
-        names = filled_columns(insertion, schema, self._given(request, insertion))
+        names = _filled(insertion, target, self._given(request, insertion))
         query = self._insertions.query_of(insertion, names, schema)
         try:
             with self._steps.query(request, query) as reader:
                 yield reader
         except Invalid as error:
-            if not error.message.startswith(_CONVERSION):
+            if not error.message.startswith(CONVERSION):
                 raise
             failing = self._insertions.failing_columns_query(insertion, names, schema)
             column = self._steps.failing_column(request, failing, names)
@@ -75,3 +76,12 @@ class SqlInserts:
         if (cells := insertion.cells) is not None:
             return len(cells[0])
         return list(self._steps.described(request, self._source_text(insertion)).names)
+
+
+def _filled(insertion: Insertion, target: TableSchema, given: Sequence[str] | int) -> list[str]:
+    """The columns that the statement fills. Raises what its clause for conflicts does not allow."""
+    names = filled_columns(insertion, target.arrow, given)
+    check_conflict(
+        insertion.conflict, filled=names, columns=target.arrow.names, key=target.primary_key
+    )
+    return names

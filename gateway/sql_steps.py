@@ -118,14 +118,24 @@ class SqlSteps:
         return next((name for name, bad in zip(names, failed, strict=True) if bad), None)
 
     def write(
-        self, request: SqlRequest, table: str, rows: pa.RecordBatchReader, *, mode: IngestMode
+        self,
+        request: SqlRequest,
+        table: str,
+        rows: pa.RecordBatchReader,
+        *,
+        mode: IngestMode,
+        deletes: bool = False,
     ) -> Receipt:
-        """Accept the rows as one write, in bounded memory however many they are."""
+        """Accept the rows as one write, in bounded memory however many they are.
+
+        With `deletes` they are the keys of the rows to delete.
+        """
         pending = self.writes.begin(
             request.identity,
             table,
             rows.schema,
             mode=mode,
+            deletes=deletes,
             idempotency_key=request.idempotency_key,
             payload_hash=request.digest,
             session=request.session,

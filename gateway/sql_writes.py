@@ -12,6 +12,7 @@ import pyarrow as pa
 from duckmesh.errors import ErrorCode, NotSupported
 from gateway.identity import Identity
 from gateway.reads import ReadPoint, Reads
+from gateway.sql_changes import SqlChanges
 from gateway.sql_definitions import SqlDefinitions
 from gateway.sql_inserts import SqlInserts
 from gateway.sql_steps import Executed, SqlRequest, SqlSteps, computing
@@ -25,12 +26,8 @@ from query_engine.scratch import Scratch
 from query_engine.statements import StatementKind
 
 _NOT_YET: Final = {
-    StatementKind.UPDATE: "UPDATE needs tables with keys, which are not here yet: write the "
-    "changed rows to a new table, or replace this one by CREATE OR REPLACE TABLE ... AS",
-    StatementKind.DELETE: "DELETE needs tables with keys, which are not here yet: keep the rows "
-    "that stay by CREATE OR REPLACE TABLE ... AS",
-    StatementKind.MERGE: "MERGE needs tables with keys, which are not here yet: INSERT the rows, "
-    "and choose the newest in the query",
+    StatementKind.MERGE: "MERGE is not supported: INSERT replaces the row of its key in a table "
+    "with a primary key, UPDATE takes FROM, and DELETE takes USING",
     StatementKind.COPY: "COPY reaches no file here: ingest the rows (adbc_ingest), or run the "
     "query and write its result where you are",
     StatementKind.TRANSACTION: "every statement is its own transaction: leave it out",
@@ -47,6 +44,7 @@ class SqlWrites:
         self._scratch = Scratch()
         self._steps = SqlSteps(reads, writes, engine=engine)
         self._inserts = SqlInserts(self._steps, self._scratch)
+        self._changes = SqlChanges(self._steps, self._scratch)
         self._definitions = SqlDefinitions(self._steps, self._scratch)
 
     def close(self) -> None:
@@ -112,13 +110,20 @@ class SqlWrites:
                 return self._definitions.create_view(request)
             case StatementKind.DROP_VIEW:
                 return self._definitions.drop_view(request)
-            case StatementKind.DELETE if first_word(request.sql) == "TRUNCATE":
+            case StatementKind.DELETE if _truncates(request.sql):
                 return self._definitions.truncate(request)
+            case StatementKind.DELETE | StatementKind.UPDATE:
+                return self._changes.change(request)
         raise NotSupported(
             ErrorCode.NOT_SUPPORTED,
             _NOT_YET.get(kind, "this statement is not supported: docs/sql.md lists those that are"),
             statement=kind.value,
         )
+
+    def changes_rows(self, sql: str) -> bool:
+        """Whether a statement changes rows that it reads, and is to find the newest."""
+        kind = self._engine.classify(sql).kind
+        return kind in (StatementKind.DELETE, StatementKind.UPDATE) and not _truncates(sql)
 
     def parameters(
         self,
@@ -157,4 +162,13 @@ class SqlWrites:
                 return read_create_table(request.sql).source
             case StatementKind.INSERT:
                 return self._inserts.source(request)
+            case StatementKind.DELETE if _truncates(request.sql):
+                return None
+            case StatementKind.DELETE | StatementKind.UPDATE:
+                return self._changes.source(request)
         return None
+
+
+def _truncates(sql: str) -> bool:
+    """Whether a DELETE, as DuckDB's parser has it, is a TRUNCATE."""
+    return first_word(sql) == "TRUNCATE"

@@ -254,6 +254,12 @@ class Transactions:
             known = tables.schema_versions(connection, table.table_id, [SchemaVersion(version)])
         return replace(table, schema=known[SchemaVersion(version)])
 
+    def held_operations(self, record: TransactionRecord, table: Table) -> frozenset[Operation]:
+        """What the transaction's writes to the table do. No query sees them before COMMIT."""
+        with self._catalog.connect() as connection:
+            held = transactions.held_operations(connection, record.transaction_id, table.table_id)
+        return frozenset(map(Operation, held))
+
     def _remove(self, staged: Iterable[bytes]) -> None:
         for payload in staged:
             for file in StagedPayload.from_bytes(payload).files:
@@ -287,6 +293,9 @@ class ClientTransaction:
 
     def hold(self, envelope: Envelope) -> Receipt:
         return self.owner.hold(self.record, envelope)
+
+    def held_operations(self, table: Table) -> frozenset[Operation]:
+        return self.owner.held_operations(self.record, table)
 
     def follow(self, connection: Connection, table: Table, version: SchemaVersion) -> None:
         """Let what is held for the table stand at this version, which has the same columns.

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from duckmesh.errors import ErrorCode, Invalid, NotSupported
 from duckmesh.statements import Statements
+from query_engine.bound_rows import BoundRows
 from query_engine.conversions import (
     aliases_of,
     kinds_of,
@@ -30,6 +31,7 @@ _SQL: Final = Statements("query_engine", "writes.sql")
 
 _DELETE: Final = "DELETE_QUERY_NODE"
 _UPDATE: Final = "UPDATE_QUERY_NODE"
+_NUMBER: Final = "bound_number"
 _MULTIPLYING: Final = frozenset({"unnest", "unlist", "generate_subscripts"})
 
 
@@ -52,6 +54,22 @@ class Change:
     @property
     def verb(self) -> str:
         return "DELETE" if self.is_delete else "UPDATE"
+
+    @property
+    def takes_bound_rows(self) -> bool:
+        """Whether its parameters may be columns: all stand where the target's columns may stand."""
+        places = (*self.values, *_given(self.condition))
+        plain = sum(
+            node.get("class") == "PARAMETER"
+            for place in places
+            for node in _outside_subqueries(place)
+        )
+        return bool(plain == len(self.parameters) > 0)
+
+    @property
+    def rereads(self) -> bool:
+        """Whether it reads tables beside the row that it changes: perhaps other rows of its own."""
+        return _tables_in(self.node) > 1
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -87,35 +105,50 @@ class ChangeReader:
             _check_expression(expression, change.verb)
         return change
 
-    def query_of(self, change: Change, schema: pa.Schema, key: Sequence[str]) -> str:
+    def query_of(
+        self,
+        change: Change,
+        schema: pa.Schema,
+        key: Sequence[str],
+        bound: BoundRows | None = None,
+    ) -> str:
         """The query of what the change writes, one row for each key.
 
         For DELETE the columns of the key, in its order; for UPDATE all columns of `schema`. Of
-        several matches of a row, UPDATE takes the least of the rows that they make. Raises what
-        `changed_columns` raises.
+        several matches of a row, UPDATE takes the least of the rows that they make. With `bound`
+        it is asked for all bound rows at once; then UPDATE gives a row for each that changes it.
+        Raises what `changed_columns` raises.
         """
         assigned = changed_columns(change, schema, key)
         if change.is_delete:
-            wanted = pa.schema([schema.field(name) for name in key])
-            names = list(key)
-            source = self._matching(change, [_own(change, name) for name in names])
-            one_of_each = _SQL["distinct"]
-        else:
-            wanted = schema
-            # In the order of the text, for clients that cannot name their parameters.
-            names = [*assigned, *(name for name in schema.names if name not in assigned)]
-            values = self._filled(change, assigned, schema, _SQL["cast"])
-            kept = [_own(change, name) for name in names[len(assigned) :]]
-            source = self._matching(change, [*values, *kept])
-            one_of_each = _SQL["least_of_each"]
-        if change.sources:
-            aliases = dict(zip(names, aliases_of(names), strict=True))
-            source = one_of_each.format(
-                key=", ".join(aliases[name] for name in key),
-                columns=", ".join(aliases.values()),
-                source=source,
-            )
-        return query_over(source, names, wanted)
+            return self._deleted(change, schema, key, bound)
+        # In the order of the text, for clients that cannot name their parameters.
+        names = [*assigned, *(name for name in schema.names if name not in assigned)]
+        columns = self._filled(change, assigned, schema, _SQL["cast"])
+        columns += [_own(change, name) for name in names[len(assigned) :]]
+        if not change.sources:
+            return query_over(self._matching(change, columns, bound), names, schema)
+        aliases = aliases_of(names)
+        once = [aliases[names.index(name)] for name in key]
+        numbers = [] if bound is None else [_NUMBER]
+        source = _SQL["least_of_each"].format(
+            key=", ".join([*once, *numbers]),
+            columns=", ".join(aliases),
+            aliases=", ".join([*aliases, *numbers]),
+            source=self._matching(
+                change, columns + [bound.column(bound.number) for _ in numbers if bound], bound
+            ),
+        )
+        return query_over(source, names, schema)
+
+    def _deleted(
+        self, change: Change, schema: pa.Schema, key: Sequence[str], bound: BoundRows | None
+    ) -> str:
+        source = self._matching(change, [_own(change, name) for name in key], bound)
+        if change.sources or bound is not None:
+            aliases = ", ".join(aliases_of(key))
+            source = _SQL["distinct"].format(columns=aliases, aliases=aliases, source=source)
+        return query_over(source, key, pa.schema([schema.field(name) for name in key]))
 
     def failing_columns_query(
         self, change: Change, schema: pa.Schema, assigned: Sequence[str]
@@ -135,11 +168,15 @@ class ChangeReader:
         templates = templates_of(self._trees, template, kinds_of(assigned, schema))
         return [put(value, into) for value, into in zip(change.values, templates, strict=True)]
 
-    def _matching(self, change: Change, columns: list[Tree]) -> str:
+    def _matching(self, change: Change, columns: list[Tree], bound: BoundRows | None = None) -> str:
         """The query of these columns over the rows that the statement matches."""
         query = self._trees.parse(_SQL["matching"])
         node = query["node"]
-        table = change.node["table"]
+        table, condition = change.node["table"], change.condition
+        if bound is not None:
+            read = self._trees.parse(_SQL["matching_bound"].format(bound=bound.source))
+            table = {**read["node"]["from_table"], "left": table}
+            columns, condition = bound.put_into(columns), bound.put_into(condition)
         for source in change.sources:
             table = {**node["from_table"], "left": table, "right": source}
         # Columns have no names here: one could be taken for a column of the table.
@@ -151,7 +188,7 @@ class ChangeReader:
                     "cte_map": change.node["cte_map"],
                     "select_list": columns,
                     "from_table": table,
-                    "where_clause": change.condition,
+                    "where_clause": condition,
                 },
             }
         )
@@ -222,6 +259,19 @@ def _check_expression(tree: Tree, verb: str) -> None:
                 ErrorCode.NOT_SUPPORTED,
                 f"{refused} may not stand in {verb} itself: put it into a subquery",
             )
+
+
+def _tables_in(tree: Tree) -> int:
+    stack: list[Any] = [tree]
+    count = 0
+    while stack:
+        node = stack.pop()
+        if isinstance(node, list):
+            stack.extend(node)
+        elif isinstance(node, dict):
+            count += node.get("type") == "BASE_TABLE"
+            stack.extend(node.values())
+    return count
 
 
 def _outside_subqueries(tree: Tree) -> Iterator[Tree]:

@@ -13,6 +13,9 @@ from query_engine.trees import Tree, Trees
 
 _SQL: Final = Statements("query_engine", "writes.sql")
 
+CONVERSION: Final = "Conversion Error: "
+"""How DuckDB's message begins for a value that does not convert."""
+
 
 def query_over(source: str, names: Sequence[str], schema: pa.Schema) -> str:
     """A query that gives the columns of `schema`, in order and of their types.
@@ -79,7 +82,7 @@ def known_columns(names: Sequence[str], schema: pa.Schema) -> list[str]:
 
 def conversion_failed(column: str | None, message: str) -> Invalid:
     """The refusal of a value that its column's type cannot hold."""
-    reason = clean(message, ()).partition("\n")[0].removeprefix("Conversion Error: ")
+    reason = clean(message, ()).partition("\n")[0].removeprefix(CONVERSION)
     where = "a value" if column is None else f"a value of column {column!r}"
     context = {} if column is None else {"column": column}
     return Invalid(ErrorCode.INVALID_PAYLOAD, f"{where} does not convert: {reason}", **context)

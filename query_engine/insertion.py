@@ -7,7 +7,7 @@ written into that text, as casts: each value of VALUES, each column of a query.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import duckdb
 import pyarrow as pa
@@ -48,6 +48,8 @@ class Insertion:
     by_name: bool
     source: Tree | None
     """The tree of the query that gives the rows; None for DEFAULT VALUES."""
+    conflict: Tree | None = None
+    """The tree of ON CONFLICT, OR REPLACE or OR IGNORE; see query_engine.conflicts."""
 
     @property
     def cells(self) -> list[list[Tree]] | None:
@@ -90,15 +92,15 @@ class InsertionReader:
     def read(self, sql: str) -> Insertion:
         """The one INSERT in `sql`.
 
-        Raises NotSupported for ON CONFLICT, OR REPLACE, OR IGNORE and RETURNING, Invalid for a
-        text that does not parse.
+        Raises NotSupported for RETURNING, Invalid for a text that does not parse.
         """
         query = self._trees.parse(_SQL["insert_as_cte"].format(insert=without_end(sql)))
         node = query["node"]["cte_map"]["map"][0]["value"]["query_node"]
-        if node["on_conflict_info"] is not None:
-            _needs_keys("INSERT with ON CONFLICT, OR REPLACE or OR IGNORE")
         if node["returning_list"]:
-            _needs_keys("RETURNING")
+            raise NotSupported(
+                ErrorCode.NOT_SUPPORTED,
+                "INSERT ... RETURNING is not supported: leave RETURNING out, and query the rows",
+            )
         source = node["select_statement"]
         if source is not None:
             source["node"]["cte_map"]["map"][:0] = node["cte_map"]["map"]
@@ -107,6 +109,7 @@ class InsertionReader:
             tuple(node["columns"]),
             node["column_order"] == "INSERT_BY_NAME",
             source,
+            node["on_conflict_info"],
         )
 
     def source_text(self, insertion: Insertion) -> str:
@@ -319,11 +322,3 @@ def _with_columns(tree: Any, places: Mapping[str, int]) -> Any:
             "column_names": [_BOUND, column],
         }
     return {key: _with_columns(value, places) for key, value in tree.items()}
-
-
-def _needs_keys(what: str) -> NoReturn:
-    raise NotSupported(
-        ErrorCode.NOT_SUPPORTED,
-        f"{what} needs tables with keys, which are not here yet: insert the rows, and choose the "
-        "newest in the query",
-    )

@@ -17,15 +17,27 @@ WITH changed AS (
 -- name: matching
 SELECT NULL FROM target, source WHERE true
 
+-- name: matching_bound
+SELECT NULL FROM target, {bound}
+
+-- name: bound_rows
+(SELECT {columns}) AS {name}
+
+-- name: unnested
+unnest(${place}) AS {name}
+
+-- name: numbered
+unnest(range(len($1))) AS {name}
+
 -- name: distinct
 SELECT DISTINCT {columns} FROM (
 {source}
-) AS matched({columns})
+) AS matched({aliases})
 
 -- name: least_of_each
 SELECT DISTINCT ON ({key}) {columns} FROM (
 {source}
-) AS matched({columns}) ORDER BY ALL
+) AS matched({aliases}) ORDER BY ALL
 
 -- name: select_source
 SELECT {columns} FROM (

@@ -131,7 +131,7 @@ def test_a_token_and_a_snapshot_choose_what_is_read(sql: Sql) -> None:
         ("FROM nowhere", 3, "error TABLE_NOT_FOUND: "),
         ("SELECT error('midway')", 2, "error QUERY_EXECUTION_FAILED: Invalid Input Error: midway"),
         ("ATTACH 'x'", 2, "error NOT_SUPPORTED: "),
-        ("UPDATE t SET a = 1", 2, "error NOT_SUPPORTED: "),
+        ("UPDATE nowhere SET a = 1", 3, "error TABLE_NOT_FOUND: "),
     ],
 )
 def test_a_refusal_has_its_code_and_ends_the_command(

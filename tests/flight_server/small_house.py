@@ -292,6 +292,9 @@ class SmallHouse:
     def parameters(self, identity, sql, **options):
         return pa.schema([])
 
+    def changes_rows(self, sql):
+        return False
+
     def execute(self, identity, sql, **options):
         name = sql.split()[2]
         with self.lock:

@@ -236,6 +236,7 @@ _SESSION: Final = [
     Hot(_TRANSACTIONS, "hold", _held_write),
     Hot(_TRANSACTIONS, "supersede", _in_transaction),
     Hot(_TRANSACTIONS, "replaced_version", lambda p: (p.transaction, 1)),
+    Hot(_TRANSACTIONS, "held_operations", lambda p: (p.transaction, 1)),
     Hot(_TRANSACTIONS, "restamp", _in_transaction),
     Hot(_TRANSACTIONS, "writes", lambda p: (p.transaction,)),
     Hot(_TRANSACTIONS, "end", _in_transaction),

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from duckmesh.errors import DuckMeshError, ErrorCode, NotSupported
+from query_engine.bound_rows import BoundRows
 from query_engine.changes import ChangeReader, changed_columns
 from query_engine.scratch import Scratch
 
@@ -146,6 +147,53 @@ def test_each_form_changes_what_duckdb_itself_changes(
         left |= changed
     assert duck.execute(sql, bound).fetchone() == (len(found),)
     assert left == by_key(rows(duck, "FROM t"))
+
+
+SEVERAL = [
+    ("DELETE FROM t WHERE id = ?", [(1,), (2,), (1,)]),
+    ("DELETE FROM t WHERE part = $2 AND id = $1", [(1, "p0"), (2, "p1")]),
+    ("DELETE FROM t AS bound USING u WHERE bound.id = u.id AND v > ?", [(5,), (15,)]),
+    ("DELETE FROM t USING u, w WHERE t.id = u.id AND u.id = w.id AND name = ?", [("one",), ("x",)]),
+    ("UPDATE t SET a = ?, b = ? WHERE id = ? AND part = ?", [(1, "x", 1, "p0"), (2, "y", 1, "p1")]),
+    ("UPDATE t SET a = v + ? FROM u WHERE t.id = u.id AND u.id = ?", [(5, 1), (6, 2), (7, 9)]),
+    ("UPDATE t SET a = n FROM range(?) AS r(n) WHERE id = ?", None),
+    ("DELETE FROM t WHERE id = (SELECT max(id) FROM u WHERE v < ?)", None),
+    ("WITH q AS (SELECT ? AS n) DELETE FROM t USING q WHERE id = n", None),
+    ("DELETE FROM t", None),
+]
+
+
+@pytest.mark.parametrize(("sql", "several"), SEVERAL, ids=[sql for sql, _ in SEVERAL])
+def test_one_query_for_all_bound_rows_finds_what_they_find_one_by_one(
+    reader: ChangeReader,
+    duck: duckdb.DuckDBPyConnection,
+    sql: str,
+    several: list[tuple[Any, ...]] | None,
+) -> None:
+    change = reader.read(sql)
+    assert change.takes_bound_rows == (several is not None)
+    if several is None:
+        return
+    table = pa.table({str(n): list(values) for n, values in enumerate(zip(*several, strict=True))})
+    bound = BoundRows.of(table, change.parameters, sql=sql)
+    lists = [column[0].as_py() for column in bound.lists.columns]
+    found = rows(duck, reader.query_of(change, TABLE, KEY, bound), lists)
+    query = reader.query_of(change, TABLE, KEY)
+    one_by_one = [row for values in several for row in rows(duck, query, list(values))]
+    if change.is_delete:
+        assert len(found) == len(set(found))
+        one_by_one = list(set(one_by_one))
+    assert sorted(found, key=str) == sorted(one_by_one, key=str)
+    assert found
+
+
+def test_a_row_that_two_bound_rows_change_comes_twice(
+    reader: ChangeReader, duck: duckdb.DuckDBPyConnection
+) -> None:
+    change = reader.read("UPDATE t SET a = ? FROM range(3) WHERE id = 1 AND part = 'p0'")
+    bound = BoundRows.of(pa.table({"0": [7, 8]}), change.parameters, sql="")
+    found = rows(duck, reader.query_of(change, TABLE, KEY, bound), [[7, 8]])
+    assert sorted(found) == [(1, "p0", 7, "b1"), (1, "p0", 8, "b1")]
 
 
 def test_the_query_has_the_columns_and_types_of_the_table(
