@@ -43,6 +43,7 @@ from ingest_bus.envelope import Receipt
 from query_engine.relations import CATALOG, MAIN_SCHEMA
 
 KEY_IN_SCHEMA: Final = b"idempotency_key"
+OP_IN_SCHEMA: Final = b"op"
 """Where a client without call options puts its key: the metadata of the rows' schema."""
 
 
@@ -83,12 +84,14 @@ class IngestDesk:
         options = call.options()
         _check_target(command)
         schema = _schema_of(reader)
+        mode = _mode_of(command)
         write = self._writes.begin(
             call.identity,
             command.table,
             schema,
-            mode=_mode_of(command),
+            mode=mode,
             idempotency_key=options.idempotency_key or key_of_schema(schema),
+            deletes=_deletes(schema, mode),
             trace_id=call.trace_id,
             session=call.writing,
             transaction=self._transactions.of(call, command.transaction_id),
@@ -357,6 +360,20 @@ def key_of_schema(schema: pa.Schema) -> str | None:
     """The idempotency key in the metadata of the rows' schema."""
     value = (schema.metadata or {}).get(KEY_IN_SCHEMA)
     return None if value is None else check_idempotency_key(value.decode("utf-8", "replace"))
+
+
+def _deletes(schema: pa.Schema, mode: IngestMode) -> bool:
+    """Whether the metadata of the rows' schema says that they are keys to delete by."""
+    said = (schema.metadata or {}).get(OP_IN_SCHEMA, b"insert").decode("utf-8", "replace")
+    if said not in ("insert", "delete"):
+        raise Invalid(
+            ErrorCode.INVALID_OP,
+            "the op in the schema's metadata is insert or delete",
+            op=said[:80],
+        )
+    if said == "delete" and mode is not IngestMode.APPEND:
+        raise Invalid(ErrorCode.INVALID_OP, "rows are deleted from a table that is there: append")
+    return bool(said == "delete")
 
 
 def _key_of_batch(metadata: bytes | None, stream_key: str | None, number: int) -> str | None:

@@ -31,21 +31,20 @@ class KeyConformer:
         """Plan the conversion. Raises Invalid: INVALID_OP for a table without a primary key,
         SCHEMA_INCOMPATIBLE naming every fault of the columns.
         """
-        key = table.schema.key
-        if not len(key):
-            raise no_key(table.name)
-        return cls(Conformer.between(offered, key), table.schema.arrow)
+        return cls(Conformer.between(offered, key_of(table)), table.schema.arrow)
 
     def conform(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Rows that delete the keys of the batch. Raises as `Conformer.conform` does."""
         return as_deletes(self.keys.conform(batch), self.schema)
 
 
-def no_key(table: str) -> Invalid:
-    """The refusal to delete rows by a key that their table has not."""
-    return Invalid(
-        ErrorCode.INVALID_OP,
-        f"table {table!r} has no primary key to delete rows by: create it with one, or write it "
-        "anew with the rows that stay (CREATE OR REPLACE TABLE ... AS)",
-        table=table,
-    )
+def key_of(table: Table) -> pa.Schema:
+    """The columns of its primary key. Raises Invalid (INVALID_OP) for a table without one."""
+    if not table.schema.primary_key:
+        raise Invalid(
+            ErrorCode.INVALID_OP,
+            f"table {table.name!r} has no primary key to delete rows by: create it with one, or "
+            "write it anew with the rows that stay (CREATE OR REPLACE TABLE ... AS)",
+            table=table.name,
+        )
+    return table.schema.key

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from duckmesh.errors import ErrorCode, Invalid, NotSupported
 from gateway.identity import Identity
 from gateway.ingest_modes import IngestMode
+from gateway.key_conform import key_of
 from gateway.pending_write import PendingWrite
 from http_shim.bodies import Body
 from http_shim.calls import Call
@@ -26,6 +27,8 @@ class FileWrite:
     media_type: str
     mode: IngestMode
     idempotency_key: str | None
+    deletes: bool = False
+    """Whether its rows are keys, and the rows of these keys are deleted."""
 
 
 def ingest_file(
@@ -33,6 +36,8 @@ def ingest_file(
 ) -> Response:
     """Write the body's rows, and answer. Blocks while the body arrives."""
     writes = door.rooms.writes
+    if asked.deletes and asked.mode is not IngestMode.APPEND:
+        raise Invalid(ErrorCode.INVALID_OP, "a delete leaves the table as it is: leave mode out")
     columns = None
     if asked.media_type not in SELF_DESCRIBING:
         if asked.mode is not IngestMode.APPEND:
@@ -40,7 +45,8 @@ def ingest_file(
                 ErrorCode.NOT_SUPPORTED,
                 "text has no column types: create the table first, then append",
             )
-        columns = writes.target(who, asked.table).table.schema.arrow
+        table = writes.target(who, asked.table).table
+        columns = key_of(table) if asked.deletes else table.schema.arrow
     stop = Interruption()
     limits = FileLimits(line_max_bytes=door.limits.json_max_bytes, spool=door.limits.spool)
     with (
@@ -53,6 +59,7 @@ def ingest_file(
             file.schema,
             mode=asked.mode,
             idempotency_key=asked.idempotency_key,
+            deletes=asked.deletes,
             trace_id=call.trace_id,
             stop=stop,
         )

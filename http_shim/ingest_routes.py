@@ -45,6 +45,13 @@ async def ingest(
         IngestMode,
         Query(description="What becomes of the table; other than `append` for Arrow and Parquet."),
     ] = IngestMode.APPEND,
+    op: Annotated[
+        Literal["insert", "delete"],
+        Query(
+            description="What the rows of a file do; those of a `delete` have the columns of the "
+            "table's primary key. Records in JSON have an `op` each."
+        ),
+    ] = "insert",
     results: Annotated[
         Literal["records"] | None, Query(description="`records`: a result for each record.")
     ] = None,
@@ -60,10 +67,18 @@ async def ingest(
     kind = media_type_of(request, default=JSON)
     kind = ALIASES.get(kind, kind)
     if kind == JSON:
+        if op != "insert":
+            raise Invalid(ErrorCode.INVALID_OP, "records in JSON have an op each: say it there")
         return await _ingest_records(request, table, mode=mode, wish=wish)
     if kind not in FILE_TYPES:
         raise refusal(415, f"rows are sent as {', '.join((JSON, *FILE_TYPES))}: name one of them")
-    asked = FileWrite(table=table, media_type=kind, mode=mode, idempotency_key=_key_of(request))
+    asked = FileWrite(
+        table=table,
+        media_type=kind,
+        mode=mode,
+        idempotency_key=_key_of(request),
+        deletes=op == "delete",
+    )
     # Before the body: who may not write need not send it.
     await call.run(lambda who: door.rooms.writes.check_may_write(who, table, mode=mode))
     body = open_body(

@@ -256,3 +256,36 @@ def test_a_sender_that_leaves_midway_leaves_nothing(http, rooms, table) -> None:
         send(http, NDJSON, parts())
     assert http.get("/v1/health").status_code == 200
     assert stored(rooms).num_rows == 0
+
+
+KEYS = pa.table({"id": pa.array([1, 3, 99], pa.int64())})
+KEY_FILES: dict[str, bytes] = {
+    NDJSON: as_ndjson(KEYS),
+    CSV: b"id\r\n1\r\n3\r\n99\r\n",
+    ARROW: as_arrow(KEYS),
+    PARQUET: as_parquet(KEYS),
+}
+
+
+@pytest.mark.parametrize("kind", KEY_FILES)
+def test_a_file_of_keys_deletes_their_rows(http, rooms: Rooms, kind) -> None:
+    rooms.execute("CREATE TABLE t (id BIGINT PRIMARY KEY, name VARCHAR)")
+    rooms.execute("INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c')")
+    body = KEY_FILES[kind]
+    answer = send(http, kind, body, "?op=delete", idempotency_key="gone")
+    assert (answer.status_code, answer.json()["accepted_count"]) == (200, 3)
+    assert stored(rooms).to_pylist() == [{"id": 2, "name": "b"}]
+    rooms.execute("INSERT INTO t VALUES (1, 'again')")
+    repeated = send(http, kind, body, "?op=delete", idempotency_key="gone")
+    assert (repeated.json()["accepted_count"], repeated.json()["duplicate_count"]) == (0, 3)
+    assert stored(rooms).to_pylist() == [{"id": 1, "name": "again"}, {"id": 2, "name": "b"}]
+
+
+def test_a_file_of_keys_is_refused_where_it_means_nothing(http, rooms: Rooms, table) -> None:
+    answer = send(http, ARROW, KEY_FILES[ARROW], "?op=delete")
+    assert (answer.status_code, answer.json()["error_code"]) == (400, "INVALID_OP")
+    rooms.execute("CREATE TABLE k (id BIGINT PRIMARY KEY, name VARCHAR)")
+    for kind, query in ((ARROW, "?op=delete&mode=replace"), ("application/json", "?op=delete")):
+        headers = {"content-type": kind}
+        refused = http.post(f"/v1/ingest/k{query}", content=KEY_FILES[ARROW], headers=headers)
+        assert (refused.status_code, refused.json()["error_code"]) == (400, "INVALID_OP")
