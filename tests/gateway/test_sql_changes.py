@@ -23,6 +23,7 @@ from duckmesh.errors import (
     NotSupported,
     NotYetVisible,
 )
+from duckmesh.tokens import VisibilityToken
 from gateway.identity import Identity, Role
 from gateway.reads import ReadPoint
 from gateway.sql_steps import Executed
@@ -106,6 +107,26 @@ def test_an_update_may_take_its_values_from_other_tables(stock: Rooms) -> None:
     done = change(stock, "UPDATE stock SET n = n + by_n FROM moves WHERE stock.id = moves.id")
     assert done.row_count == 2
     assert [row[1] for row in found(stock)] == [14, 27, None, 40]
+
+
+def test_an_update_may_take_rows_back_from_an_older_snapshot(stock: Rooms) -> None:
+    then = stock.reads.pin(stock.acme, None, ReadPoint()).snapshot_id
+    change(stock, "UPDATE stock SET n = 0, name = 'lost'")
+    change(
+        stock,
+        f"UPDATE stock SET n = old.n, name = old.name FROM stock AS old AT (VERSION => {then}) "
+        "WHERE stock.id = old.id AND old.id < 4",
+    )
+    assert found(stock) == [*STOCK[:3], (4, 0, "lost")]
+
+
+def test_a_change_may_read_views(stock: Rooms) -> None:
+    stock.execute("CREATE VIEW plenty AS SELECT id, n AS much FROM stock WHERE n > 15")
+    assert change(stock, "UPDATE stock SET n = -much FROM plenty WHERE stock.id = plenty.id") == (
+        Executed(2, VisibilityToken(2))
+    )
+    assert change(stock, "DELETE FROM stock WHERE id NOT IN (SELECT id FROM plenty)").row_count == 4
+    assert found(stock) == []
 
 
 def test_what_matches_nothing_writes_nothing(stock: Rooms) -> None:
