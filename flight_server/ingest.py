@@ -43,7 +43,7 @@ from ingest_bus.envelope import Receipt
 from query_engine.relations import CATALOG, MAIN_SCHEMA
 
 KEY_IN_SCHEMA: Final = b"idempotency_key"
-OP_IN_SCHEMA: Final = b"op"
+OP_IN_SCHEMA: Final = b"duckmesh.op"
 """Where a client without call options puts its key: the metadata of the rows' schema."""
 
 
@@ -368,7 +368,7 @@ def _deletes(schema: pa.Schema, mode: IngestMode) -> bool:
     if said not in ("insert", "delete"):
         raise Invalid(
             ErrorCode.INVALID_OP,
-            "the op in the schema's metadata is insert or delete",
+            "duckmesh.op in the metadata of the schema is insert or delete",
             op=said[:80],
         )
     if said == "delete" and mode is not IngestMode.APPEND:

@@ -81,7 +81,7 @@ def _ingests(
     cursor.adbc_ingest("k", pa.table({"v": values, "id": keys}), mode="append")
     expected.update(zip(keys, values, strict=True))
     gone = [drawn.randrange(60) for _ in range(drawn.randint(1, 10))]
-    rows = pa.table({"id": gone}).replace_schema_metadata({"op": "delete"})
+    rows = pa.table({"id": gone}).replace_schema_metadata({"duckmesh.op": "delete"})
     assert cursor.adbc_ingest("k", rows, mode="append") == len(gone)
     for key in gone:
         expected.pop(key, None)
@@ -89,13 +89,13 @@ def _ingests(
 
 def test_a_delete_is_refused_where_it_means_nothing(running: Service) -> None:
     _, uri = running.serve()
-    keys = pa.table({"id": [1]}).replace_schema_metadata({"op": "delete"})
+    keys = pa.table({"id": [1]}).replace_schema_metadata({"duckmesh.op": "delete"})
     with flightsql.connect(uri, autocommit=True) as connection, connection.cursor() as cursor:
         cursor.execute("CREATE TABLE k (id BIGINT PRIMARY KEY, v VARCHAR)")
         cursor.execute("CREATE TABLE plain (id BIGINT)")
         for table, rows, mode in (
             ("k", keys, "replace"),
-            ("k", keys.replace_schema_metadata({"op": "merge"}), "append"),
+            ("k", keys.replace_schema_metadata({"duckmesh.op": "merge"}), "append"),
             ("plain", keys, "append"),
         ):
             with pytest.raises(adbc_driver_manager.Error, match="INVALID_OP"):

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pyarrow as pa
 import pytest
 
+from catalog import tables, tenants
+from catalog.connection import Catalog
 from catalog.migrate import (
     MigrationState,
     known_migrations,
@@ -17,6 +20,7 @@ from catalog.migrate import (
     migration_status,
     migrations_folder,
 )
+from catalog.table_schema import TableSchema
 from duckmesh.errors import Corrupt, ErrorCode, Invalid, Unavailable
 from duckmesh.statements import Statements
 from tests.bus_worlds import together
@@ -178,3 +182,38 @@ def test_every_up_file_has_its_down_file_and_says_what_it_is_for() -> None:
             r"\$\$.*?\$\$", "", up.read_text(encoding="utf-8"), flags=re.DOTALL
         )
         assert not re.search(r"\b(BEGIN|COMMIT|CONCURRENTLY)\b", outside_functions)
+
+
+def test_a_table_made_with_a_primary_key_before_keys_counted_has_it_afterwards(
+    database_dsn: str,
+) -> None:
+    """Not one of floats, which was taken then: it stays a table of every row."""
+    made = {"k": pa.int64(), "floats": pa.float64()}
+    with Catalog(database_dsn, pool_max=2) as catalog:
+        with catalog.connect() as connection:
+            tenant = tenants.ensure_tenant(connection, "acme", created_by="test")
+            for name in made:
+                columns = pa.schema([pa.field("id", pa.int64(), nullable=False)])
+                tables.create_table(
+                    connection,
+                    tenant.tenant_id,
+                    name,
+                    TableSchema.first(columns),
+                    creation_key=None,
+                    created_by="test",
+                    primary_key=["id"],
+                )
+        migrate_down(database_dsn, to_version=22)
+        for name, kind in made.items():
+            older = pa.schema([pa.field("id", kind, nullable=False)])
+            run(
+                database_dsn,
+                "UPDATE table_schema_version v SET arrow_schema = %s FROM table_def t"
+                " WHERE t.table_id = v.table_id AND t.name = %s",
+                TableSchema.first(older).to_bytes(),
+                name,
+            )
+        migrate_up(database_dsn)
+        with catalog.connect() as connection:
+            found = {n: tables.find_table(connection, tenant.tenant_id, n) for n in made}
+    assert {n: t and t.schema.primary_key for n, t in found.items()} == {"k": ("id",), "floats": ()}
