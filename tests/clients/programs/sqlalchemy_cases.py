@@ -7,6 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import sqlalchemy as sa
+from sqlalchemy import orm
 
 
 def version() -> str:
@@ -102,6 +103,75 @@ def case_insert_of_many_rows(place: Any) -> None:
         with engine.connect() as connection:
             query = sa.select(sa.func.count(), sa.func.sum(table.c.id))
             assert connection.execute(query).one() == (100, 4950)
+
+
+def keyed_people() -> Any:
+    return new_table(
+        sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("name", sa.String),
+        sa.Column("score", sa.Float),
+    )
+
+
+def case_update_and_delete(place: Any) -> None:
+    table = keyed_people()
+    rows = [{"id": i, "name": f"n{i}", "score": i / 2} for i in range(10)]
+    with engine_of(place) as engine:
+        table.create(engine)
+        with engine.begin() as connection:
+            connection.execute(sa.insert(table), rows)
+        with engine.begin() as connection:
+            better = sa.update(table).where(table.c.id < 4).values(score=table.c.score + 100)
+            connection.execute(better)
+        with engine.begin() as connection:
+            connection.execute(sa.delete(table).where(table.c.name.in_(["n2", "n7"])))
+            connection.execute(sa.delete(table).where(table.c.id == 9))
+        with engine.connect() as connection:
+            query = sa.select(table.c.id).where(table.c.score > 50).order_by(table.c.id)
+            assert connection.execute(query).scalars().all() == [0, 1, 3]
+            count = sa.select(sa.func.count()).select_from(table)
+            assert connection.execute(count).scalar_one() == 7
+
+
+def case_update_of_many_rows(place: Any) -> None:
+    table = keyed_people()
+    with engine_of(place) as engine:
+        table.create(engine)
+        with engine.begin() as connection:
+            rows = [{"id": i, "name": "old", "score": 0.0} for i in range(50)]
+            connection.execute(sa.insert(table), rows)
+        with engine.begin() as connection:
+            named = sa.update(table).where(table.c.id == sa.bindparam("which"))
+            connection.execute(
+                named.values(name=sa.bindparam("new")),
+                [{"which": i, "new": f"new {i}"} for i in range(40)],
+            )
+        with engine.connect() as connection:
+            query = sa.select(sa.func.count()).where(table.c.name == "old")
+            assert connection.execute(query).scalar_one() == 10
+
+
+def case_objects_are_changed_and_deleted(place: Any) -> None:
+    """The ORM's unit of work: it counts the rows that its statements say they changed."""
+    table = keyed_people()
+
+    class Person:
+        pass
+
+    orm.registry().map_imperatively(Person, table)
+    with engine_of(place) as engine:
+        table.create(engine)
+        with engine.begin() as connection:
+            rows = [{"id": i, "name": "old", "score": 0.0} for i in range(4)]
+            connection.execute(sa.insert(table), rows)
+        with orm.Session(engine) as session:
+            for person in session.scalars(sa.select(Person)):
+                person.name = f"new {person.id}"
+            session.commit()
+            session.delete(session.get(Person, 2))
+            session.commit()
+            names = session.scalars(sa.select(table.c.name).order_by(table.c.id)).all()
+            assert names == ["new 0", "new 1", "new 3"]
 
 
 def case_rollback_leaves_nothing(place: Any) -> None:
