@@ -411,6 +411,47 @@ public final class JdbcCases {
     }
   }
 
+  static void caseUpdateAndDelete() throws SQLException {
+    String table = newTable();
+    try (Connection connection = connect()) {
+      execute(
+          connection, "CREATE TABLE " + table + " (id BIGINT PRIMARY KEY, n INTEGER, day DATE)");
+      try (Statement statement = connection.createStatement()) {
+        String rows = " SELECT i, 0, NULL FROM range(100) AS r(i)";
+        equal(100, statement.executeUpdate("INSERT INTO " + table + rows));
+        equal(10, statement.executeUpdate("UPDATE " + table + " SET n = 1 WHERE id >= 90"));
+        equal(10, statement.executeUpdate("DELETE FROM " + table + " WHERE n = 1"));
+        equal(0, statement.executeUpdate("DELETE FROM " + table + " WHERE n = 1"));
+      }
+      try (PreparedStatement update =
+          connection.prepareStatement("UPDATE " + table + " SET n = ?, day = ? WHERE id = ?")) {
+        for (int i = 0; i < 20; i++) {
+          update.setInt(1, -i);
+          update.setDate(2, Date.valueOf("2026-01-31"));
+          update.setLong(3, i);
+          update.addBatch();
+        }
+        update.executeBatch();
+      }
+      try (PreparedStatement delete =
+          connection.prepareStatement("DELETE FROM " + table + " WHERE id = ?")) {
+        delete.setLong(1, 0);
+        equal(1, delete.executeUpdate());
+        for (int i = 10; i < 30; i++) {
+          delete.setLong(1, i);
+          delete.addBatch();
+        }
+        delete.executeBatch();
+      }
+      equal(
+          "69 -45 9",
+          text(
+              connection,
+              "SELECT count(*) || ' ' || sum(n) || ' ' || count(day) FROM " + table));
+      execute(connection, "DROP TABLE " + table);
+    }
+  }
+
   /** The session rides on the cookie, which the driver keeps by itself. */
   static void caseReadsItsOwnWrites() throws SQLException {
     String table = newTable();
