@@ -86,11 +86,11 @@ def live_inline_files(connection: Connection, table_ids: Collection[TableId]) ->
 
 
 def newest_tokens_outside(
-    connection: Connection, table_ids: Collection[TableId]
+    connection: Connection, table_ids: Collection[TableId], file_ids: Collection[FileId]
 ) -> dict[TableId, VisibilityToken]:
-    """Of each table the largest token of its live files that `live_inline_files` leaves out."""
-    rows = connection.execute(_SQL["newest_tokens_outside"], {"table_ids": list(table_ids)})
-    return dict(rows.fetchall())
+    """Of each table the largest token of its live files other than those."""
+    values = {"table_ids": list(table_ids), "file_ids": list(file_ids)}
+    return dict(connection.execute(_SQL["newest_tokens_outside"], values).fetchall())
 
 
 def known_paths(connection: Connection, paths: Collection[str]) -> set[str]:

@@ -28,10 +28,10 @@ ORDER BY f.table_id, f.min_token, f.file_id
 LIMIT %(limit)s
 
 -- name: newest_tokens_outside
--- Of each table the largest token of live files that a fold does not take.
+-- By table. Files are left out by their ids: a hold may have ended since they were listed.
 SELECT table_id, max(max_token) FROM data_file
 WHERE table_id = ANY (%(table_ids)s) AND end_snapshot IS NULL
-  AND (path IS NOT NULL OR held_until > duckmesh_now())
+  AND file_id <> ALL (%(file_ids)s)
 GROUP BY table_id
 
 -- name: is_kept

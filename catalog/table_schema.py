@@ -47,6 +47,7 @@ class TableSchema:
     def with_key(self, names: Sequence[str]) -> "TableSchema":
         """The version with this primary key, if each of the columns is here and can be of one."""
         fields = {field.name: field for field in self.arrow}
+        names = as_written(names, self.arrow)
         known = all(
             name in fields and not fields[name].nullable and can_be_key(fields[name].type)
             for name in names
@@ -117,6 +118,12 @@ _KEY_TYPES: Final = (
     pat.is_timestamp,
     pat.is_decimal,
 )
+
+
+def as_written(names: Sequence[str], schema: pa.Schema) -> tuple[str, ...]:
+    """The names as the schema writes its columns: SQL compares them without case. Others stay."""
+    written = {name.lower(): name for name in schema.names}
+    return tuple(written.get(name.lower(), name) for name in names)
 
 
 def not_null(columns: pa.Schema, names: Sequence[str]) -> pa.Schema:

@@ -289,7 +289,8 @@ def _next_version(
     assert row is not None  # noqa: S101 - an aggregate has one row
     version, next_field_id = row
     schema = TableSchema(version, with_missing_ids(columns, first_id=next_field_id))
-    schema = schema.with_key(primary_key)
+    # Without a key its rows were never told apart by one: columns of the key's names make none.
+    schema = schema.with_key(primary_key if table.schema.primary_key else ())
     born = snapshots.append_snapshot(
         connection, head, created_by=created_by, operation="alter_table"
     )

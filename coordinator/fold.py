@@ -97,10 +97,12 @@ class Tails:
         }
         if not tails:
             return []
-        outside = files.newest_tokens_outside(connection, list(tails))
+        within = [file.file_id for tail in tails.values() for file in tail]
+        outside = files.newest_tokens_outside(connection, list(tails), within)
         due: list[DataFile] = []
         for table_id, tail in tails.items():
-            # What lies before a newer file of another kind is no neighbour of what lies behind it.
+            # What lies before a newer file that is not of the tail is no neighbour of what lies
+            # behind it: an object, or a file that a compaction holds.
             newest = outside.get(table_id, BEFORE_ALL)
             behind = [file for file in tail if file.min_token > newest]
             due += behind if len(behind) >= FOLD_FROM_FILES else []

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from catalog.table_schema import check_key, normal_type, widens
+from catalog.table_schema import as_written, check_key, normal_type, widens
 from catalog.tables import Table
 from data_files.partitions import check_type
 from duckmesh.errors import ErrorCode, Invalid, NotSupported
@@ -82,11 +82,12 @@ def _primary_key(
 ) -> tuple[str, ...]:
     """The key's columns under their new names."""
     now = {old[c.field_id].name: c.field for c in columns if c.field_id is not None}
-    for name in table.primary_key:
+    key = as_written(table.primary_key, table.schema.arrow)
+    for name in key:
         if name in table.schema.arrow.names and (name not in now or now[name].nullable):
             raise NotSupported(
                 ErrorCode.NOT_SUPPORTED,
                 f"column {name!r} is part of the primary key: it stays, and stays NOT NULL",
                 column=name,
             )
-    return tuple(now[name].name if name in now else name for name in table.primary_key)
+    return tuple(now[name].name if name in now else name for name in key)

@@ -116,7 +116,7 @@ class PendingWrite:
         staged = isinstance(gathered.payload, StagedPayload)
         table = self._writes.table_for(self, now=staged)
         overwrite = self._operation is Operation.OVERWRITE
-        if not overwrite and not same_columns(table.schema, self.schema):
+        if not overwrite and not self._fits(table.schema):
             raise _changed_meanwhile(table)
         try:
             receipt = self._publish(table, gathered)
@@ -155,9 +155,15 @@ class PendingWrite:
                 raise
             # The table in memory may be one that was dropped, and another has its name by now.
             now = self._writes.table_for(self, now=True)
-            if same_version(table, now) or not same_columns(now.schema, self.schema):
+            if same_version(table, now) or not self._fits(now.schema):
                 raise
             return publish(now)
+
+    def _fits(self, schema: TableSchema) -> bool:
+        """Whether the rows are of these columns; those that delete, of this very key too."""
+        if self._operation is Operation.DELETE and schema.primary_key != self.schema.primary_key:
+            return False
+        return same_columns(schema, self.schema)
 
     def abort(self) -> None:
         """Forget the write. What it staged is removed now, or collected later."""

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from catalog import tables
 from catalog.connection import Catalog
-from catalog.table_schema import TableSchema, not_null
+from catalog.table_schema import TableSchema, as_written, not_null
 from catalog.tables import Table, table_not_found
 from data_files.batch_size import bytes_of
 from data_files.keyed_rows import with_deletes
@@ -647,8 +647,9 @@ def _target_schema(table: Table | None, offered: pa.Schema, mode: IngestMode) ->
     """The columns that the rows are checked against."""
     if table is None:
         return TableSchema.first(offered)
-    if mode is IngestMode.REPLACE and set(table.primary_key) <= set(offered.names):
-        offered = not_null(offered, table.primary_key)
+    key = as_written(table.primary_key, offered)
+    if mode is IngestMode.REPLACE and set(key) <= set(offered.names):
+        offered = not_null(offered, key)
     if mode is IngestMode.REPLACE and not table.schema.has_same_columns(offered):
         return table.schema.replaced_by(offered)
     return table.schema

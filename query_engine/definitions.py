@@ -191,8 +191,10 @@ class DefinitionReader:
         _check_constraints(constraints)
         nullable = [bool(row[3]) for row in columns]
         fields = [f.with_nullable(n) for f, n in zip(arrow, nullable, strict=True)]
-        keys = [tuple(names) for kind, names in constraints if kind == "PRIMARY KEY"]
-        return TableDefinition(pa.schema(fields), keys[0] if keys else ())
+        written = {field.name.lower(): field.name for field in fields}
+        keys = [names for kind, names in constraints if kind == "PRIMARY KEY"]
+        key = tuple(written[name.lower()] for name in keys[0]) if keys else ()
+        return TableDefinition(pa.schema(fields), key)
 
     def altered(self, sql: str, name: str, schema: pa.Schema) -> list[AlteredColumn]:
         """The columns of a table after an ALTER TABLE.

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import duckdb
+import pyarrow as pa
 
 from duckmesh.arrow_types import deleted_field
+from duckmesh.identifiers import FIELD_ID
 from duckmesh.statements import Statements
 from query_engine.empty_files import EmptyFiles
 from query_engine.quoting import identifier, literal
@@ -61,7 +63,7 @@ def layered_view(name: str) -> str:
 
 
 def segment_column(field_id: int) -> str:
-    """The name of a column in a segment: a rename changes no segment."""
+    """The name of a column in a segment, whatever its own is: a rename changes no segment."""
     return f"f{field_id}"
 
 
@@ -204,20 +206,21 @@ class NativeTables:
         self._set(layers_variable(relation.name), [0])
         deleted = deleted_field(relation.schema)
         key = [relation.schema.field(each) for each in relation.primary_key]
-        layer = identifier(_free_name("_layer", [*relation.schema.names, deleted.name]))
         self._cursor.execute(
             _SQL["create_layered_view"].format(
                 view=name,
                 columns=", ".join(map(identifier, relation.schema.names)),
-                key=", ".join(identifier(each.name) for each in key),
-                same_key=" AND ".join(
-                    f"held.{column} = later.{column}"
-                    for column in (identifier(each.name) for each in key)
+                renamed=_renamed(relation),
+                key=", ".join(_stored(each).name for each in key),
+                oldest_key=" AND ".join(
+                    f"held.{identifier(each.name)} = newer.{_stored(each).name}" for each in key
                 ),
-                key_map=relation.column_map_of(key),
-                all_map=relation.column_map_of([*relation.schema, deleted]),
-                deleted=identifier(deleted.name),
-                layer=layer,
+                same_key=" AND ".join(
+                    f"held.{n} = later.{n}" for n in (_stored(f).name for f in key)
+                ),
+                key_map=relation.column_map_of(map(_stored, key)),
+                all_map=relation.column_map_of(map(_stored, [*relation.schema, deleted])),
+                deleted=_stored(deleted).name,
                 oldest=literal(oldest_variable(relation.name)),
                 newer=literal(newer_variable(relation.name)),
                 layers=literal(layers_variable(relation.name)),
@@ -227,13 +230,12 @@ class NativeTables:
 
     def _create_segment_view(self, relation: Relation, part: NativePart, name: str) -> _View:
         segment = self._segments.get(part.key) or self._attach(part)
-        columns = ", ".join(
-            f"{segment_column(field_id)} AS {identifier(column)}"
-            for field_id, (column, _) in relation.stored_columns.items()
-        )
         self._cursor.execute(
             _SQL["create_segment_view"].format(
-                view=name, columns=columns, segment=segment.catalog, condition=_condition(part)
+                view=name,
+                columns=_renamed(relation),
+                segment=segment.catalog,
+                condition=_condition(part),
             )
         )
         view = self._views[name] = _View(name, relation.name.lower(), part.key)
@@ -266,12 +268,17 @@ class NativeTables:
         self._cursor.execute(_SQL["set_list"].format(variable=identifier(variable)), [values])
 
 
-def _free_name(name: str, taken: Iterable[str]) -> str:
-    """The name, or a longer one that is not taken."""
-    folded = {each.lower() for each in taken}
-    while name in folded:
-        name = f"_{name}"
-    return name
+def _renamed(relation: Relation) -> str:
+    """The columns under their own names, of what has them by `segment_column`."""
+    return ", ".join(
+        f"{segment_column(field_id)} AS {identifier(name)}"
+        for field_id, (name, _) in relation.stored_columns.items()
+    )
+
+
+def _stored(field: pa.Field) -> pa.Field:
+    """The column by a name that hides none of DuckDB's own, such as `file_index`."""
+    return field.with_name(segment_column(int(field.metadata[FIELD_ID])))
 
 
 def _condition(part: NativePart) -> str:

@@ -16,22 +16,23 @@ SELECT {columns} FROM read_parquet(getvariable({variable}), hive_partitioning = 
 -- name: create_layered_view
 -- A table with a primary key. Rows of the oldest layer are visible unless a newer one has their key;
 -- newer rows unless a later one has it, or they delete it. Two reads of the newer files: the one of
--- their keys reads no other column, and neither is kept in memory whole.
+-- their keys reads no other column, and neither is kept in memory whole. No column is read by its own
+-- name, which may be `file_index`.
 CREATE VIEW {view} AS
-SELECT {columns} FROM query_table(getvariable({oldest}))
+SELECT {columns} FROM query_table(getvariable({oldest})) held
 ANTI JOIN (
     SELECT {key} FROM read_parquet(getvariable({newer}), hive_partitioning = false, schema = {key_map})
-) USING ({key})
+) newer ON {oldest_key}
 UNION ALL
-SELECT {columns} FROM (
-    SELECT *, getvariable({layers})[CAST(file_index AS BIGINT) + 1] AS {layer}
+SELECT {renamed} FROM (
+    SELECT *, getvariable({layers})[CAST(file_index AS BIGINT) + 1] AS layer
     FROM read_parquet(getvariable({newer}), hive_partitioning = false, schema = {all_map})
 ) held
 ANTI JOIN (
-    SELECT {key}, max(getvariable({layers})[CAST(file_index AS BIGINT) + 1]) AS {layer}
+    SELECT {key}, max(getvariable({layers})[CAST(file_index AS BIGINT) + 1]) AS layer
     FROM read_parquet(getvariable({newer}), hive_partitioning = false, schema = {key_map})
     GROUP BY {key}
-) later ON {same_key} AND held.{layer} < later.{layer}
+) later ON {same_key} AND held.layer < later.layer
 WHERE held.{deleted} IS DISTINCT FROM true
 
 -- name: create_segment_view

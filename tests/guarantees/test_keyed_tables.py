@@ -17,6 +17,7 @@ from duckmesh.identifiers import SnapshotId
 from gateway.ingest_modes import IngestMode
 from gateway.restores import Restores
 from ingest_bus.envelope import Receipt
+from query_engine.quoting import identifier
 from tests.gateway.test_replicas import EAGER
 from tests.rooms import Rooms, open_rooms
 
@@ -471,3 +472,82 @@ def test_columns_of_the_names_that_the_layers_use_are_columns_like_others(rooms:
     assert rooms.query(read).to_pylist() == expected
     compact(rooms, "k")
     assert rooms.query(read).to_pylist() == expected
+
+
+@pytest.mark.parametrize("name", ["file_index", "file_row_number", "filename", "layer", 'a"b'])
+@pytest.mark.parametrize("alone", [False, True], ids=["key and value", "key alone"])
+def test_a_key_may_have_any_name(rooms: Rooms, name: str, alone: bool) -> None:
+    quoted = identifier(name)
+    other = "" if alone else ", held BIGINT, later BIGINT"
+    rooms.execute(f"CREATE TABLE k ({quoted} BIGINT PRIMARY KEY{other})")
+    for value, keys in enumerate([(0, 1, 2), (2, 3, 4), (0, 3)]):
+        rows = [f"({key})" if alone else f"({key}, {value}, {value})" for key in keys]
+        rooms.execute(f"INSERT INTO k VALUES {', '.join(rows)}")
+        rooms.publish_all()
+    delete(rooms, pa.table({name: pa.array([4], pa.int64())}), table="k")
+    rooms.publish_all()
+    values = [(0, 2), (1, 0), (2, 1), (3, 2)]
+    expected = [(key,) if alone else (key, value, value) for key, value in values]
+    for _ in range(2):
+        read = rooms.query(f"FROM k ORDER BY {quoted}").to_pylist()
+        assert [tuple(row.values()) for row in read] == expected
+        compact(rooms, "k")
+
+
+def test_a_key_is_found_in_another_case(rooms: Rooms) -> None:
+    rooms.execute("CREATE TABLE k (Id BIGINT, v BIGINT, PRIMARY KEY (ID))")
+    rooms.execute("INSERT INTO k (ID, V) VALUES (1, 1), (1, 2)")
+    rooms.publish_all()
+    assert rooms.query("FROM k").to_pylist() == [{"Id": 1, "v": 2}]
+    rows = pa.table({"iD": [1, 1, 2], "w": ["a", "b", "c"]})
+    rooms.write("k", rows, mode=IngestMode.REPLACE)
+    rooms.publish_all()
+    rooms.execute("ALTER TABLE k RENAME COLUMN id TO number")
+    rooms.execute("INSERT INTO k VALUES (2, 'd')")
+    rooms.publish_all()
+    read = rooms.query("FROM k ORDER BY number").to_pylist()
+    assert read == [{"number": 1, "w": "b"}, {"number": 2, "w": "d"}]
+
+
+def test_a_table_that_lost_its_key_finds_none_in_a_renamed_column(keyed: Rooms) -> None:
+    """Its rows were never told apart by one."""
+    other = pa.schema([pa.field("number", pa.int64(), nullable=False)])
+    keyed.write("k", pa.table([pa.array([1, 1])], schema=other), mode=IngestMode.REPLACE)
+    keyed.publish_all()
+    keyed.execute("ALTER TABLE k RENAME COLUMN number TO id")
+    keyed.execute("INSERT INTO k VALUES (1)")
+    keyed.publish_all()
+    assert keyed.query("FROM k").to_pylist() == [{"id": 1}] * 3
+    keyed.execute("CREATE OR REPLACE TABLE k AS SELECT 1::INTEGER AS id FROM range(3)")
+    keyed.publish_all()
+    assert keyed.query("FROM k").to_pylist() == [{"id": 1}]
+
+
+@pytest.mark.parametrize(
+    "made_anew",
+    ["id BIGINT NOT NULL, v BIGINT NOT NULL", "id BIGINT NOT NULL, v BIGINT PRIMARY KEY"],
+)
+def test_a_delete_does_not_reach_a_table_of_another_key(rooms: Rooms, made_anew: str) -> None:
+    rooms.execute("CREATE TABLE k (id BIGINT PRIMARY KEY, v BIGINT NOT NULL)")
+    pending = rooms.writes.begin(
+        rooms.acme, "k", ids(1).schema, mode=IngestMode.APPEND, deletes=True
+    )
+    pending.append(ids(1).to_batches()[0])
+    rooms.execute("DROP TABLE k")
+    rooms.execute(f"CREATE TABLE k ({made_anew})")
+    with pytest.raises(Conflict) as conflict:
+        pending.commit()
+    pending.abort()
+    assert conflict.value.code is ErrorCode.SCHEMA_INCOMPATIBLE
+
+
+def test_a_fold_takes_nothing_from_before_a_file_that_was_held_as_it_looked(keyed: Rooms) -> None:
+    for number in range(3):
+        upsert(keyed, (number, number))
+    before, held, behind = live(keyed, "k")
+    with keyed.catalog.connect() as connection:
+        # The hold has ended by now: the file is inline and free.
+        outside = files.newest_tokens_outside(
+            connection, [held.table_id], [before.file_id, behind.file_id]
+        )
+    assert outside == {held.table_id: held.max_token}
