@@ -174,7 +174,7 @@ def test_a_primary_key_is_kept_shown_and_renamed_with_its_columns(rooms: Rooms) 
         with pytest.raises((NotSupported, Invalid)):
             rooms.execute(f"ALTER TABLE k {change}")
     rooms.execute("INSERT INTO k VALUES (1, 'x', 1), (1, 'x', 2)")
-    assert found(rooms, "SELECT count(*) FROM k") == [(2,)]
+    assert found(rooms, "FROM k") == [(1, "x", 2.0)]
 
 
 def test_names_are_compared_without_case(rooms: Rooms) -> None:
