@@ -130,7 +130,7 @@ class Session:
             self._list(oldest_variable(relation.name), views)
             self._list(newer_variable(relation.name), relation.newer_texts)
             self._list(layers_variable(relation.name), relation.newer_layers)
-            views = (layered_view(relation.name),)
+            views = (layered_view(relation),)
         self._list(parts_variable(relation.name), views)
 
     def keep_shape(self, sql: str, shape: Shape) -> None:

@@ -58,8 +58,10 @@ def layers_variable(name: str) -> str:
     return f"duckmesh_layers_{_hex(name)}"
 
 
-def layered_view(name: str) -> str:
-    return f"duckmesh.duckmesh_native.layered_{_hex(name)}"
+def layered_view(relation: Relation) -> str:
+    """The view over all layers of a relation that has newer files."""
+    kind = "layers" if relation.has_layers_of_newer else "two_layers"
+    return f"duckmesh.duckmesh_native.{kind}_{_hex(relation.name)}"
 
 
 def segment_column(field_id: int) -> str:
@@ -198,7 +200,7 @@ class NativeTables:
         return name
 
     def _layered_view(self, relation: Relation) -> None:
-        name = layered_view(relation.name)
+        name = layered_view(relation)
         if name in self._files_views:
             return
         self._set(oldest_variable(relation.name), [self._files_view(relation, 0)])
@@ -206,8 +208,11 @@ class NativeTables:
         self._set(layers_variable(relation.name), [0])
         deleted = deleted_field(relation.schema)
         key = [relation.schema.field(each) for each in relation.primary_key]
+        statement = (
+            "create_layered_view" if relation.has_layers_of_newer else "create_two_layers_view"
+        )
         self._cursor.execute(
-            _SQL["create_layered_view"].format(
+            _SQL[statement].format(
                 view=name,
                 columns=", ".join(map(identifier, relation.schema.names)),
                 renamed=_renamed(relation),

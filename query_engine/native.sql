@@ -35,6 +35,18 @@ ANTI JOIN (
 ) later ON {same_key} AND held.layer < later.layer
 WHERE held.{deleted} IS DISTINCT FROM true
 
+-- name: create_two_layers_view
+-- The same where the newer files are of one layer: none of them supersedes another.
+CREATE VIEW {view} AS
+SELECT {columns} FROM query_table(getvariable({oldest})) held
+ANTI JOIN (
+    SELECT {key} FROM read_parquet(getvariable({newer}), hive_partitioning = false, schema = {key_map})
+) newer ON {oldest_key}
+UNION ALL
+SELECT {renamed}
+FROM read_parquet(getvariable({newer}), hive_partitioning = false, schema = {all_map}) held
+WHERE held.{deleted} IS DISTINCT FROM true
+
 -- name: create_segment_view
 CREATE VIEW {view} AS SELECT {columns} FROM {segment}.main.rows WHERE {condition}
 

@@ -92,6 +92,11 @@ class Relation:
         """How many data files its rows are from, read from them or from segments."""
         return len(self.files) + len(self.newer) + self.segment_files
 
+    @property
+    def has_layers_of_newer(self) -> bool:
+        """Whether some of its newer files supersede others of them."""
+        return len(set(self.newer_layers)) > 1
+
     @cached_property
     def newer_texts(self) -> tuple[str, ...]:
         return tuple(map(str, self.newer))
