@@ -29,7 +29,7 @@ from coordinator.traces import publication, tell_published
 from coordinator.unique_keys import UniqueKeys
 from data_files.parquet import stats_of
 from data_files.partitions import folders_of
-from duckmesh.errors import Corrupt, DuckMeshError
+from duckmesh.errors import Corrupt, DuckMeshError, NotFound
 from duckmesh.identifiers import ConsumerId, EventId, SchemaVersion, TableId, TenantId
 from ingest_bus.envelope import Claim
 from ingest_bus.port import IngestBus
@@ -94,8 +94,9 @@ class Materializer:
 
         Tenants in `skip` are passed over. Raises Fenced when the claim was lost meanwhile: nothing
         of it was published. Raises Unavailable when a dependency failed: the claim was given back
-        without blame. Any other error is a fault of ours with one of the events: the next claims
-        hold one event each, and the one that fails alone is nacked, in the end dead-lettered.
+        without blame. Any other error is a fault of one of the events, or ours with it: the next
+        claims hold one event each, and the one that fails alone is nacked, in the end
+        dead-lettered.
         """
         options = self._options
         limit = 1 if self._suspects else options.claim_limit
@@ -120,6 +121,10 @@ class Materializer:
                 born = self._publish(claim)
                 tell_published(claim, born, span)
                 return Published(born, full=len(claim.events) >= limit)
+        except (Corrupt, NotFound):
+            # What an event staged is broken or gone, and stays so.
+            self._find_culprit(claim)
+            raise
         except DuckMeshError as failure:
             # Fenced as well: when the claim is lost this changes nothing; when only a file to
             # fold was gone, the next claim begins at once.

@@ -266,9 +266,12 @@ class Rewrite:
         """Copy what does not lie in a store of this machine, several objects at a time.
 
         Died here: copies in a temporary directory. Raises what a download raises; those that have
-        begun are waited for, within the store's time limits.
+        begun are waited for, within the store's time limits. NotFound for an object that is gone.
         """
         self._copy_inline([file for file in inputs if file.path is None], scratch)
+        for file in inputs:
+            if file.path is not None and self._store.local_path(file.path) is not None:
+                self._store.stat(file.path)
         with ThreadPoolExecutor(_FETCHES, thread_name_prefix="duckmesh-merge") as pool:
             left = {
                 pool.submit(self._store.download, file.path, _copy_of(file, scratch))

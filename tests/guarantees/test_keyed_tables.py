@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from catalog import files, snapshots, tables
 from catalog.files import DataFile
-from duckmesh.errors import Conflict, ErrorCode, Invalid
+from duckmesh.errors import Conflict, DuckMeshError, ErrorCode, Invalid
 from duckmesh.identifiers import SnapshotId
 from gateway.ingest_modes import IngestMode
 from gateway.restores import Restores
@@ -551,3 +552,27 @@ def test_a_fold_takes_nothing_from_before_a_file_that_was_held_as_it_looked(keye
             connection, [held.table_id], [before.file_id, behind.file_id]
         )
     assert outside == {held.table_id: held.max_token}
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["broken", "gone"])
+def test_a_staged_write_that_cannot_be_read_holds_nothing_else_up(
+    database_dsn: str, tmp_path: Path, gone: bool
+) -> None:
+    with open_rooms(database_dsn, tmp_path, inline_max_bytes=100) as rooms:
+        rooms.execute("CREATE TABLE k (id BIGINT PRIMARY KEY, v BIGINT)")
+        lost = upsert(rooms, *((number, 1) for number in range(50)), publish=False)
+        (staged,) = (tmp_path / "objects").rglob("*.parquet")
+        if gone:
+            staged.unlink()
+        else:
+            staged.write_bytes(b"no rows")
+        upsert(rooms, (1, 2), publish=False)
+        materializer, turns = rooms.materializer(), 0
+        while rooms.visibility.newest(rooms.acme.tenant_id).max_visibility_token < 2 and turns < 30:
+            with suppress(DuckMeshError):
+                materializer.publish_next()
+            rooms.advance(timedelta(minutes=5))
+            turns += 1
+        assert found(rooms) == {1: 2}
+        (dead,) = rooms.bus.dead_letters(rooms.acme.tenant_id, limit=9)
+        assert dead.visibility_token == lost.visibility_token
