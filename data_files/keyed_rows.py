@@ -26,10 +26,10 @@ def with_deletes(schema: pa.Schema) -> pa.Schema:
 def as_deletes(keys: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     """Rows of `with_deletes(schema)` that delete these keys; `keys` has the key's columns."""
     columns = {name: keys.column(number) for number, name in enumerate(keys.schema.names)}
-    made = [
-        columns[each.name] if each.name in columns else pa.nulls(keys.num_rows, each.type)
-        for each in schema
-    ]
+    # Columns of one type share their nulls: few keys of a wide table would take much memory.
+    kinds = {each.type for each in schema if each.name not in columns}
+    nulls = {kind: pa.nulls(keys.num_rows, kind) for kind in kinds}
+    made = [columns[each.name] if each.name in columns else nulls[each.type] for each in schema]
     made.append(pa.repeat(pa.scalar(True), keys.num_rows))
     return pa.RecordBatch.from_arrays(made, schema=with_deletes(schema))
 
