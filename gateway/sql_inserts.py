@@ -10,7 +10,7 @@ from duckmesh.errors import Invalid
 from gateway.identity import Role
 from gateway.ingest_modes import IngestMode
 from gateway.sql_steps import Executed, SqlRequest, SqlSteps, computing, executed
-from query_engine.conflicts import check_conflict
+from query_engine.conflicts import check_clause, check_conflict
 from query_engine.conversions import CONVERSION, conversion_failed
 from query_engine.insertion import Insertion, InsertionReader, filled_columns
 from query_engine.scratch import Scratch
@@ -80,6 +80,7 @@ class SqlInserts:
 
 def _filled(insertion: Insertion, target: TableSchema, given: Sequence[str] | int) -> list[str]:
     """The columns that the statement fills. Raises what its clause for conflicts does not allow."""
+    check_clause(insertion.conflict, target.primary_key)
     names = filled_columns(insertion, target.arrow, given)
     check_conflict(
         insertion.conflict, filled=names, columns=target.arrow.names, key=target.primary_key

@@ -11,6 +11,22 @@ from duckmesh.errors import ErrorCode, NotSupported
 from query_engine.trees import Tree
 
 
+def check_clause(conflict: Tree | None, key: Sequence[str]) -> None:
+    """Raise NotSupported for a clause that no INSERT into a table with this key may have."""
+    if conflict is None:
+        return
+    if not key:
+        _refuse(
+            "ON CONFLICT, OR REPLACE and OR IGNORE need a table with a primary key, and this one "
+            "has none: insert the rows, and choose the newest in the query"
+        )
+    if conflict["action_type"] not in ("REPLACE", "UPDATE"):
+        _refuse(
+            "OR IGNORE and DO NOTHING are not supported, for an INSERT replaces the row of its "
+            "key: insert the rows of a query that leaves out the keys which are there"
+        )
+
+
 def check_conflict(
     conflict: Tree | None, *, filled: Sequence[str], columns: Sequence[str], key: Sequence[str]
 ) -> None:
@@ -19,23 +35,13 @@ def check_conflict(
     `conflict` is the clause's tree, None without one; `filled` are the columns that the INSERT
     gives values for. OR REPLACE would keep the others as they are.
     """
+    check_clause(conflict, key)
     if conflict is None:
         return
-    if not key:
-        _refuse(
-            "ON CONFLICT, OR REPLACE and OR IGNORE need a table with a primary key, and this one "
-            "has none: insert the rows, and choose the newest in the query"
-        )
-    match conflict["action_type"]:
-        case "REPLACE":
-            given = {name.lower() for name in filled}
-        case "UPDATE":
-            given = _given(conflict, key)
-        case _:
-            _refuse(
-                "OR IGNORE and DO NOTHING are not supported, for an INSERT replaces the row of its "
-                "key: insert the rows of a query that leaves out the keys which are there"
-            )
+    if conflict["action_type"] == "REPLACE":
+        given = {name.lower() for name in filled}
+    else:
+        given = _given(conflict, key)
     kept = next((name for name in columns if name.lower() not in given), None)
     if kept is not None:
         raise NotSupported(

@@ -19,7 +19,7 @@ from tests.faults.tcp_proxy import Fault, TcpProxy
 from tests.s3_fixtures import S3Bucket
 
 MEBIBYTE = 1024 * 1024
-REQUEST_LIMIT = timedelta(seconds=2)
+REQUEST_LIMIT = timedelta(seconds=4)
 RETRY_LIMIT = timedelta(seconds=2)
 SLACK_SECONDS = 4
 """For two busy cores."""

@@ -153,8 +153,10 @@ class SmallHouse:
         trace_id=None,
         session=None,
         transaction=None,
+        deletes=False,
         stop=None,
     ):
+        assert not deletes, "no table of this house has a primary key"
         with self.lock:
             known = self.snapshots[-1].get((identity.tenant_id, table))
             if known is None and mode is IngestMode.APPEND:
