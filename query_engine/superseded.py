@@ -8,15 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import duckdb
 import pyarrow as pa
 
 from duckmesh.errors import Corrupt, ErrorCode, Unavailable
 from duckmesh.identifiers import FIELD_ID
 from duckmesh.statements import Statements
 from query_engine.quoting import file_type, literal
+
+if TYPE_CHECKING:
+    import duckdb
 
 _SQL: Final = Statements("query_engine", "superseded.sql")
 _MEMORY_BYTES: Final = 256 * 2**20
@@ -85,8 +87,11 @@ def repeated_rows(files: Sequence[Path], key: Key, *, scratch: Path) -> RowNumbe
 
 
 @contextmanager
-def _database(scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+def _database(scratch: Path) -> "Iterator[duckdb.DuckDBPyConnection]":
     """A database for one question; DuckDB's failures come as ours."""
+    # Not before there is a question: a coordinator without keyed tables has none.
+    import duckdb
+
     try:
         with duckdb.connect(":memory:", config={"threads": 1}) as database:
             database.execute(
@@ -104,11 +109,13 @@ def _database(scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         raise Corrupt("the keys of a data file cannot be read") from cause
 
 
-def _set(database: duckdb.DuckDBPyConnection, variable: str, values: list[str] | list[int]) -> None:
+def _set(
+    database: "duckdb.DuckDBPyConnection", variable: str, values: list[str] | list[int]
+) -> None:
     database.execute(_SQL["set_list"].format(variable=variable), [values])
 
 
-def _by_file(found: duckdb.DuckDBPyConnection) -> RowNumbers:
+def _by_file(found: "duckdb.DuckDBPyConnection") -> RowNumbers:
     rows: dict[int, array[int]] = {}
     while some := found.fetchmany(_FETCHED_ROWS):
         for file, row in some:

@@ -22,3 +22,14 @@ def _pandas_is_loaded(how: str) -> bool:
 def test_pyarrow_loads_pandas_only_where_it_is_wanted() -> None:
     assert _pandas_is_loaded("with")
     assert not _pandas_is_loaded("without")
+
+
+def test_a_coordinator_loads_neither_duckdb_nor_a_door_before_it_needs_them() -> None:
+    program = (
+        "import sys, command_line.coordinating\n"
+        "print(sorted({'duckdb', 'pyarrow.flight', 'fastapi'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
