@@ -43,8 +43,10 @@ from ingest_bus.envelope import Receipt
 from query_engine.relations import CATALOG, MAIN_SCHEMA
 
 KEY_IN_SCHEMA: Final = b"idempotency_key"
-OP_IN_SCHEMA: Final = b"duckmesh.op"
 """Where a client without call options puts its key: the metadata of the rows' schema."""
+
+OP_IN_SCHEMA: Final = b"duckmesh.op"
+"""There it also says that the rows are keys to delete by."""
 
 
 BOUND_MAX_BYTES: Final = 4 * 2**20

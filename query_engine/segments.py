@@ -131,19 +131,25 @@ def _merge(root: "duckdb.DuckDBPyConnection", order: SegmentOrder) -> None:
     """Write the rows that are visible through all the layers of the files."""
     from query_engine.native import FILE_NUMBER
 
+    written = {
+        "file_number": FILE_NUMBER,
+        "columns": ", ".join(f"f{field_id}" for field_id in order.columns),
+        "all_map": column_map({**order.columns, DELETED_FIELD_ID: "BOOLEAN"}),
+        "deleted": f"f{DELETED_FIELD_ID}",
+    }
+    oldest = min(order.layers)
+    newer = [n for n, layer in enumerate(order.layers) if layer > oldest]
+    if not newer:
+        root.execute(_SQL["create_undeleted_rows"].format(**written), {"files": list(order.files)})
+        return
     key = [f"f{field_id}" for field_id in order.key]
     kinds = {field_id: order.columns[field_id] for field_id in order.key}
-    oldest = min(order.layers)
-    newer = [n for n, layer in enumerate(order.layers) if layer > oldest] or [0]
     root.execute(
         _SQL["create_merged_rows"].format(
-            file_number=FILE_NUMBER,
-            columns=", ".join(f"f{field_id}" for field_id in order.columns),
+            **written,
             key=", ".join(key),
             same_key=" AND ".join(f"held.{each} = later.{each}" for each in key),
             key_map=column_map(kinds),
-            all_map=column_map({**order.columns, DELETED_FIELD_ID: "BOOLEAN"}),
-            deleted=f"f{DELETED_FIELD_ID}",
         ),
         {
             "files": list(order.files),

@@ -21,6 +21,13 @@ ANTI JOIN (
 ) later ON {same_key} AND held.layer < later.layer
 WHERE held.{deleted} IS DISTINCT FROM true
 
+-- name: create_undeleted_rows
+-- The same of one layer: nothing supersedes anything.
+CREATE TABLE segment.main.rows AS
+SELECT 0 AS {file_number}, {columns}
+FROM read_parquet($files, hive_partitioning = false, schema = {all_map})
+WHERE {deleted} IS DISTINCT FROM true
+
 -- name: column_types
 SELECT column_name, data_type FROM duckdb_columns()
 WHERE database_name = 'segment' ORDER BY column_index
