@@ -208,11 +208,9 @@ class NativeTables:
         self._set(layers_variable(relation.name), [0])
         deleted = deleted_field(relation.schema)
         key = [relation.schema.field(each) for each in relation.primary_key]
-        statement = (
-            "create_layered_view" if relation.has_layers_of_newer else "create_two_layers_view"
-        )
+        several = relation.has_layers_of_newer
         self._cursor.execute(
-            _SQL[statement].format(
+            _SQL["create_layered_view" if several else "create_two_layers_view"].format(
                 view=name,
                 columns=", ".join(map(identifier, relation.schema.names)),
                 renamed=_renamed(relation),
