@@ -6,7 +6,7 @@ that deletes its key says so in one column more, which no table shows.
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Final, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -42,16 +42,25 @@ def as_rows(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 def newest_of_each_key(rows: pa.Table, key: Sequence[str]) -> pa.Table:
     """The last row of each key, in the order of the rows. Keys have no nulls."""
+    return _one_of_each_key(rows, key, "max")
+
+
+def first_of_each_key(rows: pa.Table, key: Sequence[str]) -> pa.Table:
+    """The first row of each key, in the order of the rows. Keys have no nulls."""
+    return _one_of_each_key(rows, key, "min")
+
+
+def _one_of_each_key(rows: pa.Table, key: Sequence[str], which: Literal["min", "max"]) -> pa.Table:
     if rows.num_rows < 2:
         return rows
     columns = [_comparable(rows.column(name)) for name in key]
     names = [str(number) for number in range(len(key))]
     numbers = pa.array(range(rows.num_rows), pa.int64())
     numbered = pa.table([*columns, numbers], names=[*names, _ROW])
-    last = numbered.group_by(names, use_threads=False).aggregate([(_ROW, "max")])
-    if last.num_rows == rows.num_rows:
+    found = numbered.group_by(names, use_threads=False).aggregate([(_ROW, which)])
+    if found.num_rows == rows.num_rows:
         return rows
-    chosen = last.column(f"{_ROW}_max")
+    chosen = found.column(f"{_ROW}_{which}")
     return rows.take(pc.take(chosen, pc.sort_indices(chosen)))
 
 

@@ -5,7 +5,7 @@ deleted, with them: the newest write of a key wins.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 from typing import Final
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from catalog.tables import Table
 from data_files.batch_size import bytes_of
+from data_files.keyed_rows import first_of_each_key
 from duckmesh.errors import ErrorCode, Invalid, NotSupported
 from gateway.identity import Role
 from gateway.ingest_modes import IngestMode
@@ -25,7 +26,6 @@ from query_engine.conversions import CONVERSION, conversion_failed
 from query_engine.scratch import Scratch
 
 _NOTHING: Final = Executed(0, None)
-_PLACE: Final = "place"
 
 
 class SqlChanges:
@@ -101,7 +101,7 @@ class SqlChanges:
         rows = self._at_once(request, change, table) if change.takes_bound_rows else None
         if rows is None:
             rows = self._gathered(request, query)
-        distinct = _first_of_each(rows, table.schema.primary_key)
+        distinct = first_of_each_key(rows, table.schema.primary_key)
         if distinct.num_rows < rows.num_rows and not change.is_delete:
             raise NotSupported(
                 ErrorCode.NOT_SUPPORTED,
@@ -160,18 +160,3 @@ def _check_held(request: SqlRequest, change: Change, table: Table) -> None:
         "before COMMIT: commit first, or connect with autocommit on",
         table=table.name,
     )
-
-
-def _first_of_each(rows: pa.Table, key: Sequence[str]) -> pa.Table:
-    """The rows without those of a key that came before."""
-    columns = {name: _comparable(rows.column(name)) for name in key}
-    places = pa.table({**columns, _PLACE: pa.array(range(rows.num_rows), pa.int64())})
-    first = places.group_by(list(key), use_threads=False).aggregate([(_PLACE, "min")])
-    return rows if len(first) == len(rows) else rows.take(first.column(f"{_PLACE}_min"))
-
-
-def _comparable(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column in a type that Arrow groups by."""
-    if not isinstance(column.type, pa.BaseExtensionType):
-        return column
-    return pa.chunked_array([c.storage for c in column.chunks], column.type.storage_type)

@@ -24,5 +24,7 @@ def test_a_failure_that_nobody_foresaw_ends_no_later_renewal(
 
     monkeypatch.setattr(world.bus, "extend_lease", fail_first)
     keeper = LeaseKeeper(world.bus, timedelta(seconds=0.15))
-    with keeper.keeping(claimed(world.bus)):
+    claim = claimed(world.bus)
+    with keeper.keeping(claim):
         until(lambda: len(asked) >= 3)
+    assert {asked_for[0].batch_id for asked_for in asked} == {claim.batch_id}

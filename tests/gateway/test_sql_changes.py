@@ -510,3 +510,13 @@ def test_a_sequence_of_statements_ends_as_it_does_in_duckdb(rooms: Rooms, seed: 
             assert (change(rooms, sql).row_count,) == told, sql
             expected = duck.execute("FROM m ORDER BY ALL").fetchall()
             assert found(rooms, "FROM m ORDER BY ALL") == expected, sql
+
+
+def test_bound_rows_meet_in_a_key_whatever_its_columns_are_called(rooms: Rooms) -> None:
+    rooms.execute("CREATE TABLE p (place BIGINT PRIMARY KEY, v BIGINT)")
+    rooms.execute("INSERT INTO p VALUES (1, 1), (2, 2)")
+    rooms.publish_all()
+    with pytest.raises(NotSupported, match="two bound rows change the same row"):
+        rooms.execute("UPDATE p SET v = ? WHERE place = ?", (5, 1), (6, 1))
+    rooms.publish_all()
+    assert rooms.query("FROM p ORDER BY place")["v"].to_pylist() == [1, 2]
