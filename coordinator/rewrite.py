@@ -115,7 +115,7 @@ class Rewrite:
                     Key(schema.key),
                     scratch=scratch,
                 )
-            return self._rewritten(
+            return self._write(
                 table_id, inputs, schema, superseded, scratch, deletes=not from_oldest
             )
 
@@ -132,25 +132,7 @@ class Rewrite:
             repeated = repeated_rows(paths, Key(schema.key), scratch=scratch)
             if not repeated:
                 return None
-            return self._rewritten(table_id, inputs, schema, repeated, scratch, deletes=True)
-
-    def _rewritten(
-        self,
-        table_id: TableId,
-        inputs: Sequence[LiveFile],
-        schema: TableSchema,
-        superseded: RowNumbers,
-        scratch: Path,
-        *,
-        deletes: bool,
-    ) -> list[NewFile]:
-        deletes = deletes and any(file.delete_count for file in inputs)
-        self._left_out = 0
-        written = self._write(table_id, inputs, schema, superseded, scratch, deletes=deletes)
-        rows = sum(file.record_count for file in inputs) - self._left_out
-        if sum(file.record_count for file in written) != rows:
-            raise Corrupt("a rewrite has other rows than its files", table_id=table_id)
-        return written
+            return self._write(table_id, inputs, schema, repeated, scratch, deletes=True)
 
     @contextmanager
     def _scratch(self) -> Iterator[Path]:
@@ -185,7 +167,10 @@ class Rewrite:
         *,
         deletes: bool,
     ) -> list[NewFile]:
-        columns = with_deletes(schema.arrow) if deletes else schema.arrow
+        """The rows that are left, as new objects; those that delete only with `deletes`."""
+        self._left_out = 0
+        keeps = deletes and any(file.delete_count for file in inputs)
+        columns = with_deletes(schema.arrow) if keeps else schema.arrow
         arrow = merged_schema(columns, [self._schema_of(file, scratch) for file in inputs])
         output = _Output(self._store, self._begin_file, arrow, self._options.target_bytes)
         try:
@@ -200,7 +185,11 @@ class Rewrite:
         except BaseException:
             output.abandon()
             raise
-        return [_new_file(file, table_id, schema.version, inputs) for file in output.files]
+        written = [_new_file(file, table_id, schema.version, inputs) for file in output.files]
+        expected = sum(file.record_count for file in inputs) - self._left_out
+        if sum(file.record_count for file in written) != expected:
+            raise Corrupt("a rewrite has other rows than its files", table_id=table_id)
+        return written
 
     def _ordered(
         self, rows: Iterator[pa.RecordBatch], schema: pa.Schema, scratch: Path
