@@ -5,9 +5,9 @@ there. A DELETE becomes the query of the keys of the rows that match; an UPDATE 
 these rows as they are to be, with the conversions that DuckDB's UPDATE makes written in as casts.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 
@@ -25,7 +25,7 @@ from query_engine.conversions import (
 from query_engine.lexemes import TableName, without_end
 from query_engine.scratch import Scratch
 from query_engine.syntax import Parameter
-from query_engine.trees import Tree, Trees, parameters_in
+from query_engine.trees import Tree, Trees, nodes_in, parameters_in
 
 _SQL: Final = Statements("query_engine", "writes.sql")
 
@@ -62,7 +62,7 @@ class Change:
         plain = sum(
             node.get("class") == "PARAMETER"
             for place in places
-            for node in _outside_subqueries(place)
+            for node in nodes_in(place, subqueries=False)
         )
         return bool(plain == len(self.parameters) > 0)
 
@@ -250,7 +250,7 @@ def _check_names(change: Change) -> None:
 
 def _check_expression(tree: Tree, verb: str) -> None:
     """Raise NotSupported for what would make several rows of one, or look at several."""
-    for node in _outside_subqueries(tree):
+    for node in nodes_in(tree, subqueries=False):
         refused = {"WINDOW": "window functions", "STAR": "COLUMNS and *"}.get(node.get("class", ""))
         if str(node.get("function_name", "")).lower() in _MULTIPLYING:
             refused = "unnest"
@@ -262,27 +262,7 @@ def _check_expression(tree: Tree, verb: str) -> None:
 
 
 def _tables_in(tree: Tree) -> int:
-    stack: list[Any] = [tree]
-    count = 0
-    while stack:
-        node = stack.pop()
-        if isinstance(node, list):
-            stack.extend(node)
-        elif isinstance(node, dict):
-            count += node.get("type") == "BASE_TABLE"
-            stack.extend(node.values())
-    return count
-
-
-def _outside_subqueries(tree: Tree) -> Iterator[Tree]:
-    stack: list[Any] = [tree]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, list):
-            stack.extend(node)
-        elif isinstance(node, dict):
-            yield node
-            stack.extend(value for name, value in node.items() if name != "subquery")
+    return sum(node.get("type") == "BASE_TABLE" for node in nodes_in(tree))
 
 
 def _own(change: Change, name: str) -> Tree:

@@ -1,6 +1,7 @@
 """Statements as the trees that DuckDB's `json_serialize_sql` gives, and back to text."""
 
 import json
+from collections.abc import Iterator
 from typing import Any, Final, NoReturn
 
 from duckmesh.errors import ErrorCode, Invalid
@@ -61,18 +62,24 @@ class Trees:
 
 def parameters_in(tree: Any) -> tuple[Parameter, ...]:
     """The places of the parameters in a tree, in the order of the text."""
-    found: list[Parameter] = []
+    found = [
+        Parameter(str(node["identifier"]), int(node.get("query_location") or 0), 0)
+        for node in nodes_in(tree)
+        if node.get("class") == "PARAMETER"
+    ]
+    return tuple(sorted(found, key=lambda each: each.at))
+
+
+def nodes_in(tree: Any, *, subqueries: bool = True) -> Iterator[Tree]:
+    """Every node of a tree, in no order; without `subqueries` none that stands in one."""
     stack: list[Any] = [tree]
     while stack:
         node = stack.pop()
         if isinstance(node, list):
             stack.extend(node)
         elif isinstance(node, dict):
-            if node.get("class") == "PARAMETER":
-                place = int(node.get("query_location") or 0)
-                found.append(Parameter(str(node["identifier"]), place, 0))
-            stack.extend(each for each in node.values() if isinstance(each, (dict, list)))
-    return tuple(sorted(found, key=lambda each: each.at))
+            yield node
+            stack.extend(each for name, each in node.items() if subqueries or name != "subquery")
 
 
 def _too_deep() -> NoReturn:
