@@ -23,7 +23,8 @@ from duckmesh import metrics
 from duckmesh.errors import ErrorCode, Invalid
 from duckmesh.settings import FlightSettings, Settings
 from duckmesh.telemetry import get_logger
-from flight_server.server import DoorOptions, FlightDoor, Tls
+from flight_server.server import DoorOptions, FlightDoor
+from grpc_transport.server import Tls
 from flight_server.tickets import Seal
 from gateway.audit_buffer import AuditBuffer
 from gateway.known_quotas import KnownQuotas

@@ -1,4 +1,4 @@
-"""Who calls, decided once per call in one thin middleware.
+"""Who calls, decided once per call.
 
 Basic (the password is the API key) and Bearer (an API key, or a session token of ours) lead to an
 Identity. The answer to a call that came with anything but a session carries a session token, in
@@ -7,46 +7,31 @@ in a session from then on with no option set.
 """
 
 from dataclasses import replace
-from typing import Any, Final
 
-import structlog
-from pyarrow import flight
-
-from duckmesh.errors import DuckMeshError, Internal
 from duckmesh.tokens import VisibilityToken
-from flight_server.boundary import flight_exception
-from flight_server.calls import CallsInFlight, Place
+from flight_server.calls import Place
 from flight_server.counts import CallCount
 from flight_server.headers import (
     CallOptions,
     RawHeaders,
     read_options,
-    trace_id_of,
     traceparent_of,
 )
 from flight_server.sessions import TOKEN_PREFIX, Session, Sessions, token_headers
-from flight_server.thread_state import HeldThreadState
 from gateway.credentials import Authenticator, Bearer, identify, parse_authorization
 from gateway.identity import Identity
+from grpc_transport.calls import Call as Rpc
 from ingest_bus.envelope import WritingSession
 from query_engine.engine import Interruption
 
-MIDDLEWARE: Final = "duckmesh"
-"""The key of this middleware in pyarrow's dictionary."""
 
-_FINISHING: Final = (flight.FlightMethod.DO_GET, flight.FlightMethod.DO_ACTION)
-"""Fetching what a ticket promises, and closing: admitted while the server drains."""
-
-_log = structlog.get_logger(__name__)
-
-
-class Call(flight.ServerMiddleware):  # type: ignore[misc]
+class Call:
     """One call: who, in which session, with which headers. Lives as long as the call."""
 
     def __init__(
         self,
+        rpc: Rpc,
         session: Session,
-        headers: RawHeaders,
         trace_id: str,
         *,
         place: Place,
@@ -55,7 +40,7 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
         count: CallCount,
         tells_at_once: bool = True,
     ) -> None:
-        super().__init__()
+        self.rpc = rpc
         self.count = count
         self.place = place
         self.stop = Interruption()
@@ -63,8 +48,7 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
         self.session = session
         """The session as the client's token has it; `recalled` knows more."""
         self.trace_id = trace_id
-        self.traceparent = traceparent_of(headers, trace_id)
-        self._headers = headers
+        self.traceparent = traceparent_of(rpc.headers, trace_id)
         self._options: CallOptions | None = None
         self._sessions = sessions
         self._is_new = is_new
@@ -72,8 +56,7 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
         self._told_token: str | None = None
         if is_new and tells_at_once:
             self._told_token = sessions.token_of(session)
-        # Last of all: a call that was refused is not completed.
-        self._thread_state = HeldThreadState()
+            self._send(token_headers(self._told_token))
 
     @property
     def identity(self) -> Identity:
@@ -102,8 +85,18 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
             self._recalled = self.session if self._is_new else self._sessions.recalled(self.session)
         return self._recalled
 
-    def headers_after(self, token: VisibilityToken | None) -> dict[str, str]:
-        """The headers that tell the client of its session when it knows less, or grows old."""
+    def send_session(self, token: VisibilityToken | None = None) -> None:
+        """Send the session's token anew when the client's knows less, or grows old.
+
+        It goes out with the first bytes of the answer: call this before them.
+        """
+        self._send(self._headers_after(token))
+
+    def _send(self, headers: dict[str, str]) -> None:
+        for name, value in headers.items():
+            self.rpc.set_header(name, value)
+
+    def _headers_after(self, token: VisibilityToken | None) -> dict[str, str]:
         session = self._recalled or self.session
         if token is not None:
             session = session.having_written(token)
@@ -118,70 +111,39 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
     def options(self) -> CallOptions:
         """The call's options. Raises Invalid: call it inside the boundary."""
         if self._options is None:
-            self._options = read_options(self._headers)
+            self._options = read_options(self.rpc.headers)
         return self._options
 
-    def sending_headers(self) -> dict[str, str]:
-        # pyarrow asks before the RPC runs, and a second time after GetFlightInfo: the answer is
-        # the same each time. A token that a write moved, or that grows old, is sent by the RPC
-        # itself; of two such headers ADBC keeps the first, so a session sends none here.
-        return {} if self._told_token is None else token_headers(self._told_token)
 
-    def call_completed(self, exception: Exception | None) -> None:
-        self.count.ended(failed=exception is not None)
-        self.place.leave()
-        self._thread_state.release()
+class Authentication:
+    """Turns the credential of each call into a Call, or refuses it. Safe for threads."""
 
-
-class Authentication(flight.ServerMiddlewareFactory):  # type: ignore[misc]
-    """Turns the credential of each call into a Call, or refuses it as UNAUTHENTICATED."""
-
-    def __init__(
-        self, authenticator: Authenticator, sessions: Sessions, calls: CallsInFlight
-    ) -> None:
-        super().__init__()
-        self._calls = calls
+    def __init__(self, authenticator: Authenticator, sessions: Sessions) -> None:
         self._authenticator = authenticator
         self._sessions = sessions
 
-    def start_call(self, info: Any, headers: RawHeaders) -> Call:
-        trace_id = trace_id_of(headers)
-        count = CallCount(info.method)
-        place: Place | None = None
-        try:
-            place = self._calls.enter(finishes=info.method in _FINISHING)
-            return self._admit(info.method, headers, trace_id, place, count)
-        except DuckMeshError as error:
-            _give_back(place)
-            count.refused(error)
-            _log.info(
-                "call_refused", rpc=str(info.method), error_code=error.code.value, trace_id=trace_id
-            )
-            raise flight_exception(error, trace_id) from None
-        except Exception:  # noqa: BLE001 - logged, and mapped to INTERNAL
-            _give_back(place)
-            count.refused(Internal())
-            _log.exception("call_failed", rpc=str(info.method), trace_id=trace_id)
-            raise flight_exception(Internal(), trace_id) from None
-
-    def _admit(
-        self, method: Any, headers: RawHeaders, trace_id: str, place: Place, count: CallCount
+    def admit(
+        self, rpc: Rpc, trace_id: str, place: Place, count: CallCount, *, tells_at_once: bool
     ) -> Call:
-        session = self._shown(headers)
+        """The call of who is let in. Blocks. Raises Denied, Overloaded, Unavailable.
+
+        With `tells_at_once` the answer begins with the token of a new session; a write tells its
+        own token in the same header, and waits for that.
+        """
+        session = self._shown(rpc.headers)
         is_new = session is None
         if session is None:
-            credential = parse_authorization(_texts(headers, "authorization"))
+            credential = parse_authorization(_texts(rpc.headers, "authorization"))
             session = self._sessions.begin(identify(self._authenticator, credential))
         return Call(
+            rpc,
             session,
-            headers,
             trace_id,
             place=place,
             sessions=self._sessions,
             is_new=is_new,
             count=count,
-            # A write tells its token in the same header: it waits for that.
-            tells_at_once=method != flight.FlightMethod.DO_PUT,
+            tells_at_once=tells_at_once,
         )
 
     def _shown(self, headers: RawHeaders) -> Session | None:
@@ -217,30 +179,3 @@ def _is_same_caller(one: Identity, other: Identity) -> bool:
         other.principal,
         other.key_id,
     )
-
-
-def _give_back(place: Place | None) -> None:
-    # pyarrow does not complete a call that was refused here.
-    if place is not None:
-        place.leave()
-
-
-class AcceptHandshake(flight.ServerAuthHandler):  # type: ignore[misc]
-    """Lets the Handshake call through: the middleware has already judged its credential.
-
-    JDBC, ODBC and ADBC with a password open with a handshake, which pyarrow refuses when no such
-    object is given.
-    """
-
-    def authenticate(self, outgoing: Any, incoming: Any) -> None:
-        """Nothing to ask: the credential came in the headers."""
-
-    def is_valid(self, token: bytes) -> bytes:  # noqa: ARG002 - pyarrow's signature
-        return b""
-
-
-def call_of(context: flight.ServerCallContext) -> Call:
-    """The Call of a running RPC."""
-    call = context.get_middleware(MIDDLEWARE)
-    assert isinstance(call, Call)  # noqa: S101 - the server is built with this middleware
-    return call

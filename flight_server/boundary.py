@@ -1,23 +1,17 @@
-"""The one place where errors of DuckMesh become errors of Arrow Flight.
+"""The one place where errors of DuckMesh become statuses of gRPC.
 
-pyarrow maps a Python exception to a gRPC status by its class, and cannot reach ALREADY_EXISTS,
-RESOURCE_EXHAUSTED or ABORTED. So the contract's code leads the text, `[TABLE_EXISTS] ...`, and the
-whole contract travels in the trailer `x-duckmesh-error` and, where the exception can carry it, as
-a google.rpc.Status detail. Classes without an own FlightError derive from ValueError, KeyError or
-NotImplementedError; for those pyarrow would send a traceback, which `install_traceback_filter`
-prevents.
+The contract's code leads the status' text, `[TABLE_EXISTS] ...`, and the whole contract travels in
+the trailer `x-duckmesh-error`; where Arrow's clients look for it, as a google.rpc.Status detail.
+Arrow's own trailers tell its C++ and Python clients which exception to raise.
 """
 
 import json
-import traceback
 from collections.abc import Callable, Mapping
-from enum import IntEnum
 from types import TracebackType
 from typing import Any, Final, Protocol
 
 import structlog
 from google.protobuf import wrappers_pb2  # type: ignore[import-untyped]
-from pyarrow import flight
 
 from duckmesh import tracing
 from duckmesh.errors import (
@@ -39,6 +33,8 @@ from duckmesh.errors import (
 )
 from duckmesh.telemetry import bind_trace
 from flight_server import messages
+from grpc_transport.calls import Gone
+from grpc_transport.status import Status
 
 TEXT_MAX_CHARS: Final = 1024
 """gRPC keeps all headers of a failed call under 8 KiB, and the text is in several of them."""
@@ -47,86 +43,46 @@ _CONTRACT_MAX_CHARS: Final = 1200
 _log = structlog.get_logger(__name__)
 
 
-class GrpcCode(IntEnum):
-    """The gRPC status codes that pyarrow can send."""
-
-    CANCELLED = 1
-    UNKNOWN = 2
-    INVALID_ARGUMENT = 3
-    DEADLINE_EXCEEDED = 4
-    NOT_FOUND = 5
-    PERMISSION_DENIED = 7
-    UNIMPLEMENTED = 12
-    INTERNAL = 13
-    UNAVAILABLE = 14
-    UNAUTHENTICATED = 16
-
-
-class InvalidArgument(ValueError):
-    """Reaches the client as INVALID_ARGUMENT."""
-
-
-class NoSuchName(KeyError):
-    """Reaches the client as NOT_FOUND."""
-
-    def __str__(self) -> str:
-        # KeyError would quote the text.
-        return str(self.args[0])
-
-
-class Unimplemented(NotImplementedError):
-    """Reaches the client as UNIMPLEMENTED."""
-
-
-class Failed(Exception):
-    """Reaches the client as UNKNOWN: for get_schema, where pyarrow garbles every FlightError."""
-
-
-_WITHOUT_TRACEBACK: Final = (
-    InvalidArgument,
-    NoSuchName,
-    Unimplemented,
-    Failed,
-    # In the middle of a stream pyarrow takes these for any other Python exception.
-    flight.FlightError,
-)
-
-CODE_OF_CLASS: Final[Mapping[type[DuckMeshError], GrpcCode]] = {
-    Invalid: GrpcCode.INVALID_ARGUMENT,
-    Denied: GrpcCode.UNAUTHENTICATED,
-    NotFound: GrpcCode.NOT_FOUND,
-    Conflict: GrpcCode.INVALID_ARGUMENT,
-    NotYetVisible: GrpcCode.DEADLINE_EXCEEDED,
-    Overloaded: GrpcCode.UNAVAILABLE,
-    Exceeded: GrpcCode.INVALID_ARGUMENT,
-    Cancelled: GrpcCode.CANCELLED,
-    NotSupported: GrpcCode.UNIMPLEMENTED,
-    Unavailable: GrpcCode.UNAVAILABLE,
-    Fenced: GrpcCode.INTERNAL,
-    Corrupt: GrpcCode.INTERNAL,
-    Internal: GrpcCode.INTERNAL,
+CODE_OF_CLASS: Final[Mapping[type[DuckMeshError], Status]] = {
+    Invalid: Status.INVALID_ARGUMENT,
+    Denied: Status.UNAUTHENTICATED,
+    NotFound: Status.NOT_FOUND,
+    Conflict: Status.INVALID_ARGUMENT,
+    NotYetVisible: Status.DEADLINE_EXCEEDED,
+    Overloaded: Status.UNAVAILABLE,
+    Exceeded: Status.INVALID_ARGUMENT,
+    Cancelled: Status.CANCELLED,
+    NotSupported: Status.UNIMPLEMENTED,
+    Unavailable: Status.UNAVAILABLE,
+    Fenced: Status.INTERNAL,
+    Corrupt: Status.INTERNAL,
+    Internal: Status.INTERNAL,
 }
 """The gRPC code of each class of error."""
 
-CODE_OF_ERROR: Final[Mapping[ErrorCode, GrpcCode]] = {
-    ErrorCode.FORBIDDEN: GrpcCode.PERMISSION_DENIED,
-    ErrorCode.QUERY_TIMEOUT: GrpcCode.DEADLINE_EXCEEDED,
+CODE_OF_ERROR: Final[Mapping[ErrorCode, Status]] = {
+    ErrorCode.FORBIDDEN: Status.PERMISSION_DENIED,
+    ErrorCode.QUERY_TIMEOUT: Status.DEADLINE_EXCEEDED,
 }
 """The codes that say more than their class does."""
 
-_FLIGHT_ERROR: Final[Mapping[GrpcCode, type[flight.FlightError]]] = {
-    GrpcCode.CANCELLED: flight.FlightCancelledError,
-    GrpcCode.DEADLINE_EXCEEDED: flight.FlightTimedOutError,
-    GrpcCode.PERMISSION_DENIED: flight.FlightUnauthorizedError,
-    GrpcCode.INTERNAL: flight.FlightInternalError,
-    GrpcCode.UNAVAILABLE: flight.FlightUnavailableError,
-    GrpcCode.UNAUTHENTICATED: flight.FlightUnauthenticatedError,
+_ARROW_CODE: Final[Mapping[Status, int]] = {
+    Status.INVALID_ARGUMENT: 4,
+    Status.NOT_FOUND: 2,
+    Status.UNIMPLEMENTED: 10,
 }
-_BUILTIN_ERROR: Final[Mapping[GrpcCode, type[Exception]]] = {
-    GrpcCode.INVALID_ARGUMENT: InvalidArgument,
-    GrpcCode.NOT_FOUND: NoSuchName,
-    GrpcCode.UNIMPLEMENTED: Unimplemented,
+"""Arrow's StatusCode: Invalid, KeyError, NotImplemented. The others are its IOError."""
+
+_ARROW_IO_ERROR: Final = 5
+_FLIGHT_DETAIL: Final[Mapping[Status, str]] = {
+    Status.CANCELLED: "Cancelled",
+    Status.DEADLINE_EXCEEDED: "TimedOut",
+    Status.PERMISSION_DENIED: "Unauthorized",
+    Status.INTERNAL: "Internal",
+    Status.UNAVAILABLE: "Unavailable",
+    Status.UNAUTHENTICATED: "Unauthenticated",
 }
+"""Arrow's FlightStatusCode: which FlightError its clients raise."""
 
 _SQLSTATE_OF_CLASS: Final[Mapping[type[DuckMeshError], str]] = {
     Invalid: "22023",
@@ -172,15 +128,24 @@ _SQLSTATE_OF_ERROR: Final[Mapping[ErrorCode, str]] = {
 """The codes that say more than their class does. Names of the codes: PostgreSQL, appendix A."""
 
 
+class Failed(Exception):
+    """How a call ends that did not succeed: its status, its text and its trailers."""
+
+    def __init__(self, status: Status, text: str, trailers: list[tuple[str, str | bytes]]) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+        self.trailers = trailers
+
+
 class CallContext(Protocol):
-    """What this module uses of pyarrow's ServerCallContext."""
+    """What this module asks of a call."""
 
-    def add_trailer(self, key: str, value: str) -> None: ...
-
+    @property
     def is_cancelled(self) -> bool: ...
 
 
-def grpc_code(error: DuckMeshError) -> GrpcCode:
+def grpc_code(error: DuckMeshError) -> Status:
     """The gRPC status code that `error` is sent with."""
     return CODE_OF_ERROR.get(error.code, CODE_OF_CLASS[type(error)])
 
@@ -207,26 +172,30 @@ def contract_json(error: DuckMeshError, trace_id: str) -> str:
     return text
 
 
-def flight_exception(
-    error: DuckMeshError, trace_id: str, *, in_get_schema: bool = False
-) -> Exception:
-    """The exception to raise out of an RPC for `error`."""
+def failed(error: DuckMeshError, trace_id: str) -> Failed:
+    """How a call ends for `error`."""
     code, text = grpc_code(error), error_text(error)
-    if builtin := _BUILTIN_ERROR.get(code):
-        return builtin(text)
-    if in_get_schema:
-        return Failed(text)
-    details = _status(code, text, contract_json(error, trace_id))
-    exception: Exception = _FLIGHT_ERROR[code](text, extra_info=details)
-    return exception
+    contract = contract_json(error, trace_id)
+    detail = _FLIGHT_DETAIL.get(code)
+    trailers: list[tuple[str, str | bytes]] = [*trailers_of(error, trace_id, contract).items()]
+    trailers += [
+        ("x-arrow-status", str(_ARROW_CODE.get(code, _ARROW_IO_ERROR))),
+        ("x-arrow-status-message-bin", text.encode()),
+    ]
+    if detail is not None:
+        trailers += [
+            ("x-arrow-status-detail-bin", detail.encode()),
+            ("grpc-status-details-bin", _status(code, text, contract)),
+        ]
+    return Failed(code, text, trailers)
 
 
-def trailers_of(error: DuckMeshError, trace_id: str) -> dict[str, str]:
+def trailers_of(error: DuckMeshError, trace_id: str, contract: str) -> dict[str, str]:
     """The trailers of a failed call: what drivers show beside the text."""
     trailers = {
         "x-sqlstate": sqlstate(error),
         "x-trace-id": trace_id,
-        "x-duckmesh-error": contract_json(error, trace_id),
+        "x-duckmesh-error": contract,
     }
     if (token := error.context.get("latest_token")) is not None:
         trailers["x-duckmesh-visibility-token"] = str(token)
@@ -236,7 +205,7 @@ def trailers_of(error: DuckMeshError, trace_id: str) -> dict[str, str]:
 
 
 class boundary:  # noqa: N801 - read as a `with` word
-    """Every RPC runs inside one of these: what leaves it is an exception for pyarrow.
+    """Every RPC runs inside one of these: what leaves it is Failed.
 
     An error of DuckMesh is logged once and mapped; any other exception is logged with its
     traceback and leaves as INTERNAL with the trace id. An exception of a call whose client has
@@ -282,19 +251,17 @@ class boundary:  # noqa: N801 - read as a `with` word
             self._arriving.__exit__(kind, error, trace)
             self._bound.__exit__(kind, error, trace)
 
-    def _mapped(self, error: Exception) -> Exception:
+    def _mapped(self, error: Exception) -> Failed:
         known = self._known(error)
         self._failing(known)
-        for name, value in trailers_of(known, self._trace_id).items():
-            self._context.add_trailer(name, value)
-        return flight_exception(known, self._trace_id, in_get_schema=self._rpc == "get_schema")
+        return failed(known, self._trace_id)
 
     def _known(self, error: Exception) -> DuckMeshError:
         """The error as the contract has it, logged."""
         rpc, trace_id, tenant = self._rpc, self._trace_id, self._tenant
         if isinstance(error, DuckMeshError):
             known = error
-        elif self._context.is_cancelled():
+        elif isinstance(error, Gone) or self._context.is_cancelled:
             known = Cancelled(ErrorCode.QUERY_CANCELLED, "the caller has gone")
         else:
             _log.error("rpc_failed", rpc=rpc, trace_id=trace_id, tenant=tenant, exc_info=error)
@@ -316,7 +283,7 @@ def _log_error(rpc: str, error: DuckMeshError, trace_id: str, tenant: str | None
     )
 
 
-def _status(code: GrpcCode, text: str, contract: str) -> bytes:
+def _status(code: Status, text: str, contract: str) -> bytes:
     """A google.rpc.Status. Go shows its text and details only if `code` equals the call's."""
     status = messages.status()(code=int(code), message=text)
     detail = status.details.add()
@@ -328,25 +295,3 @@ def _status(code: GrpcCode, text: str, contract: str) -> bytes:
 def ascii_json(value: Mapping[str, Any]) -> str:
     """Compact JSON that any header may carry; what JSON lacks is its text."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=True, default=str)
-
-
-def install_traceback_filter() -> None:
-    """Keep server tracebacks out of clients' error texts.
-
-    For exceptions other than FlightError, and for every one in the middle of a stream, pyarrow's
-    C++ looks `traceback.format_exception` up and sends the result to the client. The wrapper
-    answers with the class name for the exceptions that leave this module, and defers for all
-    others. Installing it again changes nothing.
-    """
-    original = traceback.format_exception
-    if getattr(original, "hides_boundary", False):
-        return
-
-    def format_exception(exc: Any, *args: Any, **options: Any) -> list[str]:
-        kind = exc if isinstance(exc, type) else type(exc)
-        if issubclass(kind, _WITHOUT_TRACEBACK):
-            return [kind.__name__]
-        return original(exc, *args, **options)
-
-    format_exception.hides_boundary = True  # type: ignore[attr-defined]
-    traceback.format_exception = format_exception

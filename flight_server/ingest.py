@@ -1,7 +1,6 @@
 """Rows coming in: the bulk ingest of Flight SQL, and long-lived streams of plain Flight.
 
-An aborted sender looks like one that has finished: the reader just ends. So nothing is accepted
-before the call has been asked whether its caller has gone (`is_cancelled`).
+A sender who breaks off is told apart from one who has finished: the reader raises Gone.
 """
 
 import json
@@ -30,15 +29,16 @@ from duckmesh.identifiers import (
 from flight_server import answers
 from flight_server.authenticate import Call
 from flight_server.boundary import ascii_json
-from flight_server.calls import Cancellable
 from flight_server.commands import IfTableExists, IfTableMissing, StatementIngest
 from flight_server.receipts import MetadataWriter, ReceiptWriter
+from flight_server.rows_in import RowsIn
 from flight_server.transactions import TransactionDesk
 from gateway.identity import Identity
 from gateway.ingest_modes import IngestMode
 from gateway.pending_write import PendingWrite
 from gateway.reads import Reads
 from gateway.writes import Writes
+from grpc_transport.calls import Gone
 from ingest_bus.envelope import Receipt
 from query_engine.relations import CATALOG, MAIN_SCHEMA
 
@@ -74,9 +74,7 @@ class IngestDesk:
         self._reads = reads
         self._window = stream_window
 
-    def ingest(
-        self, call: Call, context: Cancellable, command: StatementIngest, reader: Any
-    ) -> Receipt:
+    def ingest(self, call: Call, command: StatementIngest, reader: RowsIn) -> Receipt:
         """Write a whole stream as one write: all its rows are accepted, or none.
 
         In a transaction, its own or the session's current one, the write is held until COMMIT.
@@ -100,7 +98,7 @@ class IngestDesk:
             stop=call.stop,
         )
         try:
-            _take_all(write, context, reader)
+            _take_all(write, reader)
             # The stream may have come for hours: the key may have been revoked meanwhile.
             self._check_live(call.identity)
         except BaseException:
@@ -108,9 +106,7 @@ class IngestDesk:
             raise
         return _committed(write)
 
-    def stream(
-        self, call: Call, context: Cancellable, path: list[bytes], reader: Any, writer: Any
-    ) -> None:
+    def stream(self, call: Call, path: list[bytes], reader: RowsIn, writer: MetadataWriter) -> None:
         """Write each batch of a stream as a write of its own, and answer each with its receipt.
 
         Receipts come in the order of the batches, from the second on while later ones are taken
@@ -133,7 +129,7 @@ class IngestDesk:
 
         counted = _CountingWriter(writer, numbers)
         with ReceiptWriter(counted, window=self._window, on_failure=failure) as receipts:
-            for batch, metadata in _chunks(reader, context):
+            for batch, metadata in _chunks(reader):
                 number = numbers.taken
                 key = _key_of_batch(metadata, options.idempotency_key, number)
                 if batch is None:
@@ -216,12 +212,12 @@ class _CountingWriter:
         self._writer = writer
         self._numbers = numbers
 
-    def write(self, message: Any) -> None:
-        self._writer.write(message)
+    def write(self, app_metadata: bytes) -> None:
+        self._writer.write(app_metadata)
         self._numbers.answered += 1
 
 
-def bound_rows(context: Cancellable, reader: Any, *, max_bytes: int = BOUND_MAX_BYTES) -> pa.Table:
+def bound_rows(reader: RowsIn, *, max_bytes: int = BOUND_MAX_BYTES) -> pa.Table:
     """The rows of a DoPut that binds them to a statement.
 
     Raises Invalid when they are no Arrow or too many, and Cancelled when their sender left.
@@ -229,7 +225,7 @@ def bound_rows(context: Cancellable, reader: Any, *, max_bytes: int = BOUND_MAX_
     schema = _schema_of(reader)
     batches: list[pa.RecordBatch] = []
     taken = 0
-    for batch, _ in _chunks(reader, context):
+    for batch, _ in _chunks(reader):
         if batch is None:
             continue
         _check_buffers(batch)
@@ -264,37 +260,33 @@ def _committed(write: PendingWrite) -> Receipt:
         raise
 
 
-def _take_all(write: PendingWrite, context: Cancellable, reader: Any) -> None:
-    for batch, _ in _chunks(reader, context):
+def _take_all(write: PendingWrite, reader: RowsIn) -> None:
+    for batch, _ in _chunks(reader):
         if batch is not None:
             write.append(batch)
-    # The last moment at which an abort can be told from an end.
-    if context.is_cancelled():
-        raise _sender_left()
 
 
-def _chunks(
-    reader: Any, context: Cancellable
-) -> Iterator[tuple[pa.RecordBatch | None, bytes | None]]:
+def _chunks(reader: RowsIn) -> Iterator[tuple[pa.RecordBatch | None, bytes | None]]:
     """The messages of a stream. Raises Cancelled when it breaks off, Invalid for no Arrow."""
     while True:
         try:
             chunk = reader.read_chunk()
         except StopIteration:
             return
+        except Gone:
+            raise _sender_left() from None
         except (pa.ArrowException, OSError, KeyError, ValueError) as cause:
-            if context.is_cancelled():
-                raise _sender_left() from None
             raise Invalid(
                 ErrorCode.INVALID_PAYLOAD, "the stream is not valid Arrow IPC: nothing was taken"
             ) from cause
-        metadata = chunk.app_metadata
-        yield chunk.data, None if metadata is None else metadata.to_pybytes()
+        yield chunk.data, chunk.app_metadata
 
 
-def _schema_of(reader: Any) -> pa.Schema:
+def _schema_of(reader: RowsIn) -> pa.Schema:
     try:
         return reader.schema
+    except Gone:
+        raise _sender_left() from None
     except (pa.ArrowException, OSError, ValueError) as cause:
         raise Invalid(
             ErrorCode.SCHEMA_REQUIRED, "the stream has no Arrow schema: send it first"

@@ -3,11 +3,10 @@
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any, Final, Protocol, Self
-
-import pyarrow as pa
+from typing import Final, Protocol, Self
 
 from duckmesh.errors import Cancelled, DuckMeshError, ErrorCode
+from grpc_transport.calls import Gone
 
 _END: Final = None
 Answer = Callable[[], bytes]
@@ -16,9 +15,9 @@ FailureAnswer = Callable[[DuckMeshError], bytes]
 
 
 class MetadataWriter(Protocol):
-    """What is used of pyarrow's FlightMetadataWriter."""
+    """What is used of rows_in.ResultsOut."""
 
-    def write(self, message: Any) -> None: ...
+    def write(self, app_metadata: bytes) -> None: ...
 
 
 class ReceiptWriter:
@@ -99,8 +98,8 @@ class ReceiptWriter:
             self._failure = error
             return
         try:
-            self._writer.write(pa.py_buffer(message))
-        except Exception:  # noqa: BLE001 - pyarrow raises OSError, ArrowException and FlightError
+            self._writer.write(message)
+        except Gone:
             # The sender has gone. The batch is durable: its key finds the receipt.
             self._failure = self._failure or Cancelled(
                 ErrorCode.INGEST_CANCELLED,

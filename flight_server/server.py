@@ -1,30 +1,26 @@
 """The Flight SQL door: each RPC is parsed, handed to one desk, and answered.
 
-pyarrow calls each RPC in a thread of its own. Every one runs inside the boundary; what it returns
-or raises is for pyarrow. https://arrow.apache.org/docs/format/FlightSql.html
+Calls arrive on the one thread that moves bytes. Each is given a thread of its own when its first
+message is here, for what it does may block. Every one runs inside the boundary.
+https://arrow.apache.org/docs/format/FlightSql.html
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Final, TypeVar
 
 import pyarrow as pa
+import structlog
 from pyarrow import flight
 
-from duckmesh.errors import ErrorCode, Invalid, NotSupported
-from duckmesh.tokens import BEFORE_ALL, VisibilityToken
-from flight_server import answers, discovery, ticket_actions
-from flight_server.authenticate import (
-    MIDDLEWARE,
-    AcceptHandshake,
-    Authentication,
-    Call,
-    call_of,
-)
-from flight_server.boundary import boundary, install_traceback_filter
-from flight_server.calls import CallsInFlight
+from duckmesh.errors import DuckMeshError, ErrorCode, Internal, Invalid, NotSupported
+from duckmesh.tokens import BEFORE_ALL
+from flight_server import answers, discovery, flight_data, messages, ticket_actions
+from flight_server.authenticate import Authentication, Call
+from flight_server.boundary import Failed, boundary, failed
+from flight_server.calls import CallsInFlight, Place
 from flight_server.commands import (
     BeginTransaction,
     ClosePreparedStatement,
@@ -40,8 +36,11 @@ from flight_server.commands import (
     parse_action,
     parse_command,
 )
+from flight_server.counts import CallCount
 from flight_server.fetches import Fetches
+from flight_server.headers import trace_id_of
 from flight_server.ingest import SENT_MAX_BYTES, IngestDesk, bound_rows
+from flight_server.rows_in import ResultsOut, RowsIn
 from flight_server.session_options import SessionDesk
 from flight_server.sessions import Sessions
 from flight_server.statements import StatementDesk, outcome_rows, with_snapshot
@@ -55,6 +54,11 @@ from gateway.sessions import ClientSessions
 from gateway.sql_writes import SqlWrites
 from gateway.transactions import Transactions
 from gateway.writes import Writes
+from grpc_transport.calls import Call as Rpc
+from grpc_transport.messages import joined
+from grpc_transport.server import GrpcServer, Tls
+from grpc_transport.status import Status
+from grpc_transport.threads import Threads
 from query_engine.stream import split
 
 _ACTIONS: Final = {
@@ -71,13 +75,9 @@ _ACTIONS: Final = {
 """What ListActions lists."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tls:
-    """Certificates in PEM. With `client_ca` set a client must show one that it signed."""
-
-    certificate: bytes
-    key: bytes
-    client_ca: bytes | None = None
+_T = TypeVar("_T")
+_SERVICE: Final = "/arrow.flight.protocol.FlightService/"
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,13 +92,21 @@ class DoorOptions:
     session_lifetime: timedelta = timedelta(hours=24)
     ticket_lifetime: timedelta = timedelta(hours=1)
 
-    @property
-    def location(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'grpc' if self.tls is None else 'grpc+tls'}://{host}:{self.port}"
+
+@dataclass(frozen=True, slots=True)
+class _Method:
+    """One RPC of Flight: what it does, and how its calls are let in."""
+
+    name: str
+    run: Callable[[Call], None]
+    finishes: bool = False
+    """It ends what an earlier call began: admitted while the server drains."""
+    tells_at_once: bool = True
+    begins_at_once: bool = False
+    """Its caller may wait for an answer before he says anything."""
 
 
-class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
+class FlightDoor:
     """Serves from its construction on. `drain`, then `close`, end it."""
 
     def __init__(
@@ -113,7 +121,6 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         authenticator: Authenticator,
         seal: Seal,
     ) -> None:
-        install_traceback_filter()
         self._reads = reads
         known = Sessions(seal, sessions, lifetime=options.session_lifetime)
         self._calls = CallsInFlight(options.calls_max)
@@ -137,12 +144,27 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
             stream_window=options.stream_window,
             check_live=authenticator.check_live,
         )
-        super().__init__(
-            options.location,
-            auth_handler=AcceptHandshake(),
-            middleware={MIDDLEWARE: Authentication(authenticator, known, self._calls)},
-            **_tls_arguments(options.tls),
+        self._authentication = Authentication(authenticator, known)
+        self._threads = Threads("flight")
+        methods = (
+            _Method("Handshake", self._handshake, begins_at_once=True),
+            _Method("ListFlights", self._list_flights),
+            _Method("GetFlightInfo", self._get_flight_info),
+            _Method("PollFlightInfo", self._poll_flight_info),
+            _Method("GetSchema", self._get_schema),
+            _Method("DoGet", self._do_get, finishes=True),
+            # A write tells its token in the header that tells of a new session: it waits for that.
+            _Method("DoPut", self._do_put, tells_at_once=False),
+            _Method("DoExchange", self._do_exchange),
+            _Method("DoAction", self._do_action, finishes=True),
+            _Method("ListActions", self._list_actions),
         )
+        self._methods = {_SERVICE + each.name: each for each in methods}
+        self._server = GrpcServer(
+            self._arrived, host=options.host, port=options.port, tls=options.tls
+        )
+        self.port = self._server.port
+        self._server.start()
 
     @property
     def calls_in_flight(self) -> int:
@@ -151,145 +173,193 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
     def drain(self, grace: timedelta) -> bool:
         """Refuse new calls, let those in flight end, cancel what outlasts `grace`.
 
-        Whether all have ended, after at most twice `grace`. A caller who neither reads nor leaves
-        holds his call for ever: then the process ends itself, and loses nothing that was answered.
+        Whether all have ended, after at most twice `grace`.
         """
         return self._calls.drain(grace)
 
     def close(self) -> None:
-        """Stop listening. Blocks until the last call has ended: `drain` first."""
-        self.shutdown()
-        self._calls.close()
+        """Stop listening, and end what is left: `drain` first."""
+        self._server.close()
+        self._threads.close()
+
+    # ---- How a call begins and ends
+
+    def _arrived(self, rpc: Rpc) -> None:
+        """A new call: on the thread that moves bytes, so nothing here blocks."""
+        method = self._methods.get(rpc.path)
+        if method is None or not rpc.request.is_grpc:
+            rpc.finish(Status.UNIMPLEMENTED, "there is no such method: this is Arrow Flight")
+            return
+        count = CallCount(_SNAKE[method.name])
+        trace_id = trace_id_of(rpc.headers)
+        try:
+            place = self._calls.enter(rpc, finishes=method.finishes)
+        except DuckMeshError as error:
+            self._refuse(rpc, method, count, trace_id, error)
+            return
+        run = partial(self._run, rpc, method, place, count, trace_id)
+        if method.begins_at_once:
+            self._threads.run(run)
+            return
+
+        def has_come() -> None:
+            # No thread waits for a client that has not said what it asks for.
+            if rpc.inbox or rpc.half_closed or rpc.cancelled:
+                rpc.follow(None)
+                self._threads.run(run)
+
+        rpc.follow(has_come)
+        has_come()
+
+    def _refuse(
+        self, rpc: Rpc, method: _Method, count: CallCount, trace_id: str, error: DuckMeshError
+    ) -> None:
+        count.refused(error)
+        _log.info("call_refused", rpc=method.name, error_code=error.code.value, trace_id=trace_id)
+        _end_with(rpc, failed(error, trace_id))
+
+    def _run(
+        self, rpc: Rpc, method: _Method, place: Place, count: CallCount, trace_id: str
+    ) -> None:
+        """One call, from its credential to its status."""
+        try:
+            call = self._authentication.admit(
+                rpc, trace_id, place, count, tells_at_once=method.tells_at_once
+            )
+        except DuckMeshError as error:
+            place.leave()
+            self._refuse(rpc, method, count, trace_id, error)
+            return
+        except Exception:  # noqa: BLE001 - logged, and mapped to INTERNAL
+            place.leave()
+            _log.exception("call_failed", rpc=method.name, trace_id=trace_id)
+            self._refuse(rpc, method, count, trace_id, Internal())
+            return
+        ended: Failed | None = None
+        try:
+            place.on_cancel(call.stop.interrupt)
+            with _guarded(_SNAKE[method.name], call):
+                method.run(call)
+        except Failed as failure:
+            ended = failure
+        finally:
+            count.ended(failed=ended is not None)
+            place.leave()
+            # Last: whoever has the answer finds the place free.
+            if ended is None:
+                rpc.finish()
+            else:
+                _end_with(rpc, ended)
 
     # ---- RPCs
 
-    def get_flight_info(
-        self, context: flight.ServerCallContext, descriptor: flight.FlightDescriptor
-    ) -> flight.FlightInfo:
-        call = call_of(context)
-        with _watched("get_flight_info", context, call):
-            command = parse_command(_command_of(descriptor))
-            if (schema := discovery.answer_schema(command)) is not None:
-                self._send_session(context, call)
-                endpoint = flight.FlightEndpoint(descriptor.command, [])
-                return flight.FlightInfo(schema, descriptor, [endpoint], -1, -1)
+    def _handshake(self, call: Call) -> None:
+        """JDBC, ODBC and ADBC with a password open with it. The headers have said who calls."""
+
+    def _get_flight_info(self, call: Call) -> None:
+        descriptor = _descriptor_of(call)
+        command = parse_command(_command_of(descriptor))
+        if (schema := discovery.answer_schema(command)) is not None:
+            call.send_session()
+            endpoint = flight.FlightEndpoint(descriptor.command, [])
+            info = flight.FlightInfo(schema, descriptor, [endpoint], -1, -1)
+        else:
             call.place.work()
             statement = self._statement_of(call, command)
             info, token = self._statements.flight_info(call, descriptor, statement)
-            self._send_session(context, call, token)
-            return info
+            call.send_session(token)
+        _reply(call, info.serialize())
 
-    def get_schema(
-        self, context: flight.ServerCallContext, descriptor: flight.FlightDescriptor
-    ) -> flight.SchemaResult:
-        call = call_of(context)
-        with _watched("get_schema", context, call):
-            command = parse_command(_command_of(descriptor))
-            schema = discovery.answer_schema(command)
-            if schema is None:
-                call.place.work()
-                schema = self._statements.schema(call, self._statement_of(call, command))
-            return flight.SchemaResult(schema)
-
-    def do_get(
-        self, context: flight.ServerCallContext, ticket: flight.Ticket
-    ) -> flight.RecordBatchStream:
-        call = call_of(context)
-        with _watched("do_get", context, call):
-            command = parse_command(ticket.ticket)
-            self._send_session(context, call)
-            if not isinstance(command, StatementTicket):
-                rows = discovery.answer(command, self._reads, call.identity)
-                return flight.RecordBatchStream(_in_small_messages(rows))
+    def _get_schema(self, call: Call) -> None:
+        command = parse_command(_command_of(_descriptor_of(call)))
+        schema = discovery.answer_schema(command)
+        if schema is None:
             call.place.work()
-            statement = self._statements.open_ticket(call, command.statement_handle)
-            if statement.outcome is not None:
-                return flight.RecordBatchStream(outcome_rows(statement.outcome))
-            call.place.on_leave(self._fetches.begin(statement.ticket_id, call.stop))
-            answer = self._statements.run(call, statement)
-            # Also when the caller goes before the first row is pulled, and `_rows` never begins.
-            call.place.on_leave(answer.close)
-            live = partial(self._check_live, call.identity)
+            schema = self._statements.schema(call, self._statement_of(call, command))
+        _reply(call, flight.SchemaResult(schema).serialize())
+
+    def _do_get(self, call: Call) -> None:
+        command = parse_command(_ticket_of(call))
+        call.send_session()
+        if not isinstance(command, StatementTicket):
+            rows = discovery.answer(command, self._reads, call.identity)
+            _send_rows(call, rows.schema, _in_small_messages(rows))
+            return
+        call.place.work()
+        statement = self._statements.open_ticket(call, command.statement_handle)
+        if statement.outcome is not None:
+            outcome = outcome_rows(statement.outcome)
+            _send_rows(call, outcome.schema, outcome.to_batches())
+            return
+        call.place.on_leave(self._fetches.begin(statement.ticket_id, call.stop))
+        with self._statements.run(call, statement) as answer:
             first, ended = answer.first_rows()
             schema = _schema_of(statement, answer)
-            if ended:
-                # From here on no call of pyarrow's needs Python, nor waits for its lock.
-                return flight.RecordBatchStream(pa.Table.from_batches(first, schema))
-            rows = _rows(context, call, answer, live, first)
-            return flight.RecordBatchStream(pa.RecordBatchReader.from_batches(schema, rows))
+            live = partial(self._check_live, call.identity)
+            _send_rows(call, schema, first if ended else _rows(answer, live, first))
 
-    def do_put(
-        self,
-        context: flight.ServerCallContext,
-        descriptor: flight.FlightDescriptor,
-        reader: flight.MetadataRecordBatchReader,
-        writer: flight.FlightMetadataWriter,
-    ) -> None:
-        call = call_of(context)
-        with _watched("do_put", context, call):
-            call.place.work()
-            if descriptor.descriptor_type == flight.DescriptorType.PATH:
-                self._ingest.stream(call, context, descriptor.path, reader, writer)
-                return
-            command = parse_command(_command_of(descriptor))
-            answer = self._put(context, call, command, reader)
-            writer.write(pa.py_buffer(answer))
+    def _do_put(self, call: Call) -> None:
+        call.place.work()
+        reader = RowsIn.begin(call.rpc)
+        if reader is None:
+            raise Invalid(ErrorCode.INVALID_COMMAND, "the call has no descriptor: send one first")
+        descriptor = _read(flight.FlightDescriptor.deserialize, reader.descriptor or b"")
+        results = ResultsOut(call.rpc)
+        if descriptor.descriptor_type == flight.DescriptorType.PATH:
+            self._ingest.stream(call, descriptor.path, reader, results)
+            return
+        command = parse_command(_command_of(descriptor))
+        results.write(self._put(call, command, reader))
 
-    def do_exchange(
-        self,
-        context: flight.ServerCallContext,
-        descriptor: flight.FlightDescriptor,  # noqa: ARG002 - pyarrow's signature
-        reader: flight.MetadataRecordBatchReader,  # noqa: ARG002
-        writer: flight.MetadataRecordBatchWriter,  # noqa: ARG002
-    ) -> None:
-        with _guarded("do_exchange", context, call_of(context)):
-            raise NotSupported(
-                ErrorCode.NOT_SUPPORTED,
-                "DoExchange is not supported: query with DoGet, and write with DoPut",
-            )
+    def _do_exchange(self, _call: Call) -> None:
+        raise NotSupported(
+            ErrorCode.NOT_SUPPORTED,
+            "DoExchange is not supported: query with DoGet, and write with DoPut",
+        )
 
-    def do_action(
-        self, context: flight.ServerCallContext, action: flight.Action
-    ) -> list[flight.Result]:
-        call = call_of(context)
-        with _watched("do_action", context, call):
-            body = action.body.to_pybytes()
-            if action.type == "CloseSession":
-                # First: what it leaves open is known by the session.
-                self._transactions.leave(call)
-            session_answer = self._session_desk.answer(action.type, body, call)
-            if session_answer is not None:
-                return [flight.Result(pa.py_buffer(session_answer))]
-            if action.type == ticket_actions.CANCEL:
-                return [flight.Result(pa.py_buffer(self._tickets.cancel(call, body)))]
-            if action.type == ticket_actions.RENEW:
-                return [flight.Result(pa.py_buffer(self._tickets.renew(call, body)))]
-            match parse_action(action.type, body):
-                case CreatePreparedStatement() as command:
-                    call.place.work()
-                    return [flight.Result(pa.py_buffer(self._prepared(call, command)))]
-                case ClosePreparedStatement():
-                    return []
-                case BeginTransaction():
-                    return [flight.Result(pa.py_buffer(self._transactions.begin(call)))]
-                case EndTransaction() as command:
-                    return self._end_transaction(context, call, command)
-            raise AssertionError("parse_action knows no other")
+    def _poll_flight_info(self, _call: Call) -> None:
+        raise NotSupported(
+            ErrorCode.NOT_SUPPORTED, "PollFlightInfo is not supported: use GetFlightInfo"
+        )
 
-    def list_actions(self, context: flight.ServerCallContext) -> list[tuple[str, str]]:
-        with _guarded("list_actions", context, call_of(context)):
-            return list(_ACTIONS.items())
+    def _do_action(self, call: Call) -> None:
+        action = _read(flight.Action.deserialize, _request_of(call))
+        for result in self._acted(call, action.type, action.body.to_pybytes()):
+            call.rpc.send([flight_data.put_result(result)], more=True)
 
-    def list_flights(
-        self,
-        context: flight.ServerCallContext,
-        criteria: bytes,  # noqa: ARG002 - pyarrow's signature
-    ) -> Iterator[flight.FlightInfo]:
+    def _list_actions(self, call: Call) -> None:
+        for name, what in _ACTIONS.items():
+            message = messages.session("ActionType")(type=name, description=what)
+            call.rpc.send([message.SerializeToString()], more=True)
+
+    def _list_flights(self, _call: Call) -> None:
         """Nothing is listed: GetTables is the list of tables."""
-        with _guarded("list_flights", context, call_of(context)):
-            return iter(())
 
     # ---- Parts of the RPCs
+
+    def _acted(self, call: Call, action: str, body: bytes) -> list[bytes]:
+        """Carry out an action; its results."""
+        if action == "CloseSession":
+            # First: what it leaves open is known by the session.
+            self._transactions.leave(call)
+        session_answer = self._session_desk.answer(action, body, call)
+        if session_answer is not None:
+            return [session_answer]
+        if action == ticket_actions.CANCEL:
+            return [self._tickets.cancel(call, body)]
+        if action == ticket_actions.RENEW:
+            return [self._tickets.renew(call, body)]
+        match parse_action(action, body):
+            case CreatePreparedStatement() as command:
+                call.place.work()
+                return [self._prepared(call, command)]
+            case ClosePreparedStatement():
+                return []
+            case BeginTransaction():
+                return [self._transactions.begin(call)]
+            case EndTransaction() as command:
+                return self._end_transaction(call, command)
+        raise AssertionError("parse_action knows no other")
 
     def _prepared(self, call: Call, command: CreatePreparedStatement) -> bytes:
         try:
@@ -307,28 +377,26 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
                 return self._statements.open_prepared(call, handle)
         raise _wrong_rpc(command)
 
-    def _put(
-        self, context: flight.ServerCallContext, call: Call, command: Command, reader: Any
-    ) -> bytes:
+    def _put(self, call: Call, command: Command, reader: RowsIn) -> bytes:
         match command:
             case StatementIngest():
-                receipt = self._ingest.ingest(call, context, command, reader)
+                receipt = self._ingest.ingest(call, command, reader)
                 # Before the wait: the write stands also when that runs out of time.
-                self._send_session(context, call, receipt.visibility_token)
+                call.send_session(receipt.visibility_token)
                 return self._ingest.awaited(call, receipt).put_result()
             case PreparedStatementQuery(prepared_statement_handle=handle):
-                rows = bound_rows(context, reader)
+                rows = bound_rows(reader)
                 return answers.bind_result(self._statements.bind(call, handle, rows))
             case StatementUpdate():
                 # Its sender sends a descriptor and no stream: there is nothing to read.
                 statement, sent = self._statements.unprepared(call, command), None
             case PreparedStatementUpdate(prepared_statement_handle=handle):
                 statement = self._statements.open_prepared(call, handle)
-                sent = bound_rows(context, reader, max_bytes=SENT_MAX_BYTES)
+                sent = bound_rows(reader, max_bytes=SENT_MAX_BYTES)
             case _:
                 raise _wrong_rpc(command)
         done = self._statements.update(call, statement, sent)
-        self._send_session(context, call, done.visibility_token)
+        call.send_session(done.visibility_token)
         token = done.visibility_token
         # JDBC takes -1 for "no count yet", and runs a prepared statement again for its rows.
         prepared = isinstance(command, PreparedStatementUpdate)
@@ -338,33 +406,37 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
             None if token is None else {"visibility_token": int(token)},
         )
 
-    def _end_transaction(
-        self, context: flight.ServerCallContext, call: Call, command: EndTransaction
-    ) -> list[flight.Result]:
+    def _end_transaction(self, call: Call, command: EndTransaction) -> list[bytes]:
         done = self._transactions.end(call, command)
         if done is None:
             return []
-        self._send_session(context, call, done.visibility_token)
-        answer = answers.committed_result(
-            done.visibility_token, write_count=done.write_count, row_count=done.row_count
-        )
-        return [flight.Result(pa.py_buffer(answer))]
-
-    def _send_session(
-        self, context: flight.ServerCallContext, call: Call, token: VisibilityToken | None = None
-    ) -> None:
-        """Send the session's token anew when the client's knows less, or grows old.
-
-        It goes out with the first bytes of the answer: call this before them, and once.
-        """
-        for name, value in call.headers_after(token).items():
-            context.add_header(name, value)
+        call.send_session(done.visibility_token)
+        return [
+            answers.committed_result(
+                done.visibility_token, write_count=done.write_count, row_count=done.row_count
+            )
+        ]
 
 
-def _guarded(rpc: str, context: flight.ServerCallContext, call: Call) -> boundary:
+_SNAKE: Final = {
+    "Handshake": "handshake",
+    "ListFlights": "list_flights",
+    "GetFlightInfo": "get_flight_info",
+    "PollFlightInfo": "poll_flight_info",
+    "GetSchema": "get_schema",
+    "DoGet": "do_get",
+    "DoPut": "do_put",
+    "DoExchange": "do_exchange",
+    "DoAction": "do_action",
+    "ListActions": "list_actions",
+}
+"""The RPCs as logs and metrics name them."""
+
+
+def _guarded(rpc: str, call: Call) -> boundary:
     return boundary(
         rpc,
-        context=context,
+        context=call.rpc,
         trace_id=call.trace_id,
         tenant=call.identity.tenant,
         tenant_id=call.identity.tenant_id,
@@ -373,10 +445,49 @@ def _guarded(rpc: str, context: flight.ServerCallContext, call: Call) -> boundar
     )
 
 
-def _watched(rpc: str, context: flight.ServerCallContext, call: Call) -> boundary:
-    """The boundary around an RPC that may wait or run: it stops when its caller goes."""
-    call.place.on_cancel(context, call.stop.interrupt)
-    return _guarded(rpc, context, call)
+def _end_with(rpc: Rpc, failure: Failed) -> None:
+    rpc.finish(failure.status, failure.text, failure.trailers)
+
+
+def _reply(call: Call, message: bytes) -> None:
+    """The one message of the answer: it goes out with the status."""
+    call.rpc.send([message], more=True)
+
+
+def _request_of(call: Call) -> bytes:
+    """The one message of a request. Raises Invalid when there is none."""
+    message = call.rpc.read()
+    if message is None:
+        raise Invalid(ErrorCode.INVALID_COMMAND, "the call has no message: send one")
+    return joined(message)
+
+
+def _descriptor_of(call: Call) -> flight.FlightDescriptor:
+    return _read(flight.FlightDescriptor.deserialize, _request_of(call))
+
+
+def _ticket_of(call: Call) -> bytes:
+    return bytes(_read(flight.Ticket.deserialize, _request_of(call)).ticket)
+
+
+def _read(deserialize: Callable[[bytes], _T], message: bytes) -> _T:
+    try:
+        return deserialize(message)
+    except (pa.ArrowException, ValueError, OSError):
+        raise Invalid(
+            ErrorCode.INVALID_COMMAND,
+            "the message of the call is malformed: send what the specification names",
+        ) from None
+
+
+def _send_rows(call: Call, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    """The rows of a DoGet; a small answer goes out as a whole, with its status."""
+    encoder = flight_data.Encoder(schema)
+    call.rpc.send(encoder.schema(), more=True)
+    waits = isinstance(batches, list)
+    for batch in batches:
+        for message in encoder.rows(batch):
+            call.rpc.send(message, more=waits)
 
 
 def _schema_of(statement: SealedStatement, answer: Answer) -> pa.Schema:
@@ -388,34 +499,24 @@ def _schema_of(statement: SealedStatement, answer: Answer) -> pa.Schema:
 
 
 def _rows(
-    context: flight.ServerCallContext,
-    call: Call,
-    answer: Answer,
-    check_live: Callable[[], None],
-    first: list[pa.RecordBatch],
+    answer: Answer, check_live: Callable[[], None], first: list[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
     """The rows under way, the first of them at hand.
 
     They end when the caller's key does: `check_live` raises before the next of them.
     """
-    # Runs while pyarrow pulls. A client that stops reading closes this generator, which ends
-    # the query. Errors midway pass the boundary too; it is not held across a yield, for
-    # pyarrow resumes in another Python context each time.
-    with answer:
-        yield from first
-        first.clear()
-        while True:
-            with _guarded("do_get", context, call):
-                check_live()
-                batch = answer.next_batch()
-            if batch is None:
-                return
-            yield batch
+    yield from first
+    first.clear()
+    while True:
+        check_live()
+        batch = answer.next_batch()
+        if batch is None:
+            return
+        yield batch
 
 
-def _in_small_messages(rows: pa.Table) -> pa.RecordBatchReader:
-    parts = (part for batch in rows.to_batches() for part in split(batch))
-    return pa.RecordBatchReader.from_batches(rows.schema, parts)
+def _in_small_messages(rows: pa.Table) -> list[pa.RecordBatch]:
+    return [part for batch in rows.to_batches() for part in split(batch)]
 
 
 def _command_of(descriptor: flight.FlightDescriptor) -> bytes:
@@ -433,13 +534,3 @@ def _wrong_rpc(command: Command) -> Invalid:
         f"{command.MESSAGE} does not belong to this RPC: see the Flight SQL specification",
         command=command.MESSAGE,
     )
-
-
-def _tls_arguments(tls: Tls | None) -> dict[str, Any]:
-    if tls is None:
-        return {}
-    return {
-        "tls_certificates": [(tls.certificate, tls.key)],
-        "verify_client": tls.client_ca is not None,
-        "root_certificates": tls.client_ca,
-    }

@@ -159,7 +159,7 @@ def arguments_of(command: click.Command) -> Iterator[str]:
 
 @each_page
 def test_every_error_code_exists(page: Path) -> None:
-    known = {code.value for code in ErrorCode} | {status.name for status in boundary.GrpcCode}
+    known = {code.value for code in ErrorCode} | {status.name for status in boundary.Status}
     known |= set(arguments_of(program)) | {status.name for status in CancelStatus}
     named = set(re.findall(r"`([A-Z]{3,}_[A-Z_]+)`", prose_of(page)))
     ours = {name for name in named if not name.startswith("DUCKMESH_")}

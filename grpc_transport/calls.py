@@ -1,0 +1,183 @@
+"""One call: what came of it, and what is answered. The two sides of it meet under one lock.
+
+The thread that moves bytes brings messages in, and takes out what the windows of the client let
+through. A handler is on that thread too (`follow`), and never blocks, or on one of its own, where
+`read` and `send` block.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+from grpc_transport.header_blocks import Headers, Request
+from grpc_transport.messages import Assembly, Message
+from grpc_transport.status import Status
+
+if TYPE_CHECKING:
+    from grpc_transport.connection import Connection
+
+Part: TypeAlias = bytes | memoryview
+Field: TypeAlias = tuple[str, str | bytes]
+
+
+class Gone(Exception):
+    """The caller has left, or its time is over: nobody waits for an answer."""
+
+
+class Call:
+    """One call of a client's. `finish` ends it; nothing is sent after that.
+
+    What stands under `Of the connection` is read and changed under its lock alone.
+    """
+
+    __slots__ = (
+        "allowance",
+        "arrived",
+        "assembly",
+        "cancelled",
+        "connection",
+        "content_left",
+        "deadline",
+        "due",
+        "ended",
+        "follower",
+        "half_closed",
+        "head_sent",
+        "headers_out",
+        "inbox",
+        "inbox_bytes",
+        "on_cancelled",
+        "pending",
+        "pending_bytes",
+        "pending_end",
+        "request",
+        "state",
+        "stream_id",
+        "told",
+        "trailers_out",
+        "window",
+    )
+
+    def __init__(
+        self,
+        connection: "Connection",
+        stream_id: int,
+        request: Request,
+        *,
+        window: int,
+        allowance: int,
+    ) -> None:
+        self.request = request
+        self.connection = connection
+        self.deadline: float | None = None
+        """When it is given up, by time.monotonic."""
+        self.state: object = None
+        """The service's own."""
+        self.headers_out: dict[str, str] = {}
+        self.trailers_out: list[Field] = []
+        # ---- Of the connection
+        self.stream_id = stream_id
+        self.window = window
+        """How many bytes the client takes."""
+        self.allowance = allowance
+        """How many bytes it may send."""
+        self.due = 0
+        """How many of those that came it has not been given back."""
+        self.content_left = request.content_length
+        self.assembly = Assembly(request.encoding)
+        self.inbox: deque[Message] = deque()
+        self.inbox_bytes = 0
+        self.arrived: threading.Condition | None = None
+        self.follower: Callable[[], None] | None = None
+        self.told = False
+        """The follower is about to be called."""
+        self.half_closed = False
+        """The client sends nothing more."""
+        self.cancelled = False
+        self.ended = False
+        self.head_sent = False
+        self.pending: deque[Part] = deque()
+        self.pending_bytes = 0
+        self.pending_end: bytes | None = None
+        self.on_cancelled: list[Callable[[], None]] = []
+
+    # ---- What came
+
+    @property
+    def path(self) -> str:
+        return self.request.path
+
+    @property
+    def headers(self) -> Headers:
+        return self.request.headers
+
+    def read(self) -> Message | None:
+        """The next message; None when the client sends no more. Blocks until either is known.
+
+        Raises Gone when the caller leaves.
+        """
+        return self.connection.read(self)
+
+    def take(self) -> Message | None:
+        """The next message if it is here. Never blocks, and raises nothing."""
+        return self.connection.take(self)
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the caller has left."""
+        return self.cancelled
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether everything that the client sends was taken."""
+        return self.half_closed and not self.inbox
+
+    def follow(self, follower: Callable[[], None] | None) -> None:
+        """Call `follower` on the thread that moves bytes, when something has come. Only there."""
+        self.follower = follower
+
+    def tell(self) -> None:
+        """Let the follower of now look at what has come."""
+        self.told = False
+        if self.follower is not None:
+            self.follower()
+
+    def on_cancel(self, act: Callable[[], None]) -> None:
+        """Run `act` once when the caller leaves, or has left: it must not block."""
+        if not self.connection.watch(self, act):
+            act()
+
+    # ---- What is answered
+
+    def set_header(self, name: str, value: str) -> None:
+        """A header of the answer, in the place of one of its name. Comes before `send`."""
+        self.headers_out[name] = value
+
+    def add_trailer(self, name: str, value: str | bytes) -> None:
+        """A trailer of the answer."""
+        self.trailers_out.append((name, value))
+
+    def send(self, parts: Sequence[Part], *, more: bool = False) -> None:
+        """Send one message. Blocks while the client takes less than it is sent.
+
+        With `more` it may wait for what follows at once. Raises Gone when the caller leaves.
+        """
+        self.connection.send(self, parts, more=more, waits=True)
+
+    def post(self, parts: Sequence[Part]) -> None:
+        """Send one message without ever blocking. What is to be sent is bounded by who calls.
+
+        Nothing happens when the caller has left.
+        """
+        self.connection.send(self, parts, more=False, waits=False)
+
+    def finish(
+        self, status: Status = Status.OK, why: str = "", trailers: Iterable[Field] = ()
+    ) -> None:
+        """End the call. Never blocks; what was sent before goes out before it. Again does nothing."""
+        self.connection.finish(self, status, why, trailers)
+
+    def cancel(self) -> None:
+        """Act as if the caller had left."""
+        self.connection.cancel(self)

@@ -1,0 +1,132 @@
+"""Messages of a call, cut out of the bytes that come in: one flag, a length of four bytes, content.
+
+https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
+"""
+
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import Final, TypeAlias
+
+from grpc_transport.status import Status
+
+PREFIX: Final = struct.Struct(">BI")
+"""What stands before each message: whether it is compressed, and its length."""
+
+MESSAGE_MAX_BYTES: Final = 2**31 - 1
+ENCODINGS: Final = "identity,deflate,gzip"
+"""How a client may compress what it sends. What is sent to it is not compressed."""
+
+_COPIED_BYTES: Final = 16 * 1024
+"""Pieces up to this size are cut out: a view of one would keep all it came with in memory."""
+
+_ZLIB_BITS: Final = {"gzip": 31, "deflate": 15}
+
+Message: TypeAlias = Sequence[bytes | memoryview]
+"""The pieces of a message, in their order. Together they are its content."""
+
+
+class Refused(Exception):
+    """The call ends with this status: its client asks for what is not there."""
+
+    def __init__(self, status: Status, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+        self.why = why
+
+
+def joined(message: Message) -> bytes:
+    """A message as one piece."""
+    return bytes(message[0]) if len(message) == 1 else b"".join(message)
+
+
+def size_of(message: Message) -> int:
+    return sum(map(len, message))
+
+
+class Assembly:
+    """Puts the messages of one call together. Holds one message at most that is not whole."""
+
+    __slots__ = ("_compressed", "_encoding", "_missing", "_pieces", "_prefix")
+
+    def __init__(self, encoding: str) -> None:
+        self._encoding = encoding
+        self._prefix = b""
+        self._compressed = False
+        self._missing = 0
+        self._pieces: list[bytes | memoryview] = []
+
+    @property
+    def is_between(self) -> bool:
+        """Whether no message is begun."""
+        return not (self._prefix or self._missing)
+
+    def take(self, data: bytes, start: int, end: int) -> list[Message]:
+        """The messages that are whole with these bytes of `data`. Raises Refused."""
+        whole: list[Message] = []
+        while start < end:
+            if not self._missing:
+                start = self._begin(data, start, end)
+                if not self._missing:
+                    if not self._prefix:
+                        whole.append(self._content([]))
+                    continue
+            stop = min(end, start + self._missing)
+            piece = (
+                data[start:stop] if stop - start <= _COPIED_BYTES else memoryview(data)[start:stop]
+            )
+            self._missing -= stop - start
+            start = stop
+            if self._missing:
+                self._pieces.append(piece)
+            elif self._pieces:
+                pieces, self._pieces = self._pieces, []
+                pieces.append(piece)
+                whole.append(self._content(pieces))
+            else:
+                whole.append(self._content([piece]))
+        return whole
+
+    def _begin(self, data: bytes, start: int, end: int) -> int:
+        """Read the prefix of the next message, or what there is of it; where its content begins."""
+        if not self._prefix and end - start >= PREFIX.size:
+            flag, length = PREFIX.unpack_from(data, start)
+            start += PREFIX.size
+        else:
+            stop = min(end, start + PREFIX.size - len(self._prefix))
+            self._prefix += data[start:stop]
+            start = stop
+            if len(self._prefix) < PREFIX.size:
+                return start
+            flag, length = PREFIX.unpack(self._prefix)
+            self._prefix = b""
+        if flag > 1:
+            raise Refused(Status.INTERNAL, "a message begins with an unknown flag")
+        if length > MESSAGE_MAX_BYTES:
+            raise Refused(Status.RESOURCE_EXHAUSTED, "a message holds 2 GiB at most")
+        self._compressed = bool(flag)
+        self._missing = length
+        return start
+
+    def _content(self, pieces: list[bytes | memoryview]) -> Message:
+        return [self._unpacked(joined(pieces))] if self._compressed and pieces else pieces
+
+    def _unpacked(self, content: bytes) -> bytes:
+        bits = _ZLIB_BITS.get(self._encoding)
+        if bits is None:
+            raise Refused(Status.UNIMPLEMENTED, f"messages may be compressed by one of {ENCODINGS}")
+        unpacker = zlib.decompressobj(bits)
+        try:
+            plain = unpacker.decompress(content, UNPACKED_MAX_BYTES)
+        except zlib.error:
+            raise Refused(Status.INTERNAL, "a compressed message cannot be read") from None
+        if not unpacker.eof:
+            raise Refused(
+                Status.RESOURCE_EXHAUSTED,
+                f"a compressed message is cut short, or holds over {UNPACKED_MAX_BYTES} bytes",
+            )
+        return plain
+
+
+UNPACKED_MAX_BYTES: Final = 64 * 2**20
+"""Of a compressed message: a few bytes may pretend to be many."""

@@ -1,0 +1,382 @@
+"""Listens, and moves the bytes of all connections on one thread.
+
+A thread for each call costs a small call several times its work: threads wake each other, and fight
+for Python's lock. Here one thread reads what has come, hands each call to the service, and sends
+what is ready; what may block is given to threads by the service.
+"""
+
+import contextlib
+import os
+import selectors
+import socket
+import ssl
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from grpc_transport.calls import Call, Part
+from grpc_transport.connection import Connection
+
+_READ_BYTES: Final = 256 * 1024
+_BACKLOG: Final = 1024
+_TLS_SEND_BYTES: Final = 64 * 1024
+_DEADLINE_LOOK_SECONDS: Final = 0.02
+_HELLO_WITHIN_SECONDS: Final = 20.0
+"""A client that has not said a word of TLS by then is not waited for."""
+
+_IDLE_LOOK_SECONDS: Final = 5.0
+_KEEPALIVE: Final = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 4}
+"""A client whose machine is gone is noticed within some two minutes."""
+
+_ACCEPT_PAUSE_SECONDS: Final = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """Certificates in PEM. With `client_ca` set a client must show one that it signed."""
+
+    certificate: bytes
+    key: bytes
+    client_ca: bytes | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """What a server's sockets are wrapped with. Raises ssl.SSLError, ValueError."""
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        made.minimum_version = ssl.TLSVersion.TLSv1_2
+        made.set_alpn_protocols(["h2"])
+        # OpenSSL reads a chain from files alone.
+        with tempfile.TemporaryDirectory(prefix="duckmesh-tls-") as directory:
+            certificate, key = Path(directory, "certificate"), Path(directory, "key")
+            certificate.write_bytes(self.certificate)
+            key.touch(mode=0o600)
+            key.write_bytes(self.key)
+            made.load_cert_chain(certificate, key)
+        if self.client_ca is not None:
+            made.load_verify_locations(cadata=self.client_ca.decode("ascii"))
+            made.verify_mode = ssl.CERT_REQUIRED
+        return made
+
+
+class GrpcServer:
+    """Serves from `start` on, until `close`."""
+
+    def __init__(
+        self,
+        arrived: Callable[[Call], None],
+        *,
+        host: str,
+        port: int,
+        tls: Tls | None = None,
+    ) -> None:
+        """Listen. `arrived` is told of each new call, on the thread that moves bytes: it must not
+        block, and finds what has come of the call in it. Raises OSError, ssl.SSLError.
+        """
+        self._service = arrived
+        self._tls = None if tls is None else tls.context()
+        self._selector = selectors.DefaultSelector()
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        self._listener.setblocking(False)
+        self.port: int = self._listener.getsockname()[1]
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self._woken, self._wake = socket.socketpair()
+        self._woken.setblocking(False)
+        self._wake.setblocking(False)
+        self._selector.register(self._woken, selectors.EVENT_READ, self._look_at_requests)
+        self._links: set[_Link] = set()
+        self._requests: deque[Callable[[], None]] = deque()
+        self._with_deadlines: set[Call] = set()
+        self._greeting: dict[_Link, float] = {}
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="grpc-transport", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self, grace: timedelta = timedelta(seconds=1)) -> None:
+        """Accept nothing more; send what is ready for as long as `grace`, then end all."""
+        self.ask(self._stop_listening)
+        ends_at = time.monotonic() + grace.total_seconds()
+        while time.monotonic() < ends_at and not all(each.is_quiet for each in list(self._links)):
+            time.sleep(0.01)
+        self.ask(self._end)
+        self._thread.join()
+
+    def ask(self, act: Callable[[], None]) -> None:
+        """Have `act` run on the thread that moves bytes, soon. From any thread."""
+        self._requests.append(act)
+        with contextlib.suppress(BlockingIOError, OSError):
+            self._wake.send(b"\0")
+
+    # ---- On the thread that moves bytes
+
+    def _run(self) -> None:
+        while not self._closing:
+            for key, events in self._selector.select(self._pause()):
+                key.data(events)
+            if self._with_deadlines:
+                self._look_at_deadlines()
+            if self._greeting:
+                self._look_at_greetings()
+        for link in list(self._links):
+            link.end()
+        self._selector.close()
+        for each in (self._woken, self._wake):
+            each.close()
+
+    def _pause(self) -> float | None:
+        if self._with_deadlines:
+            return _DEADLINE_LOOK_SECONDS
+        return _IDLE_LOOK_SECONDS if self._greeting else None
+
+    def _accept(self, _events: int) -> None:
+        try:
+            accepted, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        except OSError:
+            # No file descriptor is free, say: the next one waits, and this thread must not spin.
+            time.sleep(_ACCEPT_PAUSE_SECONDS)
+            return
+        _prepare(accepted)
+        try:
+            link = _Link(self, accepted, self._tls)
+        except OSError:
+            accepted.close()
+            return
+        self._links.add(link)
+        if self._tls is not None:
+            self._greeting[link] = time.monotonic() + _HELLO_WITHIN_SECONDS
+        link.begin()
+
+    def arrived(self, call: Call) -> None:
+        if call.deadline is not None:
+            self._with_deadlines.add(call)
+        self._service(call)
+
+    def greeted(self, link: "_Link") -> None:
+        self._greeting.pop(link, None)
+
+    def ended(self, link: "_Link") -> None:
+        self._links.discard(link)
+        self._greeting.pop(link, None)
+
+    @property
+    def selector(self) -> selectors.BaseSelector:
+        return self._selector
+
+    def _look_at_requests(self, _events: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._woken.recv(4096)
+        while self._requests:
+            self._requests.popleft()()
+
+    def _look_at_deadlines(self) -> None:
+        now = time.monotonic()
+        over = [
+            c for c in self._with_deadlines if c.ended or c.cancelled or (c.deadline or 0) < now
+        ]
+        self._with_deadlines.difference_update(over)
+        for call in over:
+            if not (call.ended or call.cancelled):
+                call.connection.give_up(call)
+
+    def _look_at_greetings(self) -> None:
+        now = time.monotonic()
+        for link in [each for each, until in self._greeting.items() if until < now]:
+            link.end()
+
+    def _stop_listening(self) -> None:
+        if self._listener.fileno() >= 0:
+            self._selector.unregister(self._listener)
+            self._listener.close()
+        for link in self._links:
+            link.connection.leave()
+
+    def _end(self) -> None:
+        self._closing = True
+
+
+class _Link:
+    """A socket and the connection over it."""
+
+    def __init__(
+        self, server: GrpcServer, accepted: socket.socket, tls: ssl.SSLContext | None
+    ) -> None:
+        self._server = server
+        self._wire: _Plain | _Encrypted = (
+            _Plain(accepted, self._ask_to_write)
+            if tls is None
+            else _Encrypted(accepted, self._ask_to_write, tls)
+        )
+        self.connection = Connection(self._wire, server.arrived, time.monotonic)
+        self._events = selectors.EVENT_READ
+        self._over = False
+
+    @property
+    def is_quiet(self) -> bool:
+        return self._over or self.connection.is_quiet
+
+    def begin(self) -> None:
+        self._server.selector.register(self._wire.socket, self._events, self._ready)
+        if isinstance(self._wire, _Plain):
+            self.connection.writable()
+
+    def end(self) -> None:
+        """Close the socket, and tell all calls."""
+        if self._over:
+            return
+        self._over = True
+        self._server.ended(self)
+        self._server.selector.unregister(self._wire.socket)
+        self._wire.close()
+        self.connection.lost()
+
+    def _ready(self, events: int) -> None:
+        try:
+            if not self._wire.is_open and not self._open():
+                return
+            if events & selectors.EVENT_WRITE:
+                self._listen_for(selectors.EVENT_READ)
+                self.connection.writable()
+            if events & selectors.EVENT_READ:
+                self._read()
+        except OSError:
+            self.end()
+
+    def _open(self) -> bool:
+        """Go on with the handshake of TLS; whether it is done."""
+        wanted = self._wire.open()
+        if wanted:
+            self._listen_for(wanted)
+            return False
+        self._listen_for(selectors.EVENT_READ)
+        self._server.greeted(self)
+        self.connection.writable()
+        return True
+
+    def _read(self) -> None:
+        while (data := self._wire.receive()) is not None:
+            if not data or not self.connection.received(data):
+                self.end()
+                return
+            if not self._wire.has_more:
+                return
+
+    def _ask_to_write(self) -> None:
+        self._server.ask(lambda: self._listen_for(selectors.EVENT_READ | selectors.EVENT_WRITE))
+
+    def _listen_for(self, events: int) -> None:
+        if not self._over and events != self._events:
+            self._events = events
+            self._server.selector.modify(self._wire.socket, events, self._ready)
+
+
+class _Plain:
+    """A socket as it is."""
+
+    is_open = True
+    has_more = False
+
+    def __init__(self, accepted: socket.socket, wants_to_write: Callable[[], None]) -> None:
+        self.socket = accepted
+        self.wants_to_write = wants_to_write
+
+    def open(self) -> int:
+        return 0
+
+    def receive(self) -> bytes | None:
+        """What has come; nothing at the end, None when nothing has. Raises OSError."""
+        try:
+            return self.socket.recv(_READ_BYTES)
+        except BlockingIOError:
+            return None
+
+    def send(self, buffers: Sequence[Part]) -> int:
+        try:
+            return (
+                self.socket.send(buffers[0]) if len(buffers) == 1 else self.socket.sendmsg(buffers)
+            )
+        except BlockingIOError:
+            return 0
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class _Encrypted:
+    """A socket under TLS. OpenSSL is not made for two threads in one connection: a lock."""
+
+    def __init__(
+        self,
+        accepted: socket.socket,
+        wants_to_write: Callable[[], None],
+        context: ssl.SSLContext,
+    ) -> None:
+        self._lock = threading.Lock()
+        self.socket = context.wrap_socket(
+            accepted, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=True
+        )
+        self.wants_to_write = wants_to_write
+        self.is_open = False
+        self.has_more = True
+
+    def open(self) -> int:
+        """What the handshake waits for; 0 when it is done. Raises OSError."""
+        try:
+            with self._lock:
+                self.socket.do_handshake()
+        except ssl.SSLWantReadError:
+            return selectors.EVENT_READ
+        except ssl.SSLWantWriteError:
+            return selectors.EVENT_WRITE
+        self.is_open = True
+        return 0
+
+    def receive(self) -> bytes | None:
+        try:
+            with self._lock:
+                return self.socket.recv(_READ_BYTES)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
+
+    def send(self, buffers: Sequence[Part]) -> int:
+        if not self.is_open:
+            return 0
+        content = _some_of(buffers, _TLS_SEND_BYTES)
+        try:
+            with self._lock:
+                return self.socket.send(content)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def _some_of(buffers: Sequence[Part], size: int) -> bytes:
+    """The first bytes of the buffers, put together."""
+    parts: list[Part] = []
+    for buffer in buffers:
+        parts.append(memoryview(buffer)[:size])
+        size -= len(parts[-1])
+        if not size:
+            break
+    return b"".join(parts)
+
+
+def _prepare(accepted: socket.socket) -> None:
+    accepted.setblocking(False)
+    with contextlib.suppress(OSError):
+        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE.items():
+            if hasattr(socket, name):
+                accepted.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    os.set_inheritable(accepted.fileno(), False)

@@ -1,0 +1,53 @@
+"""Threads for what may block: as many as there is work, and none that idles for long."""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+_IDLE_SECONDS: Final = 30.0
+
+Work = Callable[[], None]
+
+
+class Threads:
+    """Runs each piece of work at once, on a thread that has nothing to do or on a new one.
+
+    Who gives the work bounds how much there is. It must not raise. Thread-safe.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        lock = threading.Lock()
+        self._given = threading.Condition(lock)
+        self._work: deque[Work] = deque()
+        self._idle = 0
+        self._closed = False
+
+    def run(self, work: Work) -> None:
+        """Begin `work`, and return."""
+        with self._given:
+            self._work.append(work)
+            if self._idle >= len(self._work):
+                self._given.notify()
+                return
+        threading.Thread(target=self._serve, name=self._name, daemon=True).start()
+
+    def close(self) -> None:
+        """Let the idle ones go; who works ends with its work."""
+        with self._given:
+            self._closed = True
+            self._given.notify_all()
+
+    def _serve(self) -> None:
+        while (work := self._next()) is not None:
+            work()
+            del work
+
+    def _next(self) -> Work | None:
+        with self._given:
+            if not self._work:
+                self._idle += 1
+                self._given.wait_for(lambda: self._work or self._closed, _IDLE_SECONDS)
+                self._idle -= 1
+            return self._work.popleft() if self._work else None
