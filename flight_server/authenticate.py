@@ -18,7 +18,7 @@ from flight_server.headers import (
     traceparent_of,
 )
 from flight_server.sessions import TOKEN_PREFIX, Session, Sessions, token_headers
-from gateway.credentials import Authenticator, Bearer, identify, parse_authorization
+from gateway.credentials import Authenticator, Bearer, identify, parse_authorization, recall
 from gateway.identity import Identity
 from grpc_transport.calls import Call as Rpc
 from ingest_bus.envelope import WritingSession
@@ -145,6 +145,22 @@ class Authentication:
             count=count,
             tells_at_once=tells_at_once,
         )
+
+    def identity(self, headers: RawHeaders) -> Identity:
+        """Who calls, in no session. Blocks. Raises as `admit` does."""
+        return identify(self._authenticator, parse_authorization(_texts(headers, "authorization")))
+
+    def recall(self, headers: RawHeaders) -> Identity | None:
+        """Who calls, by what memory knows; None when it cannot tell, and for one in a session.
+
+        Never blocks. Raises Denied for what is no credential at all.
+        """
+        if "cookie" in headers:
+            return None
+        credential = parse_authorization(_texts(headers, "authorization"))
+        if isinstance(credential, Bearer) and credential.token.startswith(TOKEN_PREFIX):
+            return None
+        return recall(self._authenticator, credential)
 
     def _shown(self, headers: RawHeaders) -> Session | None:
         """The live session that a call shows, by its bearer token, its cookie or both."""

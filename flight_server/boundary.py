@@ -131,8 +131,15 @@ _SQLSTATE_OF_ERROR: Final[Mapping[ErrorCode, str]] = {
 class Failed(Exception):
     """How a call ends that did not succeed: its status, its text and its trailers."""
 
-    def __init__(self, status: Status, text: str, trailers: list[tuple[str, str | bytes]]) -> None:
+    def __init__(
+        self,
+        error: DuckMeshError,
+        status: Status,
+        text: str,
+        trailers: list[tuple[str, str | bytes]],
+    ) -> None:
         super().__init__(text)
+        self.error = error
         self.status = status
         self.text = text
         self.trailers = trailers
@@ -187,7 +194,7 @@ def failed(error: DuckMeshError, trace_id: str) -> Failed:
             ("x-arrow-status-detail-bin", detail.encode()),
             ("grpc-status-details-bin", _status(code, text, contract)),
         ]
-    return Failed(code, text, trailers)
+    return Failed(error, code, text, trailers)
 
 
 def trailers_of(error: DuckMeshError, trace_id: str, contract: str) -> dict[str, str]:
@@ -252,22 +259,38 @@ class boundary:  # noqa: N801 - read as a `with` word
             self._bound.__exit__(kind, error, trace)
 
     def _mapped(self, error: Exception) -> Failed:
-        known = self._known(error)
-        self._failing(known)
-        return failed(known, self._trace_id)
+        return judged(
+            self._rpc,
+            error,
+            context=self._context,
+            trace_id=self._trace_id,
+            tenant=self._tenant,
+            failing=self._failing,
+        )
 
-    def _known(self, error: Exception) -> DuckMeshError:
-        """The error as the contract has it, logged."""
-        rpc, trace_id, tenant = self._rpc, self._trace_id, self._tenant
-        if isinstance(error, DuckMeshError):
-            known = error
-        elif isinstance(error, Gone) or self._context.is_cancelled:
-            known = Cancelled(ErrorCode.QUERY_CANCELLED, "the caller has gone")
-        else:
-            _log.error("rpc_failed", rpc=rpc, trace_id=trace_id, tenant=tenant, exc_info=error)
-            return Internal()
+
+def judged(
+    rpc: str,
+    error: Exception,
+    *,
+    context: CallContext,
+    trace_id: str,
+    tenant: str | None = None,
+    failing: Callable[[DuckMeshError], None] = lambda _: None,
+) -> Failed:
+    """How a call ends that left its boundary with `error`, which is logged here, once."""
+    known: DuckMeshError
+    if isinstance(error, DuckMeshError):
+        known = error
         _log_error(rpc, known, trace_id, tenant)
-        return known
+    elif isinstance(error, Gone) or context.is_cancelled:
+        known = Cancelled(ErrorCode.QUERY_CANCELLED, "the caller has gone")
+        _log_error(rpc, known, trace_id, tenant)
+    else:
+        known = Internal()
+        _log.error("rpc_failed", rpc=rpc, trace_id=trace_id, tenant=tenant, exc_info=error)
+    failing(known)
+    return failed(known, trace_id)
 
 
 def _log_error(rpc: str, error: DuckMeshError, trace_id: str, tenant: str | None) -> None:

@@ -146,7 +146,7 @@ class Encoder:
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
-        self._has_dictionaries = any(_has_dictionary(each.type) for each in schema)
+        self._has_dictionaries = has_dictionaries(schema)
         self._gathered = _Gathered()
         self._writer: Any = pa.ipc.new_stream(self._gathered, schema)
         self._schema_left = True
@@ -187,6 +187,11 @@ def _after(pieces: list[memoryview], size: int) -> list[memoryview]:
             pieces.insert(0, first[size:])
         size -= min(size, len(first))
     return pieces
+
+
+def has_dictionaries(schema: pa.Schema) -> bool:
+    """Whether a column is encoded by a dictionary, at any depth: that travels apart from it."""
+    return any(_has_dictionary(each.type) for each in schema)
 
 
 def _has_dictionary(kind: pa.DataType) -> bool:

@@ -106,32 +106,40 @@ class IngestDesk:
             raise
         return _committed(write)
 
-    def stream(self, call: Call, path: list[bytes], reader: RowsIn, writer: MetadataWriter) -> None:
+    def stream(
+        self,
+        call: Call,
+        path: list[bytes],
+        reader: RowsIn,
+        writer: MetadataWriter,
+        *,
+        begun: int = 0,
+    ) -> None:
         """Write each batch of a stream as a write of its own, and answer each with its receipt.
 
         Receipts come in the order of the batches, from the second on while later ones are taken
         in. A batch that
-        fails is answered by its error, and ends the stream with it; those before it stand.
+        fails is answered by its error, and ends the stream with it; those before it stand. `begun`
+        of its batches have their receipt already.
         """
         options = call.options()
         self._refuse_in_transaction(call)
-        table = _table_of_path(path)
+        table = table_of_path(path)
         target = self._writes.open_stream(call.identity, table, _schema_of(reader))
-        numbers = _Numbers()
+        numbers = _Numbers(begun)
 
         def answer(number: int, receipts: Future[list[Receipt]]) -> bytes:
             accepted = self.awaited(call, receipts.result()[0])
             return orjson.dumps({"batch": number, **accepted.fields()})
 
         def failure(error: DuckMeshError) -> bytes:
-            contract = {"batch": numbers.answered, "error": error.as_contract(call.trace_id)}
-            return ascii_json(contract).encode()
+            return failure_json(numbers.answered, error, call.trace_id)
 
         counted = _CountingWriter(writer, numbers)
         with ReceiptWriter(counted, window=self._window, on_failure=failure) as receipts:
             for batch, metadata in _chunks(reader):
                 number = numbers.taken
-                key = _key_of_batch(metadata, options.idempotency_key, number)
+                key = key_of_batch(metadata, options.idempotency_key, number)
                 if batch is None:
                     continue
                 numbers.taken += 1
@@ -186,25 +194,35 @@ class AcceptedWrite:
 
     def fields(self) -> dict[str, Any]:
         """The receipt as clients read it, in both kinds of stream."""
-        return {
-            # None while a transaction holds the write: COMMIT tells it.
-            "visibility_token": None if self.receipt.is_held else self.receipt.visibility_token,
-            "row_count": self.receipt.row_count,
-            "duplicate": not self.receipt.inserted,
-            "visible_snapshot_id": self.visible_snapshot_id,
-        }
+        return accepted_fields(self.receipt, self.visible_snapshot_id)
 
     def put_result(self) -> bytes:
         """The one PutResult of a bulk ingest."""
         return answers.update_result(self.receipt.row_count, self.fields())
 
 
+def accepted_fields(receipt: Receipt, visible: SnapshotId | None) -> dict[str, Any]:
+    """What the answer to an accepted write says; `visible` is the snapshot that shows it."""
+    return {
+        # None while a transaction holds the write: COMMIT tells it.
+        "visibility_token": None if receipt.is_held else receipt.visibility_token,
+        "row_count": receipt.row_count,
+        "duplicate": not receipt.inserted,
+        "visible_snapshot_id": visible,
+    }
+
+
+def failure_json(number: int, error: DuckMeshError, trace_id: str) -> bytes:
+    """What a stream answers to the batch of this number, in the place of its receipt."""
+    return ascii_json({"batch": number, "error": error.as_contract(trace_id)}).encode()
+
+
 class _Numbers:
     """How far a stream has come. `taken` belongs to the reader, `answered` to the answers."""
 
-    def __init__(self) -> None:
-        self.taken = 0
-        self.answered = 0
+    def __init__(self, begun: int) -> None:
+        self.taken = begun
+        self.answered = begun
 
 
 class _CountingWriter:
@@ -337,7 +355,7 @@ def _check_namespace(catalog: str | None, schema: str | None) -> None:
         )
 
 
-def _table_of_path(path: list[bytes]) -> str:
+def table_of_path(path: list[bytes]) -> str:
     try:
         names = [part.decode() for part in path]
     except UnicodeDecodeError:
@@ -370,7 +388,7 @@ def _deletes(schema: pa.Schema, mode: IngestMode) -> bool:
     return bool(said == "delete")
 
 
-def _key_of_batch(metadata: bytes | None, stream_key: str | None, number: int) -> str | None:
+def key_of_batch(metadata: bytes | None, stream_key: str | None, number: int) -> str | None:
     """The key that the batch brings, else the stream's key and the batch's number."""
     if metadata:
         try:

@@ -40,6 +40,7 @@ from flight_server.counts import CallCount
 from flight_server.fetches import Fetches
 from flight_server.headers import trace_id_of
 from flight_server.ingest import SENT_MAX_BYTES, IngestDesk, bound_rows
+from flight_server.quick_appends import Arrival, QuickAppends
 from flight_server.rows_in import ResultsOut, RowsIn
 from flight_server.session_options import SessionDesk
 from flight_server.sessions import Sessions
@@ -164,6 +165,13 @@ class FlightDoor:
             self._arrived, host=options.host, port=options.port, tls=options.tls
         )
         self.port = self._server.port
+        self._appends = QuickAppends(
+            writes,
+            self._authentication,
+            window=options.stream_window,
+            soon=self._server.ask,
+            on_a_thread=self._threads.run,
+        )
         self._server.start()
 
     @property
@@ -198,15 +206,19 @@ class FlightDoor:
             self._refuse(rpc, method, count, trace_id, error)
             return
         run = partial(self._run, rpc, method, place, count, trace_id)
+        begin = partial(self._threads.run, run)
         if method.begins_at_once:
-            self._threads.run(run)
+            begin()
+            return
+        if method.name == "DoPut":
+            self._appends.follow(Arrival(rpc, place, count, trace_id, begin))
             return
 
         def has_come() -> None:
             # No thread waits for a client that has not said what it asks for.
             if rpc.inbox or rpc.half_closed or rpc.cancelled:
                 rpc.follow(None)
-                self._threads.run(run)
+                begin()
 
         rpc.follow(has_come)
         has_come()
@@ -306,7 +318,8 @@ class FlightDoor:
         descriptor = _read(flight.FlightDescriptor.deserialize, reader.descriptor or b"")
         results = ResultsOut(call.rpc)
         if descriptor.descriptor_type == flight.DescriptorType.PATH:
-            self._ingest.stream(call, descriptor.path, reader, results)
+            begun = call.rpc.state if isinstance(call.rpc.state, int) else 0
+            self._ingest.stream(call, descriptor.path, reader, results, begun=begun)
             return
         command = parse_command(_command_of(descriptor))
         results.write(self._put(call, command, reader))

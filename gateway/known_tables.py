@@ -88,6 +88,19 @@ class KnownTables:
         found = self._look(tenant_id, name)
         return None if found is None else (found.table, found.conformer(offered))
 
+    def recall_fitted(
+        self, tenant_id: TenantId, name: str, offered: pa.Schema
+    ) -> tuple[Table, Conformer] | None:
+        """The same from memory; None when the catalog must be asked. Never blocks."""
+        known = self._recall(tenant_id, name)
+        if known is None:
+            return None
+        try:
+            return known.table, known.conformer(offered)
+        except Invalid:
+            # They may be of a newer definition than the one in memory.
+            return None
+
     def as_it_is(
         self, tenant_id: TenantId, name: str, *, now: bool
     ) -> tuple[Table, Conformer] | None:

@@ -5,9 +5,11 @@ it does not know, or knew too long ago, it does not ask for here: the caller goe
 then, on a thread, and what that looks up serves the next.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+
+import pyarrow as pa
 
 from catalog.tables import Table
 from data_files.batch_size import bytes_of
@@ -64,10 +66,31 @@ class QuickWrites:
         SCHEMA_INCOMPATIBLE, and the caller makes the rows again for the table of now. Raises what a
         write would raise before its first row.
         """
+        return self._recalled(
+            identity,
+            table_name,
+            lambda name: self._tables.recall_as_it_is(identity.tenant_id, name),
+        )
+
+    def target_for(
+        self, identity: Identity, table_name: str, offered: pa.Schema
+    ) -> QuickTarget | None:
+        """The same for rows of another schema; None, too, when they do not fit what is known."""
+        return self._recalled(
+            identity,
+            table_name,
+            lambda name: self._tables.recall_fitted(identity.tenant_id, name, offered),
+        )
+
+    def _recalled(
+        self,
+        identity: Identity,
+        table_name: str,
+        find: Callable[[str], tuple[Table, Conformer] | None],
+    ) -> QuickTarget | None:
         identity.require(Role.INGEST_WRITER)
-        name = check_table_name(table_name)
+        found = find(check_table_name(table_name))
         allowance = self._quotas.recall(identity)
-        found = self._tables.recall_as_it_is(identity.tenant_id, name)
         if allowance is None or found is None:
             return None
         if not self._backpressure.check_recalled(identity, allowance):
@@ -82,6 +105,7 @@ class QuickWrites:
         parts: Sequence[KeyedRows],
         *,
         trace_id: str | None = None,
+        settled: Callable[[], None] | None = None,
     ) -> "Future[list[Receipt]] | None":
         """Several writes of one table in one transaction, all or none; a receipt for each.
 
@@ -89,6 +113,7 @@ class QuickWrites:
         that their partitions are to be counted. Tokens follow the order of
         `parts`, and of calls. Raises at once what the rows alone tell (Invalid, Overloaded); the
         future raises Conflict and Unavailable: after the latter they may have been accepted.
+        `settled` is as for the bus.
         """
         sizes = [bytes_of(part.rows) for part in parts]
         if sum(sizes) > self._inline_max_bytes or self._may_be_of_too_many(target, parts):
@@ -106,7 +131,7 @@ class QuickWrites:
             self._rates.charge_by(target.allowance, identity, rows, sum(sizes))
             carried = span.carried(trace_id)
             answer = self._bus.submit(
-                [_envelope(identity, target, part, carried) for part in parts]
+                [_envelope(identity, target, part, carried) for part in parts], settled=settled
             )
         answer.add_done_callback(count.answered)
         return answer

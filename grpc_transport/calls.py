@@ -123,6 +123,10 @@ class Call:
         """The next message if it is here. Never blocks, and raises nothing."""
         return self.connection.take(self)
 
+    def put_back(self, messages: Sequence[Message]) -> None:
+        """Have these read again, before what has come since."""
+        self.connection.put_back(self, messages)
+
     @property
     def is_cancelled(self) -> bool:
         """Whether the caller has left."""
@@ -165,12 +169,16 @@ class Call:
         """
         self.connection.send(self, parts, more=more, waits=True)
 
-    def post(self, parts: Sequence[Part]) -> None:
+    def post(self, parts: Sequence[Part], *, more: bool = False) -> None:
         """Send one message without ever blocking. What is to be sent is bounded by who calls.
 
-        Nothing happens when the caller has left.
+        Nothing happens when the caller has left. With `more` it waits for `flush` or `finish`.
         """
-        self.connection.send(self, parts, more=False, waits=False)
+        self.connection.send(self, parts, more=more, waits=False)
+
+    def flush(self) -> None:
+        """Let go out what was sent."""
+        self.connection.flush()
 
     def finish(
         self, status: Status = Status.OK, why: str = "", trailers: Iterable[Field] = ()

@@ -206,6 +206,15 @@ class Connection:
         with self._lock:
             return self._next_message(call) if call.inbox else None
 
+    def put_back(self, call: Call, messages: Sequence[Message]) -> None:
+        with self._lock:
+            call.inbox.extendleft(reversed(messages))
+            call.inbox_bytes += sum(map(size_of, messages))
+
+    def flush(self) -> None:
+        with self._lock:
+            self._flush()
+
     def watch(self, call: Call, act: Callable[[], None]) -> bool:
         """Whether the caller is still there; `act` runs when it leaves."""
         with self._lock:

@@ -28,10 +28,11 @@ GROUP_MAX_BYTES: Final = 16 * 2**20
 class _Submitted:
     """Envelopes whose caller goes on, and the answer that he may ask for."""
 
-    __slots__ = ("envelopes", "future")
+    __slots__ = ("envelopes", "future", "settled")
 
-    def __init__(self, envelopes: Sequence[Envelope]) -> None:
+    def __init__(self, envelopes: Sequence[Envelope], settled: Callable[[], None] | None) -> None:
         self.envelopes = envelopes
+        self.settled = settled
         self.future: Future[list[Receipt]] = Future()
         # A publish under way cannot be taken back. A caller that could cancel its answer would
         # leave the group's other callers without theirs.
@@ -122,9 +123,18 @@ class GroupCommit:
             self._lead(tenant_id, until=call)
         return call.result()
 
-    def submit(self, tenant_id: TenantId, envelopes: Sequence[Envelope]) -> "Future[list[Receipt]]":
-        """Publish without waiting. Calls of one thread keep their order."""
-        call = _Submitted(envelopes)
+    def submit(
+        self,
+        tenant_id: TenantId,
+        envelopes: Sequence[Envelope],
+        *,
+        settled: Callable[[], None] | None = None,
+    ) -> "Future[list[Receipt]]":
+        """Publish without waiting. Calls of one thread keep their order.
+
+        `settled` is called when the answer is there, once for all of a group that name it.
+        """
+        call = _Submitted(envelopes, settled)
         if self._enqueue(tenant_id, call):
             self._leaders.submit(self._lead, tenant_id)
         return call.future
@@ -210,6 +220,13 @@ class GroupCommit:
         self._idle.notify_all()
 
     def _commit_group(self, tenant_id: TenantId, group: Sequence[_Call]) -> None:
+        self._answer_group(tenant_id, group)
+        # Waking somebody gives Python's lock away: once, when all is answered.
+        for settled in {call.settled for call in group if isinstance(call, _Submitted)}:
+            if settled is not None:
+                settled()
+
+    def _answer_group(self, tenant_id: TenantId, group: Sequence[_Call]) -> None:
         try:
             receipts = self._commit(tenant_id, [e for call in group for e in call.envelopes])
         except Exception as error:  # noqa: BLE001 - every caller must get an answer
@@ -233,4 +250,4 @@ class GroupCommit:
                 call.fail(error)
             return
         for call in group:
-            self._commit_group(tenant_id, [call])
+            self._answer_group(tenant_id, [call])

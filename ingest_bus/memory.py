@@ -179,12 +179,16 @@ class MemoryIngestBus:
         self._work.set()
         return receipts
 
-    def submit(self, envelopes: Sequence[Envelope]) -> "Future[list[Receipt]]":
+    def submit(
+        self, envelopes: Sequence[Envelope], *, settled: Callable[[], None] | None = None
+    ) -> "Future[list[Receipt]]":
         answer: Future[list[Receipt]] = Future()
         try:
             answer.set_result(self.publish(envelopes))
         except DuckMeshError as error:
             answer.set_exception(error)
+        if settled is not None:
+            settled()
         return answer
 
     def _accept(

@@ -1,6 +1,6 @@
 """The IngestBus port. Its docstrings are the contract; tests/conformance/ proves each sentence."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from datetime import timedelta
 from typing import Any, Protocol
@@ -59,8 +59,14 @@ class IngestBus(Protocol):
         """
         ...
 
-    def submit(self, envelopes: Sequence[Envelope]) -> "Future[list[Receipt]]":
-        """`publish` without waiting. Tokens follow the order of one caller's submits."""
+    def submit(
+        self, envelopes: Sequence[Envelope], *, settled: Callable[[], None] | None = None
+    ) -> "Future[list[Receipt]]":
+        """`publish` without waiting. Tokens follow the order of one caller's submits.
+
+        `settled` is called when the future has ended; once for all that ended together and named
+        the same. It must not block.
+        """
         ...
 
     def fence(

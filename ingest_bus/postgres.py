@@ -95,11 +95,15 @@ class PostgresIngestBus:
             return self._commit_group(tenant_id, envelopes, as_one=True)
         return self._groups.publish(tenant_id, envelopes)
 
-    def submit(self, envelopes: Sequence[Envelope]) -> "Future[list[Receipt]]":
+    def submit(
+        self, envelopes: Sequence[Envelope], *, settled: Callable[[], None] | None = None
+    ) -> "Future[list[Receipt]]":
         if envelopes:
-            return self._groups.submit(envelopes[0].tenant_id, envelopes)
+            return self._groups.submit(envelopes[0].tenant_id, envelopes, settled=settled)
         nothing: Future[list[Receipt]] = Future()
         nothing.set_result([])
+        if settled is not None:
+            settled()
         return nothing
 
     def _commit_group(

@@ -172,6 +172,10 @@ class SmallHouse:
             self.begun.append(write)
             return write
 
+    @property
+    def quick(self) -> "NothingAtHand":
+        return NothingAtHand()
+
     def open_stream(self, identity, table, offered):
         self.begin(identity, table, offered, mode=IngestMode.APPEND)
         return (table, offered)
@@ -327,6 +331,13 @@ class SmallHouse:
     def rows_of(self, tenant_id, name):
         table = self.snapshots[-1].get((tenant_id, name))
         return None if table is None else sum(pq.read_metadata(f).num_rows for f in table.files)
+
+
+class NothingAtHand:
+    """Memory that knows no table: every stream goes to a thread."""
+
+    def target_for(self, identity, table_name, offered):
+        return None
 
 
 class SmallWrite:

@@ -1,0 +1,396 @@
+"""Small batches of append streams, accepted on the thread that moves bytes.
+
+A thread of its own costs a small write several times what the write costs. So a stream is begun
+here, and each batch is checked by what memory knows, handed to the bus, and answered when its group
+is durable. Whatever is not the plain good case goes to a thread, from where it stands: a batch that
+is refused, a table or a caller to be looked up, a session, rows that are many. What is said of them
+is said there alone.
+"""
+
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import orjson
+import pyarrow as pa
+from pyarrow import flight
+
+from duckmesh import tracing
+from duckmesh.errors import Conflict, DuckMeshError
+from flight_server import flight_data
+from flight_server.authenticate import Authentication
+from flight_server.boundary import judged
+from flight_server.calls import Place
+from flight_server.counts import CallCount
+from flight_server.flight_data import FlightData, has_dictionaries
+from flight_server.headers import read_options, traceparent_of
+from flight_server.ingest import accepted_fields, failure_json, key_of_batch, table_of_path
+from gateway.groups import KeyedRows
+from gateway.identity import Identity
+from gateway.quick_writes import QuickTarget
+from gateway.writes import Writes
+from grpc_transport.calls import Call as Rpc
+from grpc_transport.messages import Message, size_of
+from ingest_bus.envelope import Receipt
+
+BATCH_MAX_BYTES: Final = 64 * 1024
+"""So little that the thread which moves bytes is not held up by it."""
+
+_REMEMBERED: Final = 1_000
+
+Answer = Future[list[Receipt]]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A DoPut that has arrived, and what begins it on a thread."""
+
+    rpc: Rpc
+    place: Place
+    count: CallCount
+    trace_id: str
+    run: Callable[[], None]
+
+
+class QuickAppends:
+    """Everything but `settled` runs on the thread that moves bytes, and never blocks."""
+
+    def __init__(
+        self,
+        writes: Writes,
+        authentication: Authentication,
+        *,
+        window: int,
+        soon: Callable[[Callable[[], None]], None],
+        on_a_thread: Callable[[Callable[[], None]], None],
+    ) -> None:
+        """`soon` runs something on the thread that moves bytes, from any other."""
+        self.window = window
+        self._writes = writes
+        self._authentication = authentication
+        self._soon = soon
+        self._on_a_thread = on_a_thread
+        self._answered: deque[_Stream] = deque()
+        self._woken = False
+        # What clients say again and again: a table's name, and the columns of its rows.
+        self._names: dict[bytes, str | None] = {}
+        self._schemas: dict[bytes, pa.Schema | None] = {}
+
+    def follow(self, arrival: Arrival) -> None:
+        """Look after a stream from now on."""
+        stream = _Stream(self, arrival)
+        arrival.rpc.follow(stream.look)
+        stream.look()
+
+    # ---- Answers that other threads have
+
+    def note(self, stream: "_Stream", _answer: Answer) -> None:
+        """From any thread: one of the stream's batches has its answer. `settled` follows."""
+        self._answered.append(stream)
+
+    def settled(self) -> None:
+        """From any thread: a group is durable."""
+        # In this order, and `_deliver` in the other one: whoever finds it woken is delivered too.
+        if not self._woken:
+            self._woken = True
+            self._soon(self._deliver)
+
+    def _deliver(self) -> None:
+        self._woken = False
+        while self._answered:
+            self._answered.popleft().look()
+
+    # ---- What is asked for a stream
+
+    def table_name(self, descriptor: bytes) -> str | None:
+        """The table that a descriptor's path names; None for a command, and for a bad path."""
+        if descriptor not in self._names:
+            if len(self._names) >= _REMEMBERED:
+                self._names.clear()
+            self._names[descriptor] = _table_name(descriptor)
+        return self._names[descriptor]
+
+    def schema(self, data: FlightData) -> pa.Schema | None:
+        """The columns that a stream's first message announces; None when Arrow must be asked."""
+        if data.header not in self._schemas:
+            if len(self._schemas) >= _REMEMBERED:
+                self._schemas.clear()
+            self._schemas[data.header] = _schema(data)
+        return self._schemas[data.header]
+
+    def identity(self, rpc: Rpc) -> Identity | None:
+        """Who calls, by memory."""
+        return self._authentication.recall(rpc.headers)
+
+    def target(self, identity: Identity, table: str, schema: pa.Schema) -> QuickTarget | None:
+        return self._writes.quick.target_for(identity, table, schema)
+
+    def submit(
+        self,
+        stream: "_Stream",
+        identity: Identity,
+        target: QuickTarget,
+        rows: KeyedRows,
+        trace_id: str,
+    ) -> Answer | None:
+        """Hand a batch to the bus; None when it is not for here, with nothing accepted."""
+        answer = self._writes.quick.submit(
+            identity, target, [rows], trace_id=trace_id, settled=self.settled
+        )
+        if answer is not None:
+            answer.add_done_callback(partial(self.note, stream))
+            if answer.done():
+                # Its group may have been told of before it was noted.
+                self.settled()
+        return answer
+
+    def look_up(self, stream: "_Stream", table: str, schema: pa.Schema) -> None:
+        """Have memory know the caller and the table again, and let the stream go on."""
+
+        def ask() -> None:
+            # Whatever is wrong is said by the thread that the stream then goes to.
+            with contextlib.suppress(Exception):
+                identity = self._authentication.identity(stream.rpc.headers)
+                self._writes.check_may_write(identity, table)
+                self._writes.open_stream(identity, table, schema)
+            self._soon(stream.look_again)
+
+        self._on_a_thread(ask)
+
+
+class _Stream:
+    """One DoPut. Batches are taken and answered in their order."""
+
+    def __init__(self, desk: QuickAppends, arrival: Arrival) -> None:
+        self.rpc = arrival.rpc
+        self._desk = desk
+        self._arrival = arrival
+        self._traceparent = traceparent_of(arrival.rpc.headers, arrival.trace_id)
+        self._opening: Message | None = None
+        self._table = ""
+        self._schema: pa.Schema | None = None
+        self._stream_key: str | None = None
+        self._taken = 0
+        self._answered = 0
+        self._unanswered: deque[Answer] = deque()
+        self._first: Message | None = None
+        """The first batch, until it is answered: a thread may have to take it once more."""
+        self._leaving: list[Message] | None = None
+        """What a thread goes on with, as soon as all is answered that was taken here."""
+        self._asking = False
+        self._asked = False
+        self._over = False
+
+    def look(self) -> None:
+        """Answer what is durable, take what has come, end what is complete."""
+        if self._over:
+            return
+        if self.rpc.cancelled:
+            self._end(failed=True)
+            return
+        try:
+            self._answer()
+            if not self._over:
+                self._take()
+        except Exception as error:  # noqa: BLE001 - mapped, and logged
+            self._fail(error)
+            return
+        if self._over:
+            return
+        if self._leaving is not None and not self._unanswered:
+            self._hand_over(self._leaving)
+        elif self._opening is not None and self.rpc.is_complete and not self._unanswered:
+            if self._leaving is None and not self._asking:
+                self._end(failed=False)
+                self.rpc.finish()
+        else:
+            self.rpc.flush()
+
+    def look_again(self) -> None:
+        """Memory was refreshed."""
+        self._asking = False
+        self._asked = True
+        self.look()
+
+    # ---- Batches that come
+
+    def _take(self) -> None:
+        if self._opening is None:
+            if self.rpc.half_closed and not self.rpc.inbox:
+                self._hand_over([])
+                return
+            message = self.rpc.take()
+            if message is None:
+                return
+            self._open(message)
+        while self._may_take() and (message := self.rpc.take()) is not None:
+            if not self._append(message):
+                return
+
+    def _may_take(self) -> bool:
+        """Not before the first is answered: it may find that the table has changed since."""
+        if self._over or self._leaving is not None or self._asking:
+            return False
+        waiting = len(self._unanswered)
+        return waiting < self._desk.window and not (self._taken and not self._answered)
+
+    def _open(self, message: Message) -> None:
+        self._opening = message
+        if not self._opens(message):
+            self._hand_over([message])
+
+    def _opens(self, message: Message) -> bool:
+        try:
+            data = flight_data.read(message)
+            options = read_options(self.rpc.headers)
+            self._arrival.place.work()
+        except DuckMeshError:
+            return False
+        if options.wait or data.descriptor is None or data.app_metadata is not None:
+            return False
+        name, schema = self._desk.table_name(data.descriptor), self._desk.schema(data)
+        if name is None or schema is None:
+            return False
+        self._table, self._schema, self._stream_key = name, schema, options.idempotency_key
+        return self._recalled() is not None
+
+    def _append(self, message: Message) -> bool:
+        """Take one message; whether the next one may be looked at."""
+        try:
+            rows = self._rows(message)
+            recalled = self._recalled()
+        except (DuckMeshError, pa.ArrowException, OSError, ValueError, KeyError):
+            self._leave([message])
+            return False
+        if rows is None:
+            return True
+        if recalled is None:
+            self._look_up(message)
+            return False
+        try:
+            with tracing.arriving(self._traceparent):
+                answer = self._desk.submit(self, *recalled, rows, self._arrival.trace_id)
+        except DuckMeshError:
+            answer = None
+        if answer is None:
+            self._leave([message])
+            return False
+        self._asked = False
+        self._first = None if self._taken else message
+        self._taken += 1
+        self._unanswered.append(answer)
+        return True
+
+    def _rows(self, message: Message) -> KeyedRows | None:
+        """The batch of a message; None for one that has no rows. Raises what is wrong with it."""
+        if size_of(message) > BATCH_MAX_BYTES:
+            raise ValueError("a thread takes it")
+        data = flight_data.read(message)
+        key = key_of_batch(data.app_metadata, self._stream_key, self._taken)
+        if not data.header:
+            return None
+        rows = pa.ipc.read_record_batch(pa.py_buffer(data.encapsulated()), self._schema)
+        return KeyedRows(rows, key)
+
+    def _recalled(self) -> tuple[Identity, QuickTarget] | None:
+        """Who writes and what to, by memory."""
+        assert self._schema is not None  # noqa: S101 - _opens saw to it
+        try:
+            identity = self._desk.identity(self.rpc)
+            if identity is None:
+                return None
+            target = self._desk.target(identity, self._table, self._schema)
+        except DuckMeshError:
+            return None
+        if target is None or target.allowance.limits_ingest_rate:
+            return None
+        return identity, target
+
+    def _look_up(self, message: Message) -> None:
+        if self._asked or not self._taken:
+            # Nothing helps, or nothing is gained: a stream's first batch may as well go there.
+            self._leave([message])
+            return
+        self._asking = True
+        self.rpc.put_back([message])
+        assert self._schema is not None  # noqa: S101 - _opens saw to it
+        self._desk.look_up(self, self._table, self._schema)
+
+    # ---- Answers
+
+    def _answer(self) -> None:
+        while self._unanswered and self._unanswered[0].done():
+            answer = self._unanswered.popleft()
+            error = answer.exception()
+            if error is not None:
+                if isinstance(error, Conflict) and self._first is not None:
+                    # Nothing of it was accepted, and the table may be another one by now.
+                    self._taken = 0
+                    self._leave([self._first])
+                    return
+                raise error
+            fields = accepted_fields(answer.result()[0], None)
+            self.rpc.post(
+                [flight_data.put_result(orjson.dumps({"batch": self._answered, **fields}))],
+                more=True,
+            )
+            self._answered += 1
+            self._first = None
+
+    # ---- Ends
+
+    def _leave(self, messages: list[Message]) -> None:
+        """Let a thread go on with these, once all that was taken is answered."""
+        assert self._opening is not None  # noqa: S101 - nothing is left before
+        self._leaving = [self._opening, *messages]
+
+    def _hand_over(self, messages: list[Message]) -> None:
+        self._over = True
+        self.rpc.follow(None)
+        self.rpc.put_back(messages)
+        self.rpc.state = self._taken
+        self._arrival.run()
+
+    def _fail(self, error: Exception) -> None:
+        arrival = self._arrival
+        failure = judged(
+            "do_put",
+            error,
+            context=self.rpc,
+            trace_id=arrival.trace_id,
+            failing=arrival.count.failing,
+        )
+        self._end(failed=True)
+        said = failure_json(self._answered, failure.error, arrival.trace_id)
+        self.rpc.post([flight_data.put_result(said)], more=True)
+        self.rpc.finish(failure.status, failure.text, failure.trailers)
+
+    def _end(self, *, failed: bool) -> None:
+        self._over = True
+        self.rpc.follow(None)
+        self._arrival.count.ended(failed=failed)
+        self._arrival.place.leave()
+
+
+def _table_name(serialized: bytes) -> str | None:
+    try:
+        descriptor = flight.FlightDescriptor.deserialize(serialized)
+        if descriptor.descriptor_type != flight.DescriptorType.PATH:
+            return None
+        return table_of_path(descriptor.path)
+    except (DuckMeshError, pa.ArrowException, ValueError, OSError):
+        return None
+
+
+def _schema(data: FlightData) -> pa.Schema | None:
+    if not data.header or data.body:
+        return None
+    try:
+        schema = pa.ipc.read_schema(pa.py_buffer(data.encapsulated()))
+    except (pa.ArrowException, OSError, ValueError):
+        return None
+    return None if has_dictionaries(schema) else schema
