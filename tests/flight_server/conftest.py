@@ -1,18 +1,19 @@
 """A small real Flight server and real drivers, for what only a wire can show."""
 
-import threading
 import time
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 
 import pytest
-from pyarrow import flight
 
 from duckmesh.errors import Denied, ErrorCode
 from duckmesh.identifiers import KeyId, TenantId
 from flight_server.server import DoorOptions, FlightDoor
 from flight_server.tickets import Seal
 from gateway.identity import EVERY_ROLE, Identity
+from grpc_transport.server import GrpcServer
+from grpc_transport.threads import Threads
 from query_engine.engine import QueryEngine
 from tests.flight_server.small_house import SmallHouse
 from tests.rooms import WORKERS
@@ -34,6 +35,12 @@ class KnownKeys:
         return self.keys[secret]
 
     def open_identity(self):
+        return self.anonymous
+
+    def recall_api_key(self, secret):
+        return self.keys.get(secret)
+
+    def recall_open_identity(self):
         return self.anonymous
 
     def check_live(self, identity):
@@ -58,18 +65,18 @@ def known_keys():
 
 @pytest.fixture
 def running():
-    """Start a Flight server on a free loopback port; it is shut down when the block ends."""
+    """Serve calls by a function of one, each on a thread of its own, until the block ends."""
 
     @contextmanager
-    def start(server: flight.FlightServerBase):
-        thread = threading.Thread(target=server.serve, daemon=True)
-        thread.start()
+    def start(answer):
+        threads = Threads("answering")
+        server = GrpcServer(lambda rpc: threads.run(partial(answer, rpc)), host="127.0.0.1", port=0)
+        server.start()
         try:
             yield f"grpc://127.0.0.1:{server.port}"
         finally:
-            server.shutdown()
-            thread.join(timeout=10)
-            assert not thread.is_alive()
+            server.close()
+            threads.close()
 
     return start
 
@@ -87,7 +94,7 @@ def open_door(house):
     """A function that opens a door over the house; every door is drained and closed in the end."""
     opened = []
 
-    def start(keys=None, anonymous=ANYBODY, now=time.time, **options):
+    def start(keys=None, anonymous=ANYBODY, now=time.time, authenticator=None, **options):
         door = FlightDoor(
             DoorOptions(**options),
             reads=house,
@@ -95,7 +102,7 @@ def open_door(house):
             sessions=house.sessions,
             sql_writes=house,
             transactions=house.transactions,
-            authenticator=KnownKeys(keys or {}, anonymous),
+            authenticator=authenticator or KnownKeys(keys or {}, anonymous),
             seal=Seal(b"s" * 32, now=now),
         )
         opened.append(door)

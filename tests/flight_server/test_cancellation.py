@@ -220,7 +220,7 @@ def _question(sql):
     ids=lambda each: getattr(each, "__name__", each),
 )
 def test_a_caller_who_goes_stops_his_call_and_leaves_nothing(world, rpc, goes):
-    goes(world, rpc)  # What it starts once, such as the cancellation poller, is there from now on.
+    goes(world, rpc)  # What it starts once, such as a thread for the call, is there from now on.
     threads = python_threads()
     spans = sorted(goes(world, rpc) for _ in range(REPETITIONS))
     p95 = spans[min(len(spans) - 1, round(0.95 * (len(spans) - 1)))]

@@ -2,16 +2,16 @@
 
 import threading
 
-import pyarrow as pa
 import pytest
 
 from duckmesh.errors import Cancelled, Conflict, ErrorCode
 from flight_server.receipts import ReceiptWriter
+from grpc_transport.calls import Gone
 
 
 class Sent(list):
     def write(self, message):
-        self.append(message.to_pybytes())
+        self.append(message)
 
 
 def failed(error):
@@ -90,12 +90,12 @@ def test_a_reader_that_breaks_still_answers_what_is_durable():
 
 
 def test_a_sender_that_left_is_a_cancellation():
-    class Gone:
+    class Left:
         def write(self, _message):
-            raise pa.ArrowIOError("gone")
+            raise Gone
 
     def answer():
-        with ReceiptWriter(Gone(), window=8, on_failure=failed) as receipts:
+        with ReceiptWriter(Left(), window=8, on_failure=failed) as receipts:
             receipts.put(lambda: b"0")
             receipts.finish()
 
