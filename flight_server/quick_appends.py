@@ -256,7 +256,7 @@ class _Stream:
         if name is None or schema is None:
             return False
         self._table, self._schema, self._stream_key = name, schema, options.idempotency_key
-        return self._recalled() is not None
+        return True
 
     def _append(self, message: Message) -> bool:
         """Take one message; whether the next one may be looked at."""

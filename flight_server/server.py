@@ -16,6 +16,7 @@ import structlog
 from pyarrow import flight
 
 from duckmesh.errors import DuckMeshError, ErrorCode, Internal, Invalid, NotSupported
+from duckmesh.threads import Threads
 from duckmesh.tokens import BEFORE_ALL
 from flight_server import answers, discovery, flight_data, messages, ticket_actions
 from flight_server.authenticate import Authentication, Call
@@ -59,7 +60,6 @@ from grpc_transport.calls import Call as Rpc
 from grpc_transport.messages import joined
 from grpc_transport.server import GrpcServer, Tls
 from grpc_transport.status import Status
-from grpc_transport.threads import Threads
 from query_engine.stream import split
 
 _ACTIONS: Final = {

@@ -6,6 +6,7 @@ what is ready; what may block is given to threads by the service.
 """
 
 import contextlib
+import logging
 import os
 import selectors
 import socket
@@ -23,6 +24,7 @@ from typing import Final
 from grpc_transport.calls import Call, Part
 from grpc_transport.connection import Connection
 
+_log = logging.getLogger(__name__)
 _READ_BYTES: Final = 256 * 1024
 _BACKLOG: Final = 1024
 _TLS_SEND_BYTES: Final = 64 * 1024
@@ -88,9 +90,11 @@ class GrpcServer:
         self._woken, self._wake = socket.socketpair()
         self._woken.setblocking(False)
         self._wake.setblocking(False)
-        self._selector.register(self._woken, selectors.EVENT_READ, self._look_at_requests)
+        self._selector.register(self._woken, selectors.EVENT_READ, self._woken_up)
         self._links: set[_Link] = set()
         self._requests: deque[Callable[[], None]] = deque()
+        self._turn = threading.Lock()
+        """Held while bytes are moved. Between two times the selector is waited for without it."""
         self._with_deadlines: set[Call] = set()
         self._greeting: dict[_Link, float] = {}
         self._closing = False
@@ -105,25 +109,39 @@ class GrpcServer:
         ends_at = time.monotonic() + grace.total_seconds()
         while time.monotonic() < ends_at and not all(each.is_quiet for each in list(self._links)):
             time.sleep(0.01)
-        self.ask(self._end)
+        self._end()
         self._thread.join()
 
     def ask(self, act: Callable[[], None]) -> None:
-        """Have `act` run on the thread that moves bytes, soon. From any thread."""
+        """Have `act` run in turn with all that moves bytes, soon. From any thread.
+
+        It runs on this thread when the other one waits for bytes: that one need not be woken.
+        """
         self._requests.append(act)
-        with contextlib.suppress(BlockingIOError, OSError):
-            self._wake.send(b"\0")
+        self._answer_requests()
+
+    def _answer_requests(self) -> None:
+        # Whoever has the turn looks again when he has given it back, so that none is left over.
+        while self._requests and self._turn.acquire(blocking=False):
+            try:
+                while self._requests:
+                    _run(self._requests.popleft())
+            finally:
+                self._turn.release()
 
     # ---- On the thread that moves bytes
 
     def _run(self) -> None:
         while not self._closing:
-            for key, events in self._selector.select(self._pause()):
-                key.data(events)
-            if self._with_deadlines:
-                self._look_at_deadlines()
-            if self._greeting:
-                self._look_at_greetings()
+            ready = self._selector.select(self._pause())
+            with self._turn:
+                for key, events in ready:
+                    key.data(events)
+                if self._with_deadlines:
+                    self._look_at_deadlines()
+                if self._greeting:
+                    self._look_at_greetings()
+            self._answer_requests()
         for link in list(self._links):
             link.end()
         self._selector.close()
@@ -171,11 +189,15 @@ class GrpcServer:
     def selector(self) -> selectors.BaseSelector:
         return self._selector
 
-    def _look_at_requests(self, _events: int) -> None:
+    def _end(self) -> None:
+        """Have the thread come back from its wait, and find that it is over."""
+        self._closing = True
+        with contextlib.suppress(BlockingIOError, OSError):
+            self._wake.send(b"\0")
+
+    def _woken_up(self, _events: int) -> None:
         with contextlib.suppress(BlockingIOError):
             self._woken.recv(4096)
-        while self._requests:
-            self._requests.popleft()()
 
     def _look_at_deadlines(self) -> None:
         now = time.monotonic()
@@ -199,9 +221,6 @@ class GrpcServer:
         for link in self._links:
             link.connection.leave()
 
-    def _end(self) -> None:
-        self._closing = True
-
 
 class _Link:
     """A socket and the connection over it."""
@@ -218,27 +237,34 @@ class _Link:
         self.connection = Connection(self._wire, server.arrived, time.monotonic)
         self._events = selectors.EVENT_READ
         self._over = False
+        self._interest = threading.Lock()
+        """Of what the selector waits for. Nothing else is locked under it."""
 
     @property
     def is_quiet(self) -> bool:
         return self._over or self.connection.is_quiet
 
     def begin(self) -> None:
+        """Serve it from now on."""
         self._server.selector.register(self._wire.socket, self._events, self._ready)
         if isinstance(self._wire, _Plain):
             self.connection.writable()
 
     def end(self) -> None:
         """Close the socket, and tell all calls."""
-        if self._over:
-            return
-        self._over = True
+        with self._interest:
+            if self._over:
+                return
+            self._over = True
+            self._server.selector.unregister(self._wire.socket)
         self._server.ended(self)
-        self._server.selector.unregister(self._wire.socket)
         self._wire.close()
         self.connection.lost()
 
     def _ready(self, events: int) -> None:
+        if self._over:
+            # Ended by another thread since the selector told of it.
+            return
         try:
             if not self._wire.is_open and not self._open():
                 return
@@ -248,6 +274,10 @@ class _Link:
             if events & selectors.EVENT_READ:
                 self._read()
         except OSError:
+            self.end()
+        except Exception:
+            # The service's fault, or ours: it costs this client his connection, and nobody else's.
+            _log.exception("a connection failed")
             self.end()
 
     def _open(self) -> bool:
@@ -270,12 +300,14 @@ class _Link:
                 return
 
     def _ask_to_write(self) -> None:
-        self._server.ask(lambda: self._listen_for(selectors.EVENT_READ | selectors.EVENT_WRITE))
+        # Under the connection's lock, on any thread: nothing else may be run here.
+        self._listen_for(selectors.EVENT_READ | selectors.EVENT_WRITE)
 
     def _listen_for(self, events: int) -> None:
-        if not self._over and events != self._events:
-            self._events = events
-            self._server.selector.modify(self._wire.socket, events, self._ready)
+        with self._interest:
+            if not self._over and events != self._events:
+                self._events = events
+                self._server.selector.modify(self._wire.socket, events, self._ready)
 
 
 class _Plain:
@@ -369,6 +401,14 @@ def _some_of(buffers: Sequence[Part], size: int) -> bytes:
         if not size:
             break
     return b"".join(parts)
+
+
+def _run(act: Callable[[], None]) -> None:
+    try:
+        act()
+    except Exception:
+        # Whoever has the turn does it for others: what fails of theirs is not his.
+        _log.exception("an act in turn failed")
 
 
 def _prepare(accepted: socket.socket) -> None:

@@ -9,13 +9,15 @@ adds its own length to every answer (docs/adr/0001-tokens-by-counter-row-and-gro
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from duckmesh import metrics
 from duckmesh.errors import DuckMeshError, ErrorCode, Unavailable
 from duckmesh.identifiers import TenantId
+from duckmesh.threads import Threads
 from ingest_bus.envelope import Envelope, Receipt
 
 Commit = Callable[[TenantId, Sequence[Envelope]], list[Receipt]]
@@ -109,7 +111,7 @@ class GroupCommit:
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._closed = False
-        self._leaders = ThreadPoolExecutor(threads, thread_name_prefix="group-commit")
+        self._leaders = Threads("group-commit", most=threads)
 
     def publish(self, tenant_id: TenantId, envelopes: Sequence[Envelope]) -> list[Receipt]:
         """Publish and wait. The caller's thread commits when the tenant is idle."""
@@ -136,7 +138,7 @@ class GroupCommit:
         """
         call = _Submitted(envelopes, settled)
         if self._enqueue(tenant_id, call):
-            self._leaders.submit(self._lead, tenant_id)
+            self._leaders.run(partial(self._lead, tenant_id))
         return call.future
 
     def close(self) -> None:
@@ -145,7 +147,7 @@ class GroupCommit:
             self._closed = True
             # A leader that gives its lead away still needs the pool.
             self._idle.wait_for(lambda: not any(lane.leading for lane in self._lanes.values()))
-        self._leaders.shutdown(wait=True)
+        self._leaders.close()
 
     def _enqueue(self, tenant_id: TenantId, call: _Call) -> bool:
         """Queue the call; True when its caller becomes the tenant's leader."""
@@ -170,7 +172,7 @@ class GroupCommit:
                 call.here = False
                 leads = call.leads
             if leads:
-                self._leaders.submit(self._lead, tenant_id)
+                self._leaders.run(partial(self._lead, tenant_id))
             raise
 
     def _lead(self, tenant_id: TenantId, *, until: _Waiting | None = None) -> None:
@@ -194,7 +196,7 @@ class GroupCommit:
                 if isinstance(call, _Waiting) and call.here:
                     call.call_to_lead()
                     return
-        self._leaders.submit(self._lead, tenant_id)
+        self._leaders.run(partial(self._lead, tenant_id))
 
     def _next_group(self, tenant_id: TenantId) -> list[_Call]:
         """Take the calls of the next transaction; an empty lane ends the lead."""

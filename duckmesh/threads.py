@@ -13,11 +13,14 @@ Work = Callable[[], None]
 class Threads:
     """Runs each piece of work at once, on a thread that has nothing to do or on a new one.
 
-    Who gives the work bounds how much there is. It must not raise. Thread-safe.
+    Who gives the work bounds how much there is, or `most` does: beyond so many threads it waits. It
+    must not raise. Thread-safe.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, most: int | None = None) -> None:
         self._name = name
+        self._most = most
+        self._count = 0
         lock = threading.Lock()
         self._given = threading.Condition(lock)
         self._work: deque[Work] = deque()
@@ -31,6 +34,9 @@ class Threads:
             if self._idle >= len(self._work):
                 self._given.notify()
                 return
+            if self._count == self._most:
+                return
+            self._count += 1
         threading.Thread(target=self._serve, name=self._name, daemon=True).start()
 
     def close(self) -> None:
@@ -50,4 +56,7 @@ class Threads:
                 self._idle += 1
                 self._given.wait_for(lambda: self._work or self._closed, _IDLE_SECONDS)
                 self._idle -= 1
-            return self._work.popleft() if self._work else None
+            if self._work:
+                return self._work.popleft()
+            self._count -= 1
+            return None
