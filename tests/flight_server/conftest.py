@@ -9,11 +9,11 @@ import pytest
 
 from duckmesh.errors import Denied, ErrorCode
 from duckmesh.identifiers import KeyId, TenantId
+from duckmesh.threads import Threads
 from flight_server.server import DoorOptions, FlightDoor
 from flight_server.tickets import Seal
 from gateway.identity import EVERY_ROLE, Identity
 from grpc_transport.server import GrpcServer
-from grpc_transport.threads import Threads
 from query_engine.engine import QueryEngine
 from tests.flight_server.small_house import SmallHouse
 from tests.rooms import WORKERS
