@@ -51,6 +51,11 @@ class _AtHand:
             with self._lock:
                 self._asking -= 1
 
+    def take_at_once(self) -> tuple[Connection, float] | None:
+        """The same without ever waiting: None when none lies here."""
+        with self._lock:
+            return self._idle.pop() if self._idle else None
+
     def give(self, connection: Connection, since: float) -> None:
         """Lend it again, or let the pool look after it: when it is old, or in some transaction."""
         clean = connection.info.transaction_status is TransactionStatus.IDLE
@@ -72,6 +77,27 @@ class _AtHand:
     def close(self) -> None:
         self._closed = True
         self.empty()
+
+
+class Lent:
+    """A connection that is used across calls. `give_back` or `lost` ends that; again is harmless."""
+
+    def __init__(self, catalog: "Catalog", connection: Connection, since: float) -> None:
+        self.connection = connection
+        self._catalog = catalog
+        self._since = since
+        self._over = False
+
+    def give_back(self) -> None:
+        if not self._over:
+            self._over = True
+            self._catalog.take_back(self.connection, self._since)
+
+    def lost(self, cause: Exception) -> Unavailable:
+        """It failed under its borrower; the error to tell. Never blocks."""
+        self.give_back()
+        threading.Thread(target=self._catalog.failed, args=(cause,), daemon=True).start()
+        return unavailable()
 
 
 class Catalog:
@@ -121,12 +147,25 @@ class Catalog:
         except psycopg_pool.PoolTimeout as cause:
             raise unavailable() from cause
         except (psycopg.OperationalError, psycopg.InterfaceError) as cause:
-            # A restart leaves every idle connection of the pool dead. Replacing them now saves
-            # each later borrower the same error.
-            if not isinstance(cause, pg.LockNotAvailable):
-                self._at_hand.empty()
-                self._pool.check()
-            raise unavailable() from cause
+            raise self.failed(cause) from cause
+
+    def lend_at_once(self) -> Lent | None:
+        """A connection for who must not wait; None when none is at hand."""
+        taken = self._at_hand.take_at_once()
+        return None if taken is None else Lent(self, *taken)
+
+    def take_back(self, connection: Connection, since: float) -> None:
+        """What `lend_at_once` lent."""
+        self._at_hand.give(connection, since)
+
+    def failed(self, cause: Exception) -> Unavailable:
+        """The error for a connection that failed, once the others have been looked at."""
+        # A restart leaves every idle connection of the pool dead. Replacing them now saves
+        # each later borrower the same error.
+        if not isinstance(cause, pg.LockNotAvailable):
+            self._at_hand.empty()
+            self._pool.check()
+        return unavailable()
 
     def announce(
         self, channel: str, payload: str = "", *, patience: timedelta = timedelta(0)

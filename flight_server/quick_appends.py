@@ -36,6 +36,7 @@ from gateway.writes import Writes
 from grpc_transport.calls import Call as Rpc
 from grpc_transport.messages import Message, size_of
 from ingest_bus.envelope import Receipt
+from ingest_bus.port import Watch
 
 BATCH_MAX_BYTES: Final = 64 * 1024
 """So little that the thread which moves bytes is not held up by it."""
@@ -66,9 +67,12 @@ class QuickAppends:
         *,
         window: int,
         soon: Callable[[Callable[[], None]], None],
+        watch: Watch,
         on_a_thread: Callable[[Callable[[], None]], None],
     ) -> None:
-        """`soon` runs something on the thread that moves bytes, from any other."""
+        """`soon` runs something on the thread that moves bytes, from any other; `watch` does when
+        a file descriptor has bytes to read."""
+        self._watch = watch
         self.window = window
         self._writes = writes
         self._authentication = authentication
@@ -139,7 +143,12 @@ class QuickAppends:
     ) -> Answer | None:
         """Hand a batch to the bus; None when it is not for here, with nothing accepted."""
         answer = self._writes.quick.submit(
-            identity, target, [rows], trace_id=trace_id, settled=self.settled
+            identity,
+            target,
+            [rows],
+            trace_id=trace_id,
+            settled=self.settled,
+            watch=self._watch,
         )
         if answer is not None:
             answer.add_done_callback(partial(self.note, stream))

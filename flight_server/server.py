@@ -170,6 +170,7 @@ class FlightDoor:
             self._authentication,
             window=options.stream_window,
             soon=self._server.ask,
+            watch=self._server.watch,
             on_a_thread=self._threads.run,
         )
         self._server.start()

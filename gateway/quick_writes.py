@@ -25,7 +25,7 @@ from gateway.known_tables import KnownTables
 from gateway.limits import Backpressure
 from gateway.rates import IngestRates
 from ingest_bus.envelope import Envelope, Operation, Receipt
-from ingest_bus.port import IngestBus
+from ingest_bus.port import IngestBus, Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,7 @@ class QuickWrites:
         *,
         trace_id: str | None = None,
         settled: Callable[[], None] | None = None,
+        watch: Watch | None = None,
     ) -> "Future[list[Receipt]] | None":
         """Several writes of one table in one transaction, all or none; a receipt for each.
 
@@ -113,7 +114,7 @@ class QuickWrites:
         that their partitions are to be counted. Tokens follow the order of
         `parts`, and of calls. Raises at once what the rows alone tell (Invalid, Overloaded); the
         future raises Conflict and Unavailable: after the latter they may have been accepted.
-        `settled` is as for the bus.
+        `settled` and `watch` are as for the bus.
         """
         sizes = [bytes_of(part.rows) for part in parts]
         if sum(sizes) > self._inline_max_bytes or self._may_be_of_too_many(target, parts):
@@ -131,7 +132,9 @@ class QuickWrites:
             self._rates.charge_by(target.allowance, identity, rows, sum(sizes))
             carried = span.carried(trace_id)
             answer = self._bus.submit(
-                [_envelope(identity, target, part, carried) for part in parts], settled=settled
+                [_envelope(identity, target, part, carried) for part in parts],
+                settled=settled,
+                watch=watch,
             )
         answer.add_done_callback(count.answered)
         return answer

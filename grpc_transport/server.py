@@ -98,6 +98,9 @@ class GrpcServer:
         self._with_deadlines: set[Call] = set()
         self._greeting: dict[_Link, float] = {}
         self._closing = False
+        self._ended = False
+        self._watching = threading.Lock()
+        self._watched: dict[int, Callable[[], None]] = {}
         self._thread = threading.Thread(target=self._run, name="grpc-transport", daemon=True)
 
     def start(self) -> None:
@@ -119,6 +122,28 @@ class GrpcServer:
         """
         self._requests.append(act)
         self._answer_requests()
+
+    def watch(self, descriptor: int, act: Callable[[], None]) -> bool:
+        """Have `act` run in turn, once, when `descriptor` has bytes to read. From any thread.
+
+        False, and it never runs, when the server has ended.
+        """
+        with self._watching:
+            if self._ended:
+                return False
+            self._watched[descriptor] = act
+            self._selector.register(
+                descriptor, selectors.EVENT_READ, lambda _: self._seen(descriptor)
+            )
+            return True
+
+    def _seen(self, descriptor: int) -> None:
+        with self._watching:
+            act = self._watched.pop(descriptor, None)
+            if act is not None:
+                self._selector.unregister(descriptor)
+        if act is not None:
+            _run(act)
 
     def _answer_requests(self) -> None:
         # Whoever has the turn looks again when he has given it back, so that none is left over.
@@ -144,6 +169,12 @@ class GrpcServer:
             self._answer_requests()
         for link in list(self._links):
             link.end()
+        with self._watching:
+            self._ended = True
+            watched = list(self._watched)
+        for descriptor in watched:
+            # Whoever waits finds that he has to look for himself.
+            self._seen(descriptor)
         self._selector.close()
         for each in (self._woken, self._wake):
             each.close()

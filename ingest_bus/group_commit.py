@@ -6,22 +6,39 @@ who waits on a thread of his own, or by a thread of the pool. Waiting longer to 
 adds its own length to every answer (docs/adr/0001-tokens-by-counter-row-and-group-commit.md).
 """
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from duckmesh import metrics
 from duckmesh.errors import DuckMeshError, ErrorCode, Unavailable
 from duckmesh.identifiers import TenantId
 from duckmesh.threads import Threads
 from ingest_bus.envelope import Envelope, Receipt
+from ingest_bus.port import Watch
 
 Commit = Callable[[TenantId, Sequence[Envelope]], list[Receipt]]
 """Publishes envelopes of one tenant in one transaction, all or none."""
+
+
+class Begun(Protocol):
+    """A commit under way."""
+
+    @property
+    def descriptor(self) -> int:
+        """What has bytes to read when it goes on."""
+
+    def has_come(self) -> bool:
+        """Whether `receipts` would not wait. Never blocks."""
+
+    def receipts(self) -> list[Receipt] | None:
+        """The receipts; None when it takes `Commit`, with nothing accepted."""
+
 
 GROUP_MAX_ENVELOPES: Final = 1_000
 GROUP_MAX_BYTES: Final = 16 * 2**20
@@ -105,8 +122,16 @@ class _Lane:
 class GroupCommit:
     """Gathers concurrent publishes of a tenant into shared transactions. Thread-safe."""
 
-    def __init__(self, commit: Commit, *, threads: int = 8) -> None:
+    def __init__(
+        self,
+        commit: Commit,
+        begin: Callable[[TenantId, Sequence[Envelope]], Begun | None] | None = None,
+        *,
+        threads: int = 8,
+    ) -> None:
+        """`begin` begins the commit of a usual group without waiting for it."""
         self._commit = commit
+        self._begin = begin
         self._lanes: dict[TenantId, _Lane] = {}
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
@@ -131,14 +156,19 @@ class GroupCommit:
         envelopes: Sequence[Envelope],
         *,
         settled: Callable[[], None] | None = None,
+        watch: Watch | None = None,
     ) -> "Future[list[Receipt]]":
         """Publish without waiting. Calls of one thread keep their order.
 
-        `settled` is called when the answer is there, once for all of a group that name it.
+        `settled` is called when the answer is there, once for all of a group that name it. With
+        `watch` its caller waits for the commits that are led from here.
         """
         call = _Submitted(envelopes, settled)
         if self._enqueue(tenant_id, call):
-            self._leaders.run(partial(self._lead, tenant_id))
+            if watch is None:
+                self._leaders.run(partial(self._lead, tenant_id))
+            else:
+                self._lead_watching(tenant_id, watch)
         return call.future
 
     def close(self) -> None:
@@ -186,6 +216,67 @@ class GroupCommit:
                 self._hand_over(tenant_id)
                 return
 
+    def _lead_watching(self, tenant_id: TenantId, watch: Watch) -> None:
+        """Lead without waiting: begin the next group's commit, and go on when it has come."""
+        group = self._next_group(tenant_id)
+        if not group:
+            return
+        begun = None
+        if self._begin is not None:
+            # What goes wrong here goes wrong on the thread as well, and is told from there.
+            with contextlib.suppress(Exception):
+                begun = self._begin(tenant_id, [e for call in group for e in call.envelopes])
+        if begun is None:
+            self._leaders.run(partial(self._lead_with, tenant_id, group))
+            return
+        self._watch(tenant_id, group, begun, watch)
+
+    def _watch(
+        self, tenant_id: TenantId, group: Sequence[_Call], begun: Begun, watch: Watch
+    ) -> None:
+        go_on = partial(self._go_on, tenant_id, group, begun, watch)
+        if not watch(begun.descriptor, go_on):
+            # Nobody watches any more: a thread waits.
+            self._leaders.run(partial(self._end_begun, tenant_id, group, begun))
+
+    def _go_on(
+        self, tenant_id: TenantId, group: Sequence[_Call], begun: Begun, watch: Watch
+    ) -> None:
+        try:
+            if not begun.has_come():
+                self._watch(tenant_id, group, begun, watch)
+                return
+            receipts = begun.receipts()
+        except Exception as error:  # noqa: BLE001 - every caller must get an answer
+            _fail(group, error)
+        else:
+            if receipts is None:
+                self._leaders.run(partial(self._lead_with, tenant_id, group))
+                return
+            _answer(group, receipts)
+        # The next group is under way before this one's callers hear of theirs.
+        self._lead_watching(tenant_id, watch)
+        _settle(group)
+
+    def _end_begun(self, tenant_id: TenantId, group: Sequence[_Call], begun: Begun) -> None:
+        """Wait for what was begun, then lead on."""
+        try:
+            receipts = begun.receipts()
+        except Exception as error:  # noqa: BLE001 - every caller must get an answer
+            _fail(group, error)
+        else:
+            if receipts is None:
+                self._lead_with(tenant_id, group)
+                return
+            _answer(group, receipts)
+        _settle(group)
+        self._lead(tenant_id)
+
+    def _lead_with(self, tenant_id: TenantId, group: Sequence[_Call]) -> None:
+        """Commit a group that was taken already, then lead on."""
+        self._commit_group(tenant_id, group)
+        self._lead(tenant_id)
+
     def _hand_over(self, tenant_id: TenantId) -> None:
         with self._lock:
             lane = self._lanes[tenant_id]
@@ -223,10 +314,7 @@ class GroupCommit:
 
     def _commit_group(self, tenant_id: TenantId, group: Sequence[_Call]) -> None:
         self._answer_group(tenant_id, group)
-        # Waking somebody gives Python's lock away: once, when all is answered.
-        for settled in {call.settled for call in group if isinstance(call, _Submitted)}:
-            if settled is not None:
-                settled()
+        _settle(group)
 
     def _answer_group(self, tenant_id: TenantId, group: Sequence[_Call]) -> None:
         try:
@@ -237,10 +325,7 @@ class GroupCommit:
             for call in group:
                 call.fail(error)
         else:
-            metrics.GROUP_COMMIT_SIZE.observe(len(receipts))
-            answers = iter(receipts)
-            for call in group:
-                call.answer([next(answers) for _ in call.envelopes])
+            _answer(group, receipts)
 
     def _fail_alone(self, tenant_id: TenantId, group: Sequence[_Call], error: Exception) -> None:
         """A call that breaks its group fails alone; the others are committed one by one.
@@ -253,3 +338,22 @@ class GroupCommit:
             return
         for call in group:
             self._answer_group(tenant_id, [call])
+
+
+def _answer(group: Sequence[_Call], receipts: Sequence[Receipt]) -> None:
+    metrics.GROUP_COMMIT_SIZE.observe(len(receipts))
+    answers = iter(receipts)
+    for call in group:
+        call.answer([next(answers) for _ in call.envelopes])
+
+
+def _settle(group: Sequence[_Call]) -> None:
+    # Waking somebody gives Python's lock away: once, when all is answered.
+    for settled in {call.settled for call in group if isinstance(call, _Submitted)}:
+        if settled is not None:
+            settled()
+
+
+def _fail(group: Sequence[_Call], error: BaseException) -> None:
+    for call in group:
+        call.fail(error)

@@ -40,7 +40,7 @@ from ingest_bus.envelope import (
     StagedPayload,
     TenantLag,
 )
-from ingest_bus.port import ISOLATE_FROM_ATTEMPT, MAX_ATTEMPTS, NACK_BACKOFF_FIRST
+from ingest_bus.port import ISOLATE_FROM_ATTEMPT, MAX_ATTEMPTS, NACK_BACKOFF_FIRST, Watch
 
 
 @dataclass(slots=True)
@@ -180,7 +180,11 @@ class MemoryIngestBus:
         return receipts
 
     def submit(
-        self, envelopes: Sequence[Envelope], *, settled: Callable[[], None] | None = None
+        self,
+        envelopes: Sequence[Envelope],
+        *,
+        settled: Callable[[], None] | None = None,
+        watch: Watch | None = None,  # noqa: ARG002 - nothing here waits
     ) -> "Future[list[Receipt]]":
         answer: Future[list[Receipt]] = Future()
         try:

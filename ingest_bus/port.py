@@ -31,6 +31,10 @@ NACK_BACKOFF_FIRST = timedelta(milliseconds=100)
 """The tenant rests this long, times 2^attempts, before a refused event is claimed again."""
 
 
+Watch = Callable[[int, Callable[[], None]], bool]
+"""Calls the act, once, when the file descriptor has bytes to read; False when it is too late."""
+
+
 class IngestBus(Protocol):
     """Accepted envelopes, durable, in one order per tenant.
 
@@ -60,12 +64,17 @@ class IngestBus(Protocol):
         ...
 
     def submit(
-        self, envelopes: Sequence[Envelope], *, settled: Callable[[], None] | None = None
+        self,
+        envelopes: Sequence[Envelope],
+        *,
+        settled: Callable[[], None] | None = None,
+        watch: Watch | None = None,
     ) -> "Future[list[Receipt]]":
         """`publish` without waiting. Tokens follow the order of one caller's submits.
 
         `settled` is called when the future has ended; once for all that ended together and named
-        the same. It must not block.
+        the same. It must not block. With `watch` the caller waits for what the backend waits for,
+        beside all else that it waits for, and no thread of the bus need do it.
         """
         ...
 

@@ -34,9 +34,9 @@ from ingest_bus.envelope import (
     TenantLag,
 )
 from ingest_bus.group_commit import GroupCommit
-from ingest_bus.port import ISOLATE_FROM_ATTEMPT, MAX_ATTEMPTS, NACK_BACKOFF_FIRST
+from ingest_bus.port import ISOLATE_FROM_ATTEMPT, MAX_ATTEMPTS, NACK_BACKOFF_FIRST, Watch
 from ingest_bus.postgres_dead_letters import list_dead, replay_dead
-from ingest_bus.postgres_publish import Publisher
+from ingest_bus.postgres_publish import Begun, Borrowed, Publisher
 from ingest_bus.postgres_rows import event_of, record_of
 from ingest_bus.prepared import INT8, INT8_ARRAY, PreparedStatement
 
@@ -67,6 +67,7 @@ class Database(Protocol):
     """What the bus needs of the database it lives in (catalog.connection.Catalog has it)."""
 
     def connect(self) -> AbstractContextManager[Connection]: ...
+    def lend_at_once(self) -> Borrowed | None: ...
     def announce(self, channel: str, payload: str = "", *, patience: timedelta = ...) -> None: ...
     def subscribe(self, channel: str, subscriber: Callable[[str], None]) -> None: ...
 
@@ -76,8 +77,8 @@ class PostgresIngestBus:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._publisher = Publisher(database.connect)
-        self._groups = GroupCommit(self._commit_group)
+        self._publisher = Publisher(database.connect, database.lend_at_once)
+        self._groups = GroupCommit(self._commit_group, self._begin_group)
         self._work = threading.Event()
         self._listening = False
 
@@ -96,10 +97,16 @@ class PostgresIngestBus:
         return self._groups.publish(tenant_id, envelopes)
 
     def submit(
-        self, envelopes: Sequence[Envelope], *, settled: Callable[[], None] | None = None
+        self,
+        envelopes: Sequence[Envelope],
+        *,
+        settled: Callable[[], None] | None = None,
+        watch: Watch | None = None,
     ) -> "Future[list[Receipt]]":
         if envelopes:
-            return self._groups.submit(envelopes[0].tenant_id, envelopes, settled=settled)
+            return self._groups.submit(
+                envelopes[0].tenant_id, envelopes, settled=settled, watch=watch
+            )
         nothing: Future[list[Receipt]] = Future()
         nothing.set_result([])
         if settled is not None:
@@ -110,8 +117,14 @@ class PostgresIngestBus:
         self, tenant_id: TenantId, envelopes: Sequence[Envelope], *, as_one: bool = False
     ) -> list[Receipt]:
         receipts = self._publisher.commit_group(tenant_id, envelopes, as_one=as_one)
-        self._database.announce(ACCEPTED_CHANNEL, patience=_ACCEPTED_PATIENCE)
+        self._tell_accepted()
         return receipts
+
+    def _begin_group(self, tenant_id: TenantId, envelopes: Sequence[Envelope]) -> Begun | None:
+        return self._publisher.begin_group(tenant_id, envelopes, accepted=self._tell_accepted)
+
+    def _tell_accepted(self) -> None:
+        self._database.announce(ACCEPTED_CHANNEL, patience=_ACCEPTED_PATIENCE)
 
     def fence(
         self,

@@ -8,7 +8,7 @@ two groups cannot deadlock.
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import psycopg
 from psycopg import errors as pg
@@ -24,6 +24,12 @@ from ingest_bus.prepared import BOOL, BYTEA, INT8, JSON, PreparedStatement
 
 _SQL = Statements("ingest_bus", "postgres_publish.sql")
 _PUBLISH_TRIES: Final = 3
+_SENT_AT_ONCE_BYTES: Final = 96 * 1024
+"""A socket takes so much, and nobody waits for it."""
+
+_NEVER: Final = SchemaVersion(2**31 - 1)
+"""Below this stands every version: a table whose fence is not known is looked at first."""
+
 _ACCEPT_TYPES: Final = {
     "tenant_id": INT8,
     "count": INT8,
@@ -38,6 +44,17 @@ _ACCEPT_PLAIN: Final = PreparedStatement("duckmesh_plain", _SQL["accept_plain"],
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
+class Borrowed(Protocol):
+    """A connection that is used across calls (catalog.connection.Lent)."""
+
+    @property
+    def connection(self) -> Connection: ...
+
+    def give_back(self) -> None: ...
+
+    def lost(self, cause: Exception) -> Unavailable: ...
+
+
 @dataclass(slots=True)
 class _Fences:
     """The fences of a tenant's tables as they stand in one fence epoch. Zero stands for none."""
@@ -49,8 +66,13 @@ class _Fences:
 class Publisher:
     """Commits groups of envelopes, and fences tables. Thread-safe."""
 
-    def __init__(self, connect: Callable[[], AbstractContextManager[Connection]]) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], AbstractContextManager[Connection]],
+        lend_at_once: Callable[[], "Borrowed | None"],
+    ) -> None:
         self._connect = connect
+        self._lend_at_once = lend_at_once
         self._known_tenants: set[TenantId] = set()
         self._fences: dict[TenantId, _Fences] = {}
 
@@ -107,6 +129,39 @@ class Publisher:
             connection.execute(_SQL["lock_counter"], values)
             connection.execute(_SQL["set_fence"], values)
 
+    def begin_group(
+        self,
+        tenant_id: TenantId,
+        envelopes: Sequence[Envelope],
+        *,
+        accepted: Callable[[], None],
+    ) -> "Begun | None":
+        """Send the usual publish of a group and do not wait for it; `accepted` is called with it.
+
+        None, with nothing sent, when memory does not know all that it takes, when no connection is
+        at hand, or when the group is large: then `commit_group` is the way. Never blocks.
+        """
+        fences = self._fences.get(tenant_id)
+        if tenant_id not in self._known_tenants or fences is None:
+            return None
+        known = fences.versions
+        if any(
+            e.raises_fence or e.schema_version < known.get(e.table_id, _NEVER) for e in envelopes
+        ):
+            return None
+        if sum(e.byte_count for e in envelopes) > _SENT_AT_ONCE_BYTES:
+            return None
+        lent = self._lend_at_once()
+        if lent is None:
+            return None
+        values = envelope_values(tenant_id, envelopes, as_one=False)
+        begun = Begun(self, lent, _statement_for(envelopes), envelopes, accepted)
+        return begun if begun.send(_accept_values(values, fences.epoch)) else None
+
+    def forget_fences(self, tenant_id: TenantId) -> None:
+        """Look at them again the next time."""
+        self._fences.pop(tenant_id, None)
+
     def _accept_at_once(
         self, connection: Connection, envelopes: Sequence[Envelope], values: dict[str, Any]
     ) -> list[Receipt] | None:
@@ -121,8 +176,7 @@ class Publisher:
         if any(e.raises_fence or e.schema_version < fences.versions[e.table_id] for e in envelopes):
             return None
         try:
-            plain = all(e.idempotency_key is None and e.session is None for e in envelopes)
-            accept = _ACCEPT_PLAIN if plain else _ACCEPT
+            accept = _statement_for(envelopes)
             before = accept.first_value(connection, _accept_values(values, fences.epoch))
         except pg.NotNullViolation:
             self._fences.pop(tenant_id, None)
@@ -131,10 +185,7 @@ class Publisher:
             return None
         if before is None:
             return None
-        return [
-            Receipt(e.event_id, VisibilityToken(token), e.row_count)
-            for token, e in enumerate(envelopes, int(before) + 1)
-        ]
+        return _receipts(envelopes, before)
 
     def _fences_of(
         self, connection: Connection, tenant_id: TenantId, table_ids: Collection[TableId]
@@ -170,6 +221,83 @@ class Publisher:
             return
         with self._connect() as connection, connection.transaction():
             yield connection
+
+
+class Begun:
+    """A publish under way. Used by one thread at a time, until it has an outcome."""
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        lent: Borrowed,
+        statement: PreparedStatement,
+        envelopes: Sequence[Envelope],
+        accepted: Callable[[], None],
+    ) -> None:
+        self._accepted = accepted
+        self._publisher = publisher
+        self._lent = lent
+        self._statement = statement
+        self._envelopes = envelopes
+
+    @property
+    def descriptor(self) -> int:
+        """What has bytes to read when the answer comes."""
+        return int(self._lent.connection.pgconn.socket)
+
+    def send(self, values: dict[str, bytes]) -> bool:
+        """Begin it; False when that takes more than a look, with nothing sent."""
+        try:
+            if self._statement.begin(self._lent.connection, values):
+                return True
+        except psycopg.Error:
+            # Nothing was sent. Whoever waits for a connection finds one that lives.
+            pass
+        self._lent.give_back()
+        return False
+
+    def has_come(self) -> bool:
+        """Whether `receipts` would not wait. Never blocks. Raises Unavailable."""
+        try:
+            return self._statement.has_come(self._lent.connection)
+        except psycopg.Error as cause:
+            raise self._lent.lost(cause) from cause
+
+    def receipts(self) -> list[Receipt] | None:
+        """The receipts; None when the group takes the transaction, with nothing accepted.
+
+        Blocks until the answer has come. Raises Unavailable: then they may have been accepted.
+        """
+        try:
+            before = self._statement.outcome(self._lent.connection)
+        except pg.NotNullViolation:
+            self._publisher.forget_fences(self._envelopes[0].tenant_id)
+            before = None
+        except (pg.UniqueViolation, pg.InvalidSqlStatementName):
+            before = None
+        except (psycopg.OperationalError, psycopg.InterfaceError) as cause:
+            raise self._lent.lost(cause) from cause
+        except BaseException:
+            self._lent.give_back()
+            raise
+        self._lent.give_back()
+        if before is None:
+            return None
+        self._accepted()
+        return _receipts(self._envelopes, before)
+
+
+def _statement_for(envelopes: Sequence[Envelope]) -> PreparedStatement:
+    plain = all(e.idempotency_key is None and e.session is None for e in envelopes)
+    return _ACCEPT_PLAIN if plain else _ACCEPT
+
+
+def _receipts(envelopes: Sequence[Envelope], before: bytes) -> list[Receipt]:
+    """Those of a group that is all new, after the token `before`."""
+    return [
+        Receipt(e.event_id, VisibilityToken(token), e.row_count)
+        for token, e in enumerate(envelopes, int(before) + 1)
+    ]
 
 
 def _accept_values(values: dict[str, Any], fence_epoch: int) -> dict[str, bytes]:

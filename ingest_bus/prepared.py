@@ -16,6 +16,7 @@ from psycopg import errors, pq
 _PLACE: Final = re.compile(r"%\((\w+)\)([sb])")
 _TEXT: Final = 0
 _BINARY: Final = 1
+_NO_SUCH_STATEMENT: Final = b"26000"
 
 INT8: Final = 20
 BOOL: Final = 16
@@ -55,6 +56,38 @@ class PreparedStatement:
             # psycopg forgets all prepared statements of a connection when one changes a table.
             self._prepared.discard(connection)
             return self._execute(connection, ordered)
+
+    def begin(self, connection: Connection, values: Mapping[str, bytes | None]) -> bool:
+        """Send it, and do not wait: `outcome` has the answer when the connection has bytes to read.
+
+        False, with nothing sent, when the connection has not prepared it yet.
+        """
+        if connection not in self._prepared:
+            return False
+        given = cast("Sequence[bytes]", [values[name] for name in self._names])
+        connection.pgconn.send_query_prepared(self._name, given, self._formats, _TEXT)
+        return True
+
+    @staticmethod
+    def has_come(connection: Connection) -> bool:
+        """Whether `outcome` would not wait. Never blocks. Raises what psycopg raises."""
+        link = connection.pgconn
+        link.consume_input()
+        return not link.is_busy()
+
+    def outcome(self, connection: Connection) -> bytes | None:
+        """As `first_value`, of what `begin` sent. Blocks until it has come."""
+        link = connection.pgconn
+        answer = link.get_result()
+        # Nothing follows; asked for once more, the connection is idle again.
+        while link.get_result() is not None:
+            pass
+        if answer is None:
+            raise psycopg.OperationalError("the connection ended before its answer")
+        if answer.error_field(pq.DiagnosticField.SQLSTATE) == _NO_SUCH_STATEMENT:
+            self._prepared.discard(connection)
+        _check(link, answer)
+        return answer.get_value(0, 0) if answer.ntuples else None
 
     def _execute(self, connection: Connection, values: Sequence[bytes | None]) -> bytes | None:
         link = connection.pgconn
