@@ -65,10 +65,14 @@ def message(content: bytes, *, compressed: bool = False) -> bytes:
     return PREFIX.pack(compressed, len(content)) + content
 
 
-def headers(stream_id: int, *more: tuple[str, str | bytes], ends: bool = False) -> bytes:
+def headers(
+    stream_id: int, *more: tuple[str, str | bytes], ends: bool = False, method: str = "Method"
+) -> bytes:
     """The HEADERS of a call, in one frame."""
     flags = END_HEADERS | (END_STREAM if ends else 0)
-    return frames.frame(Kind.HEADERS, flags, stream_id, block_of([*REQUEST, *more]))
+    path = f"/a.Service/{method}"
+    fields = [(name, path if name == ":path" else value) for name, value in REQUEST]
+    return frames.frame(Kind.HEADERS, flags, stream_id, block_of([*fields, *more]))
 
 
 def data(stream_id: int, content: bytes, *, ends: bool = False) -> bytes:
