@@ -80,7 +80,7 @@ class _AtHand:
 
 
 class Lent:
-    """A connection that is used across calls. `give_back` or `lost` ends that; again is harmless."""
+    """A connection that is used across calls, until `give_back` or `lost`; again is harmless."""
 
     def __init__(self, catalog: "Catalog", connection: Connection, since: float) -> None:
         self.connection = connection

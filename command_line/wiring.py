@@ -24,7 +24,6 @@ from duckmesh.errors import ErrorCode, Invalid
 from duckmesh.settings import FlightSettings, Settings
 from duckmesh.telemetry import get_logger
 from flight_server.server import DoorOptions, FlightDoor
-from grpc_transport.server import Tls
 from flight_server.tickets import Seal
 from gateway.audit_buffer import AuditBuffer
 from gateway.known_quotas import KnownQuotas
@@ -40,6 +39,7 @@ from gateway.tenancy import Tenancy
 from gateway.transactions import TransactionLimits, Transactions
 from gateway.visibility import Visibility
 from gateway.writes import Writes
+from grpc_transport.server import Tls
 from object_store.file_cache import FileCache
 from query_engine.engine import QueryEngine, WorkerSettings
 from query_engine.stream import QueryLimits

@@ -128,6 +128,9 @@ _SQLSTATE_OF_ERROR: Final[Mapping[ErrorCode, str]] = {
 """The codes that say more than their class does. Names of the codes: PostgreSQL, appendix A."""
 
 
+_OF_ARROW: Final = ("x-arrow-status", "x-arrow-status-detail-bin", "grpc-status-details-bin")
+
+
 class Failed(Exception):
     """How a call ends that did not succeed: its status, its text and its trailers."""
 
@@ -143,6 +146,11 @@ class Failed(Exception):
         self.status = status
         self.text = text
         self.trailers = trailers
+
+    def sent_as(self, status: Status) -> "Failed":
+        """The same under another status, without what has Arrow's clients raise the first one."""
+        trailers = [each for each in self.trailers if each[0] not in _OF_ARROW]
+        return Failed(self.error, status, self.text, trailers)
 
 
 class CallContext(Protocol):

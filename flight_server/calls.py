@@ -53,8 +53,9 @@ class Place:
 
         It must not block, and may run when the call has already come to its end.
         """
-        self._calls._watch(self, cancel)  # noqa: SLF001 - two halves of one
-        self.rpc.on_cancel(cancel)
+        once = _Once(cancel)
+        self._calls._watch(self, once)  # noqa: SLF001 - two halves of one
+        self.rpc.on_cancel(once)
 
     def on_leave(self, release: Callable[[], None]) -> None:
         """Run `release` when the call completes, whatever became of it. It must not block."""
@@ -62,6 +63,23 @@ class Place:
 
     def leave(self) -> None:
         self._calls._leave(self)  # noqa: SLF001 - two halves of one
+
+
+class _Once:
+    """Runs its act the first time that it is called, from whichever thread."""
+
+    __slots__ = ("_acts",)
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._acts = [act]
+
+    def __call__(self) -> None:
+        try:
+            act = self._acts.pop()
+        except IndexError:
+            # Another thread was first.
+            return
+        act()
 
 
 class CallsInFlight:
@@ -91,9 +109,7 @@ class CallsInFlight:
         place = Place(self, rpc)
         with self._left:
             if self._draining and not finishes:
-                raise Unavailable(
-                    ErrorCode.NOT_READY, "this server is shutting down: connect to another"
-                )
+                raise shutting_down()
             if len(self._places) >= self._limit:
                 raise _too_many(self._limit)
             self._places.add(place)
@@ -159,6 +175,11 @@ class CallsInFlight:
             self._places.discard(place)
             if not self._places:
                 self._left.notify_all()
+
+
+def shutting_down() -> Unavailable:
+    """The refusal of what comes in a drain."""
+    return Unavailable(ErrorCode.NOT_READY, "this server is shutting down: connect to another")
 
 
 def _too_many(limit: int) -> Overloaded:

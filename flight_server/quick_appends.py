@@ -24,7 +24,7 @@ from duckmesh.errors import Conflict, DuckMeshError
 from flight_server import flight_data
 from flight_server.authenticate import Authentication
 from flight_server.boundary import judged
-from flight_server.calls import Place
+from flight_server.calls import Place, shutting_down
 from flight_server.counts import CallCount
 from flight_server.flight_data import FlightData, has_dictionaries
 from flight_server.headers import read_options, traceparent_of
@@ -76,7 +76,7 @@ class QuickAppends:
         self.window = window
         self._writes = writes
         self._authentication = authentication
-        self._soon = soon
+        self.soon = soon
         self._on_a_thread = on_a_thread
         self._answered: deque[_Stream] = deque()
         self._woken = False
@@ -101,7 +101,7 @@ class QuickAppends:
         # In this order, and `_deliver` in the other one: whoever finds it woken is delivered too.
         if not self._woken:
             self._woken = True
-            self._soon(self._deliver)
+            self.soon(self._deliver)
 
     def _deliver(self) -> None:
         self._woken = False
@@ -166,7 +166,7 @@ class QuickAppends:
                 identity = self._authentication.identity(stream.rpc.headers)
                 self._writes.check_may_write(identity, table)
                 self._writes.open_stream(identity, table, schema)
-            self._soon(stream.look_again)
+            self.soon(stream.look_again)
 
         self._on_a_thread(ask)
 
@@ -190,8 +190,10 @@ class _Stream:
         """The first batch, until it is answered: a thread may have to take it once more."""
         self._leaving: list[Message] | None = None
         """What a thread goes on with, as soon as all is answered that was taken here."""
+        self._recalled_now: tuple[Identity, QuickTarget] | None = None
         self._asking = False
         self._asked = False
+        self._draining = False
         self._over = False
 
     def look(self) -> None:
@@ -208,16 +210,25 @@ class _Stream:
         except Exception as error:  # noqa: BLE001 - mapped, and logged
             self._fail(error)
             return
+        # It holds for what came with the opening.
+        self._recalled_now = None
         if self._over:
             return
         if self._leaving is not None and not self._unanswered:
             self._hand_over(self._leaving)
+        elif self._draining and not self._unanswered:
+            self._fail(shutting_down())
         elif self._opening is not None and self.rpc.is_complete and not self._unanswered:
-            if self._leaving is None and not self._asking:
+            if not self._asking:
                 self._end(failed=False)
                 self.rpc.finish()
         else:
             self.rpc.flush()
+
+    def drain(self) -> None:
+        """The server ends: so does the stream, once what was taken is answered."""
+        self._draining = True
+        self.look()
 
     def look_again(self) -> None:
         """Memory was refreshed."""
@@ -242,7 +253,7 @@ class _Stream:
 
     def _may_take(self) -> bool:
         """Not before the first is answered: it may find that the table has changed since."""
-        if self._over or self._leaving is not None or self._asking:
+        if self._over or self._leaving is not None or self._asking or self._draining:
             return False
         waiting = len(self._unanswered)
         return waiting < self._desk.window and not (self._taken and not self._answered)
@@ -265,13 +276,16 @@ class _Stream:
         if name is None or schema is None:
             return False
         self._table, self._schema, self._stream_key = name, schema, options.idempotency_key
-        return True
+        # A sender may wait for his refusal before he sends a row.
+        self._recalled_now = self._recalled()
+        return self._recalled_now is not None
 
     def _append(self, message: Message) -> bool:
         """Take one message; whether the next one may be looked at."""
         try:
             rows = self._rows(message)
-            recalled = self._recalled()
+            recalled = self._recalled_now or self._recalled()
+            self._recalled_now = None
         except (DuckMeshError, pa.ArrowException, OSError, ValueError, KeyError):
             self._leave([message])
             return False
@@ -349,6 +363,9 @@ class _Stream:
             )
             self._answered += 1
             self._first = None
+            if self._answered == 1 and not self.rpc.half_closed:
+                # It stays: a drain must find it. Most streams are one write, and over by then.
+                self._arrival.place.on_cancel(partial(self._desk.soon, self.drain))
 
     # ---- Ends
 

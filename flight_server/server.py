@@ -262,7 +262,7 @@ class FlightDoor:
             if ended is None:
                 rpc.finish()
             else:
-                _end_with(rpc, ended)
+                _end_with(rpc, ended, rows_sent=method.name == "DoGet" and rpc.head_sent)
 
     # ---- RPCs
 
@@ -459,7 +459,10 @@ def _guarded(rpc: str, call: Call) -> boundary:
     )
 
 
-def _end_with(rpc: Rpc, failure: Failed) -> None:
+def _end_with(rpc: Rpc, failure: Failed, *, rows_sent: bool = False) -> None:
+    if rows_sent and failure.status is Status.CANCELLED:
+        # pyarrow takes a cancellation among rows for Ctrl-C, and raises KeyboardInterrupt.
+        failure = failure.sent_as(Status.ABORTED)
     rpc.finish(failure.status, failure.text, failure.trailers)
 
 

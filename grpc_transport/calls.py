@@ -183,7 +183,7 @@ class Call:
     def finish(
         self, status: Status = Status.OK, why: str = "", trailers: Iterable[Field] = ()
     ) -> None:
-        """End the call. Never blocks; what was sent before goes out before it. Again does nothing."""
+        """End the call, behind what was sent. Never blocks. Again does nothing."""
         self.connection.finish(self, status, why, trailers)
 
     def cancel(self) -> None:

@@ -22,6 +22,10 @@ from grpc_transport.frames import ConnectionFault, Fault, StreamFault
 HEADERS_MAX_BYTES: Final = 32 * 1024
 """Of one request, unpacked."""
 
+_TABLE_SIZE_MASK: Final = 0xE0
+_TABLE_SIZE: Final = 0x20
+"""Begins a block that also says how large the table may be: it must be read each time."""
+
 _KNOWN_MAX: Final = 64
 """So many blocks of a connection are remembered."""
 
@@ -31,6 +35,7 @@ _OF_CONNECTIONS: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
 )
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_NUMBER: Final = re.compile("[0-9]{1,18}")
 _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNIT_SECONDS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
@@ -75,7 +80,8 @@ class HeaderReader:
         fields = self._decoded(block)
         request = _request_of(fields)
         entries = self._decoder.header_table.dynamic_entries
-        if len(entries) == length and (entries[0] if entries else None) is newest:
+        changed = len(entries) != length or (entries[0] if entries else None) is not newest
+        if not changed and block[0] & _TABLE_SIZE_MASK != _TABLE_SIZE:
             if len(self._known) >= _KNOWN_MAX:
                 self._known.clear()
             self._known[block] = (newest, length, request)
@@ -137,7 +143,7 @@ def _last(headers: Headers, name: str) -> str | bytes | None:
 def _length(value: str | bytes | None) -> int | None:
     if value is None:
         return None
-    if not str(value).isdigit():
+    if not isinstance(value, str) or not _NUMBER.fullmatch(value):
         raise _malformed("content-length is no number")
     return int(value)
 

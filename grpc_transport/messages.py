@@ -120,6 +120,8 @@ class Assembly:
             plain = unpacker.decompress(content, UNPACKED_MAX_BYTES)
         except zlib.error:
             raise Refused(Status.INTERNAL, "a compressed message cannot be read") from None
+        if unpacker.unused_data:
+            raise Refused(Status.INTERNAL, "a compressed message is followed by other bytes")
         if not unpacker.eof:
             raise Refused(
                 Status.RESOURCE_EXHAUSTED,

@@ -268,6 +268,7 @@ class _Link:
         self.connection = Connection(self._wire, server.arrived, time.monotonic)
         self._events = selectors.EVENT_READ
         self._over = False
+        self._paused = False
         self._interest = threading.Lock()
         """Of what the selector waits for. Nothing else is locked under it."""
 
@@ -302,11 +303,11 @@ class _Link:
             if events & selectors.EVENT_WRITE:
                 self._listen_for(selectors.EVENT_READ)
                 self.connection.writable()
-            if events & selectors.EVENT_READ:
+            if events & selectors.EVENT_READ or self._paused:
                 self._read()
         except OSError:
             self.end()
-        except Exception:
+        except Exception:  # noqa: BLE001 - logged
             # The service's fault, or ours: it costs this client his connection, and nobody else's.
             _log.exception("a connection failed")
             self.end()
@@ -323,11 +324,17 @@ class _Link:
         return True
 
     def _read(self) -> None:
+        self._paused = self.connection.is_choked
+        if self._paused:
+            # It asks and does not take: it is heard again when it has taken something.
+            self._listen_for(selectors.EVENT_WRITE)
+            return
         while (data := self._wire.receive()) is not None:
             if not data or not self.connection.received(data):
                 self.end()
                 return
-            if not self._wire.has_more:
+            if not self._wire.has_more or self.connection.is_choked:
+                self._paused = self.connection.is_choked
                 return
 
     def _ask_to_write(self) -> None:
@@ -437,7 +444,7 @@ def _some_of(buffers: Sequence[Part], size: int) -> bytes:
 def _run(act: Callable[[], None]) -> None:
     try:
         act()
-    except Exception:
+    except Exception:  # noqa: BLE001 - logged
         # Whoever has the turn does it for others: what fails of theirs is not his.
         _log.exception("an act in turn failed")
 

@@ -1,0 +1,312 @@
+"""What goes out on a connection: frames in their order, as far as the client's windows reach.
+
+https://www.rfc-editor.org/rfc/rfc9113#section-5.2
+"""
+
+import itertools
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Protocol
+
+from grpc_transport import frames
+from grpc_transport.calls import Call, Field, Gone, Part
+from grpc_transport.frames import END_HEADERS, END_STREAM, ConnectionFault, Fault, Kind, Setting
+from grpc_transport.header_blocks import block_of, percent_encoded
+from grpc_transport.messages import ENCODINGS
+from grpc_transport.status import Status
+
+SENT_AHEAD_BYTES: Final = 4 * 2**20
+"""So much of an answer waits for the client before its handler does."""
+
+_CHOKED_BYTES: Final = 16 * 2**20
+_FRAME_BYTES_MAX: Final = 2**20
+_SMALL_BYTES: Final = 16 * 1024
+"""Up to this size a frame is put together: one buffer costs less than several."""
+
+_BUFFERS_PER_SEND: Final = 256
+_ANSWERS_MAX_BYTES: Final = 2**20
+"""Of answers to pings and settings, beside what calls send: more is asked for by no client."""
+
+_HEAD_FIELDS: Final[tuple[Field, ...]] = (
+    (":status", "200"),
+    ("content-type", "application/grpc"),
+    ("grpc-accept-encoding", ENCODINGS),
+)
+_PLAIN_HEAD: Final = block_of(_HEAD_FIELDS)
+_ENDED_WELL: Final[list[Field]] = [("grpc-status", "0")]
+_PLAIN_END: Final = block_of(_ENDED_WELL)
+
+
+class Wire(Protocol):
+    """The socket under a connection. None of its calls blocks."""
+
+    def send(self, buffers: Sequence[Part]) -> int:
+        """How many bytes went out; 0 when none can now. Raises OSError."""
+
+    def wants_to_write(self) -> None:
+        """Have `Connection.writable` called when more can go out. From any thread."""
+
+
+class Outgoing:
+    """Used under the lock of its connection alone."""
+
+    def __init__(
+        self, wire: Wire, hello: bytes, lock: threading.Lock, ended: Callable[[Call], None]
+    ) -> None:
+        """`hello` is sent first. `ended` is told of each call whose last frame is under way."""
+        self._wire = wire
+        self._ended = ended
+        self._room = threading.Condition(lock)
+        self._waiting = 0
+        self._outbox: deque[Part] = deque([hello])
+        self._outbox_bytes = len(hello)
+        self._answers_bytes = 0
+        self._stuck = False
+        self._closed = False
+        self._window = frames.DEFAULT_WINDOW
+        self._frame_bytes = frames.FRAME_BYTES_MIN
+        self._blocked: OrderedDict[int, Call] = OrderedDict()
+        self.call_window = frames.DEFAULT_WINDOW
+        """Of a call that begins."""
+        self.corked = False
+        """Whether what is put waits for more."""
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._outbox
+
+    @property
+    def is_choked(self) -> bool:
+        """Whether the client takes so little that nothing more of it should be read."""
+        return self._outbox_bytes > _CHOKED_BYTES
+
+    @property
+    def is_far_ahead(self) -> bool:
+        """Whether so much waits that nothing more should be waited for."""
+        return self._outbox_bytes > SENT_AHEAD_BYTES // 2
+
+    def close(self) -> None:
+        """Nothing goes out any more, and nobody waits for it."""
+        self._closed = True
+        self._outbox.clear()
+        self._outbox_bytes = 0
+        self._blocked.clear()
+        self._room.notify_all()
+
+    def unstick(self) -> None:
+        """The socket takes bytes again."""
+        self._stuck = False
+        self.flush()
+
+    # ---- What the client's frames change
+
+    def widen(self, increment: int) -> None:
+        """The window of the connection grows. Raises ConnectionFault."""
+        self._window += increment
+        if self._window > frames.WINDOW_MAX:
+            raise ConnectionFault(Fault.FLOW_CONTROL_ERROR, "the window is too large")
+        self._pump_blocked()
+
+    def widen_call(self, call: Call, increment: int) -> bool:
+        """The window of a call grows; False when it is too large then."""
+        call.window += increment
+        if call.window > frames.WINDOW_MAX:
+            return False
+        if call.stream_id in self._blocked:
+            self.pump(call)
+            self.let_go_on()
+        return True
+
+    def heed(self, settings: Iterable[tuple[int, int]], calls: Iterable[Call]) -> None:
+        """Settings of the client's. Raises ConnectionFault."""
+        # The last of each: a frame of thousands must not cost thousands of rounds.
+        for number, value in dict(settings).items():
+            self._heed(number, value, calls)
+        # Before what they let through: the client goes by them from here on.
+        self.answer(frames.frame(Kind.SETTINGS, frames.ACK, 0))
+        self._pump_blocked()
+
+    def _heed(self, number: int, value: int, calls: Iterable[Call]) -> None:
+        match number:
+            case Setting.ENABLE_PUSH if value > 1:
+                raise ConnectionFault(Fault.PROTOCOL_ERROR, "ENABLE_PUSH is 0 or 1")
+            case Setting.INITIAL_WINDOW_SIZE:
+                if value > frames.WINDOW_MAX:
+                    raise ConnectionFault(Fault.FLOW_CONTROL_ERROR, "a window is too large")
+                grown, self.call_window = value - self.call_window, value
+                for call in calls:
+                    call.window += grown
+                    if call.window > frames.WINDOW_MAX:
+                        raise ConnectionFault(Fault.FLOW_CONTROL_ERROR, "a window is too large")
+            case Setting.MAX_FRAME_SIZE:
+                if not frames.FRAME_BYTES_MIN <= value <= frames.FRAME_BYTES_MAX:
+                    raise ConnectionFault(Fault.PROTOCOL_ERROR, "MAX_FRAME_SIZE is out of range")
+                self._frame_bytes = min(value, _FRAME_BYTES_MAX)
+
+    # ---- Frames
+
+    def put(self, content: bytes) -> None:
+        self._outbox.append(content)
+        self._outbox_bytes += len(content)
+
+    def answer(self, content: bytes) -> None:
+        """Something that the client has asked for by a frame, and may ask for again and again."""
+        self._answers_bytes += len(content)
+        if self._answers_bytes > _ANSWERS_MAX_BYTES:
+            raise ConnectionFault(Fault.ENHANCE_YOUR_CALM, "answers are asked for and not taken")
+        self.put(content)
+
+    def send_head(self, call: Call) -> None:
+        if not call.head_sent:
+            call.head_sent = True
+            block = (
+                block_of([*_HEAD_FIELDS, *call.headers_out.items()])
+                if call.headers_out
+                else _PLAIN_HEAD
+            )
+            self._put_block(call.stream_id, block, 0)
+
+    def finish(self, call: Call, fields: Iterable[Field]) -> None:
+        """The last frame of a call, behind what is pending of it; `fields` are its trailers."""
+        fields = list(fields)
+        if call.head_sent and fields == _ENDED_WELL:
+            call.pending_end = _PLAIN_END
+        elif call.head_sent:
+            call.pending_end = block_of(fields)
+        else:
+            call.pending_end = block_of([*_HEAD_FIELDS, *call.headers_out.items(), *fields])
+        call.head_sent = True
+        self.pump(call)
+
+    def drop(self, call: Call) -> None:
+        """Nothing more of a call goes out."""
+        call.pending.clear()
+        call.pending_bytes = 0
+        self._blocked.pop(call.stream_id, None)
+
+    def _put_block(self, stream_id: int, block: bytes, flags: int) -> None:
+        room = self._frame_bytes
+        if len(block) <= room:
+            self.put(frames.frame(Kind.HEADERS, flags | END_HEADERS, stream_id, block))
+            return
+        self.put(frames.frame(Kind.HEADERS, flags, stream_id, block[:room]))
+        for at in range(room, len(block), room):
+            last = END_HEADERS if at + room >= len(block) else 0
+            self.put(frames.frame(Kind.CONTINUATION, last, stream_id, block[at : at + room]))
+
+    def queue(self, call: Call, prefix: bytes, parts: Sequence[Part], size: int) -> None:
+        if (
+            size <= _SMALL_BYTES
+            and size <= self._window
+            and size <= call.window
+            and not call.pending
+        ):
+            call.window -= size
+            self._window -= size
+            self.put(frames.head(size, Kind.DATA, 0, call.stream_id) + prefix + b"".join(parts))
+            return
+        call.pending.append(prefix)
+        call.pending.extend(memoryview(part).cast("B") for part in parts if len(part))
+        call.pending_bytes += size
+        self.pump(call)
+
+    def pump(self, call: Call) -> None:
+        """Move what is pending out, as far as the windows reach."""
+        while call.pending_bytes:
+            size = min(call.pending_bytes, call.window, self._window, self._frame_bytes)
+            if size <= 0:
+                self._blocked[call.stream_id] = call
+                return
+            call.window -= size
+            self._window -= size
+            call.pending_bytes -= size
+            self.put(frames.head(size, Kind.DATA, 0, call.stream_id))
+            self._outbox_bytes += size
+            _move(call.pending, self._outbox, size)
+        self._blocked.pop(call.stream_id, None)
+        if call.pending_end is not None and not call.ended:
+            call.ended = True
+            self._put_block(call.stream_id, call.pending_end, END_STREAM)
+            if not call.half_closed:
+                # The client need not send the rest: nobody reads it.
+                self.put(frames.reset(call.stream_id, Fault.NO_ERROR))
+            self._ended(call)
+
+    def _pump_blocked(self) -> None:
+        # Each in its turn, and the first of now last the next time.
+        for call in list(self._blocked.values()):
+            if self._window <= 0:
+                break
+            self.pump(call)
+            if call.stream_id in self._blocked:
+                self._blocked.move_to_end(call.stream_id)
+        self.let_go_on()
+
+    def flush(self) -> None:
+        if self.corked or self._stuck or self._closed:
+            return
+        outbox = self._outbox
+        while outbox:
+            buffers = list(itertools.islice(outbox, _BUFFERS_PER_SEND))
+            try:
+                sent = self._wire.send(buffers)
+            except OSError:
+                # The thread that reads finds the socket ended, and says so to all.
+                outbox.clear()
+                self._outbox_bytes = 0
+                break
+            if not sent:
+                self._stuck = True
+                self._wire.wants_to_write()
+                break
+            self._outbox_bytes -= sent
+            for buffer in buffers:
+                if sent < len(buffer):
+                    if sent:
+                        outbox[0] = memoryview(buffer)[sent:]
+                    break
+                sent -= len(buffer)
+                outbox.popleft()
+        if not outbox:
+            self._answers_bytes = 0
+        self.let_go_on()
+
+    def wait_for_room(self, call: Call) -> None:
+        """Wait until little is ahead of what the call sends next. Raises Gone."""
+        while call.pending_bytes + self._outbox_bytes > SENT_AHEAD_BYTES:
+            self.flush()
+            if call.pending_bytes + self._outbox_bytes <= SENT_AHEAD_BYTES:
+                break
+            self._waiting += 1
+            self._room.wait()
+            self._waiting -= 1
+            if call.cancelled or self._closed:
+                raise Gone
+
+    def let_go_on(self) -> None:
+        if self._waiting:
+            self._room.notify_all()
+
+
+def status_fields(status: Status, why: str) -> list[Field]:
+    """The trailers that tell how a call ended."""
+    fields: list[Field] = [("grpc-status", str(int(status)))]
+    if why:
+        fields.append(("grpc-message", percent_encoded(why)))
+    return fields
+
+
+def _move(source: deque[Part], target: deque[Part], size: int) -> None:
+    """Move the first bytes, without a copy."""
+    while size:
+        part = source[0]
+        if len(part) <= size:
+            target.append(part)
+            size -= len(part)
+            source.popleft()
+        else:
+            view = memoryview(part)
+            target.append(view[:size])
+            source[0] = view[size:]
+            return
