@@ -33,7 +33,7 @@ from duckmesh.errors import (
 )
 from duckmesh.telemetry import bind_trace
 from flight_server import messages
-from grpc_transport.calls import Gone
+from grpc_transport.calls import Call, Gone
 from grpc_transport.status import Status
 
 TEXT_MAX_CHARS: Final = 1024
@@ -203,6 +203,14 @@ def failed(error: DuckMeshError, trace_id: str) -> Failed:
             ("grpc-status-details-bin", _status(code, text, contract)),
         ]
     return Failed(error, code, text, trailers)
+
+
+def end_with(rpc: Call, failure: Failed, *, among_rows: bool = False) -> None:
+    """End a call that failed; `among_rows` when some of them went out before."""
+    if among_rows and failure.status is Status.CANCELLED:
+        # pyarrow takes a cancellation among rows for Ctrl-C, and raises KeyboardInterrupt.
+        failure = failure.sent_as(Status.ABORTED)
+    rpc.finish(failure.status, failure.text, failure.trailers)
 
 
 def trailers_of(error: DuckMeshError, trace_id: str, contract: str) -> dict[str, str]:

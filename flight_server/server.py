@@ -20,7 +20,7 @@ from duckmesh.threads import Threads
 from duckmesh.tokens import BEFORE_ALL
 from flight_server import answers, discovery, flight_data, messages, ticket_actions
 from flight_server.authenticate import Authentication, Call
-from flight_server.boundary import Failed, boundary, failed
+from flight_server.boundary import Failed, boundary, end_with, failed
 from flight_server.calls import CallsInFlight, Place
 from flight_server.commands import (
     BeginTransaction,
@@ -229,7 +229,7 @@ class FlightDoor:
     ) -> None:
         count.refused(error)
         _log.info("call_refused", rpc=method.name, error_code=error.code.value, trace_id=trace_id)
-        _end_with(rpc, failed(error, trace_id))
+        end_with(rpc, failed(error, trace_id))
 
     def _run(
         self, rpc: Rpc, method: _Method, place: Place, count: CallCount, trace_id: str
@@ -262,7 +262,7 @@ class FlightDoor:
             if ended is None:
                 rpc.finish()
             else:
-                _end_with(rpc, ended, rows_sent=method.name == "DoGet" and rpc.head_sent)
+                end_with(rpc, ended, among_rows=method.name == "DoGet" and rpc.head_sent)
 
     # ---- RPCs
 
@@ -457,13 +457,6 @@ def _guarded(rpc: str, call: Call) -> boundary:
         traceparent=call.traceparent,
         failing=call.count.failing,
     )
-
-
-def _end_with(rpc: Rpc, failure: Failed, *, rows_sent: bool = False) -> None:
-    if rows_sent and failure.status is Status.CANCELLED:
-        # pyarrow takes a cancellation among rows for Ctrl-C, and raises KeyboardInterrupt.
-        failure = failure.sent_as(Status.ABORTED)
-    rpc.finish(failure.status, failure.text, failure.trailers)
 
 
 def _reply(call: Call, message: bytes) -> None:

@@ -136,7 +136,11 @@ class Connection:
 
     def give_up(self, call: Call) -> None:
         """Its deadline has passed: who works for it stops, and its client is told by the status."""
-        self.finish(call, Status.DEADLINE_EXCEEDED, "the deadline of the call has passed")
+        why = "the deadline of the call has passed"
+        with self._lock:
+            if call.pending_end is None and not call.cancelled:
+                self._out.finish(call, status_fields(Status.DEADLINE_EXCEEDED, why))
+            self._out.flush()
         self.cancel(call)
 
     # ---- Of calls, on any thread

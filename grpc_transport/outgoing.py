@@ -20,6 +20,9 @@ SENT_AHEAD_BYTES: Final = 4 * 2**20
 """So much of an answer waits for the client before its handler does."""
 
 _CHOKED_BYTES: Final = 16 * 2**20
+_CHOKED_BUFFERS: Final = 16 * 1024
+"""Many small ones take more memory than they have bytes."""
+
 _FRAME_BYTES_MAX: Final = 2**20
 _SMALL_BYTES: Final = 16 * 1024
 """Up to this size a frame is put together: one buffer costs less than several."""
@@ -79,7 +82,7 @@ class Outgoing:
     @property
     def is_choked(self) -> bool:
         """Whether the client takes so little that nothing more of it should be read."""
-        return self._outbox_bytes > _CHOKED_BYTES
+        return self._outbox_bytes > _CHOKED_BYTES or len(self._outbox) > _CHOKED_BUFFERS
 
     @property
     def is_far_ahead(self) -> bool:

@@ -10,6 +10,7 @@ from hpack import Decoder
 from grpc_transport import frames
 from grpc_transport.calls import Call
 from grpc_transport.connection import Connection
+from grpc_transport.frame_reader import FRAME_BYTES
 from grpc_transport.frames import ACK, END_HEADERS, END_STREAM, Fault, Kind
 from grpc_transport.header_blocks import block_of
 from grpc_transport.messages import PREFIX
@@ -76,7 +77,13 @@ def headers(
 
 
 def data(stream_id: int, content: bytes, *, ends: bool = False) -> bytes:
-    return frames.frame(Kind.DATA, END_STREAM if ends else 0, stream_id, content)
+    """DATA in as few frames as a server takes."""
+    pieces = [content[at : at + FRAME_BYTES] for at in range(0, len(content), FRAME_BYTES)] or [b""]
+    last = len(pieces) - 1
+    return b"".join(
+        frames.frame(Kind.DATA, END_STREAM if ends and n == last else 0, stream_id, piece)
+        for n, piece in enumerate(pieces)
+    )
 
 
 def ping(content: bytes = b"12345678") -> bytes:

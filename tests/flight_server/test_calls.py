@@ -66,7 +66,6 @@ def test_each_of_a_crowd_is_noticed_when_its_connection_ends(peer):
     assert sorted(gone) == list(range(64))
 
 
-@pytest.mark.xfail(strict=True, reason="the first act that raises ends Connection.lost")
 def test_a_cancel_that_fails_does_not_stop_the_others(calls, peer):
     noticed = []
 
@@ -113,7 +112,6 @@ def test_a_drain_cancels_what_outlasts_its_grace(calls, peer):
     assert calls.drain(BRIEF)
 
 
-@pytest.mark.xfail(strict=True, reason="the drain cancels, and the end of its call does again")
 def test_a_drain_cancels_each_call_once(calls, peer):
     cancelled = []
     calls.enter(peer.call()).on_cancel(lambda: cancelled.append("deaf"))
