@@ -235,13 +235,13 @@ The trailers `x-sqlstate` and `x-trace-id` come with it. When the context has `l
 trailer `x-duckmesh-visibility-token` repeats it; `retry-after` repeats `retry_after_seconds`.
 What a limit refuses says in its context which it is (`quota`, or `setting`), how much is `used`,
 and the `limit`; `retry_after_ms` is there when waiting helps: [Quotas](quotas.md).
-ADBC shows all of them in `exc.details`. An error in the middle of a result has the text alone.
+ADBC shows all of them in `exc.details`, also of an error in the middle of a result.
 
 *Retryable* says whether the same request, unchanged, may succeed later.
 No error holds a traceback, a path, a DSN, an endpoint or another tenant's name.
 
-pyarrow cannot send `ALREADY_EXISTS`, `RESOURCE_EXHAUSTED` or `ABORTED`. Where one of these would
-fit, the nearest code that it can send stands, and the code in the text tells the case.
+Conflicts and limits have the gRPC statuses that Arrow's clients know, and not `ALREADY_EXISTS` or
+`RESOURCE_EXHAUSTED`: the code in the text tells the case. A cancellation among rows is `ABORTED`.
 
 """
 

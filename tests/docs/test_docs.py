@@ -29,6 +29,7 @@ ROOMS = (
     "object_store",
     "query_engine",
     "data_files",
+    "grpc_transport",
     "gateway",
     "coordinator",
     "flight_server",
