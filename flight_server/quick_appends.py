@@ -194,6 +194,8 @@ class _Stream:
         self._asking = False
         self._asked = False
         self._draining = False
+        self._posted = False
+        """Whether an answer waits to go out with those that follow."""
         self._over = False
 
     def look(self) -> None:
@@ -216,13 +218,14 @@ class _Stream:
             return
         if self._leaving is not None and not self._unanswered:
             self._hand_over(self._leaving)
-        elif self._draining and not self._unanswered:
-            self._fail(shutting_down())
         elif self._opening is not None and self.rpc.is_complete and not self._unanswered:
             if not self._asking:
                 self._end(failed=False)
                 self.rpc.finish()
-        else:
+        elif self._draining and not self._unanswered:
+            self._fail(shutting_down())
+        elif self._posted:
+            self._posted = False
             self.rpc.flush()
 
     def drain(self) -> None:
@@ -265,6 +268,9 @@ class _Stream:
 
     def _opens(self, message: Message) -> bool:
         try:
+            # First of all: for nobody else is anything remembered.
+            if self._desk.identity(self.rpc) is None or size_of(message) > BATCH_MAX_BYTES:
+                return False
             data = flight_data.read(message)
             options = read_options(self.rpc.headers)
             self._arrival.place.work()
@@ -361,6 +367,7 @@ class _Stream:
                 [flight_data.put_result(orjson.dumps({"batch": self._answered, **fields}))],
                 more=True,
             )
+            self._posted = True
             self._answered += 1
             self._first = None
             if self._answered == 1 and not self.rpc.half_closed:
@@ -413,7 +420,7 @@ def _table_name(serialized: bytes) -> str | None:
 
 
 def _schema(data: FlightData) -> pa.Schema | None:
-    if not data.header or data.body:
+    if not data.header or size_of(data.body):
         return None
     try:
         schema = pa.ipc.read_schema(pa.py_buffer(data.encapsulated()))

@@ -54,6 +54,7 @@ class HttpDoor:
         self._context = None if options.tls is None else _tls_context(options.tls)
         self._socket = _listening(options)
         self._port = int(self._socket.getsockname()[1])
+        self._small_ingest = SmallIngest(self._app, self._door)
         self._server = uvicorn.Server(self._config())
         self._failed: BaseException | None = None
         self._started = threading.Event()
@@ -102,7 +103,7 @@ class HttpDoor:
         # What uvicorn has to say the passage has said already, or is a client's bad bytes.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         return uvicorn.Config(
-            SmallIngest(self._app, self._door),
+            self._small_ingest,
             loop="asyncio",
             http="h11",
             ws="none",
@@ -126,6 +127,7 @@ class HttpDoor:
         except BaseException as error:  # noqa: BLE001 - told to the thread that waits
             self._failed = error
         finally:
+            self._small_ingest.close()
             self._started.set()
 
     async def _serve(self) -> None:

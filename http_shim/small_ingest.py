@@ -9,6 +9,7 @@ would block goes the way of all other requests.
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final, TypeVar
 
@@ -43,6 +44,11 @@ class SmallIngest:
         self._door = door
         self._passage = Passage(self._answer, door)
         self._arrivals = Arrivals()
+        self._watched = Watched()
+
+    def close(self) -> None:
+        """The loop has ended: what it waited for is waited for elsewhere."""
+        self._watched.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if _is_small_ingest(scope):
@@ -72,7 +78,14 @@ class SmallIngest:
             return await self._on_a_thread(call, table, body, wish)
         try:
             records = records_of(body, target.table, records_max=door.limits.records_max)
-            committing = quick.submit(who, target, records.parts, trace_id=call.trace_id)
+            committing = quick.submit(
+                who,
+                target,
+                records.parts,
+                trace_id=call.trace_id,
+                settled=self._arrivals.settled,
+                watch=self._watched.watch,
+            )
             if committing is None:
                 return await self._on_a_thread(call, table, body, wish)
             receipts = await self._arrivals.of(committing)
@@ -97,29 +110,34 @@ class SmallIngest:
 
 
 class Arrivals:
-    """Futures that other threads complete, awaited on one event loop.
+    """Futures that end on other threads or on the loop, awaited on one event loop.
 
-    Those that are completed together wake the loop once: each wake-up is a system call, and a fight
-    for the interpreter.
+    Those that end together wake the loop once: each wake-up is a system call, and a fight for the
+    interpreter.
     """
 
     def __init__(self) -> None:
         self._arrived: deque[asyncio.Future[None]] = deque()
         self._woken = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def of(self, future: "Future[_T]") -> _T:
-        """Its result, or its error raised. Leaving early does not cancel it."""
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
-        future.add_done_callback(lambda _: self._arrive(waiter, loop))
+        """Its result, or its error raised; `settled` follows its end. Leaving early is harmless."""
+        self._loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        future.add_done_callback(lambda _: self._arrived.append(waiter))
+        if future.done():
+            # It may have been told of before it was noted.
+            self.settled()
         await waiter
         return future.result()
 
-    def _arrive(self, waiter: asyncio.Future[None], loop: asyncio.AbstractEventLoop) -> None:
+    def settled(self) -> None:
+        """From any thread: futures have ended."""
         # In this order, and `_deliver` in the other one: whoever finds the loop woken already is
         # delivered by that wake-up.
-        self._arrived.append(waiter)
-        if not self._woken:
+        loop = self._loop
+        if not self._woken and loop is not None:
             self._woken = True
             # A loop that has ended has nobody who waits.
             with contextlib.suppress(RuntimeError):
@@ -131,6 +149,32 @@ class Arrivals:
             waiter = self._arrived.popleft()
             if not waiter.done():
                 waiter.set_result(None)
+
+
+class Watched:
+    """File descriptors that the bus waits for, on the event loop. Used on its thread."""
+
+    def __init__(self) -> None:
+        self._acts: dict[int, Callable[[], None]] = {}
+        self._ended = False
+
+    def watch(self, descriptor: int, act: Callable[[], None]) -> bool:
+        """Call `act` once when there are bytes to read; False once the loop has ended."""
+        if self._ended:
+            return False
+        self._acts[descriptor] = act
+        asyncio.get_running_loop().add_reader(descriptor, self._seen, descriptor)
+        return True
+
+    def close(self) -> None:
+        """From the thread of the loop, when that has ended: whoever waits looks for himself."""
+        self._ended = True
+        for descriptor in list(self._acts):
+            self._acts.pop(descriptor)()
+
+    def _seen(self, descriptor: int) -> None:
+        asyncio.get_running_loop().remove_reader(descriptor)
+        self._acts.pop(descriptor)()
 
 
 def _is_small_ingest(scope: Scope) -> bool:
