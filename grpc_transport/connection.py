@@ -58,10 +58,18 @@ class Connection:
     """What one client and this server say to each other."""
 
     def __init__(
-        self, wire: Wire, arrived: Callable[[Call], None], now: Callable[[], float]
+        self,
+        wire: Wire,
+        arrived: Callable[[Call], None],
+        now: Callable[[], float],
+        in_turn: Callable[[Callable[[], None]], None] = lambda act: act(),
     ) -> None:
-        """`arrived` is told of each new call, on the thread that moves bytes."""
+        """`arrived` is told of each new call, on the thread that moves bytes.
+
+        `in_turn` runs an act when nothing else moves bytes.
+        """
         self._arrived = arrived
+        self._in_turn = in_turn
         self._now = now
         self._lock = threading.Lock()
         self._calls: dict[int, Call] = {}
@@ -203,6 +211,10 @@ class Connection:
             self._out.flush()
 
     def cancel(self, call: Call) -> None:
+        # In turn: who follows the call is told on no other thread's account.
+        self._in_turn(partial(self._cancel, call))
+
+    def _cancel(self, call: Call) -> None:
         with self._lock:
             if call.stream_id in self._calls:
                 self._out.put(frames.reset(call.stream_id, Fault.CANCEL))

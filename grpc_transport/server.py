@@ -265,7 +265,7 @@ class _Link:
             if tls is None
             else _Encrypted(accepted, self._ask_to_write, tls)
         )
-        self.connection = Connection(self._wire, server.arrived, time.monotonic)
+        self.connection = Connection(self._wire, server.arrived, time.monotonic, server.ask)
         self._events = selectors.EVENT_READ
         self._over = False
         self._paused = False

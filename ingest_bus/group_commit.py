@@ -235,7 +235,11 @@ class GroupCommit:
         self, tenant_id: TenantId, group: Sequence[_Call], begun: Begun, watch: Watch
     ) -> None:
         go_on = partial(self._go_on, tenant_id, group, begun, watch)
-        if not watch(begun.descriptor, go_on):
+        watched = False
+        # Whatever becomes of the watch, the lane must not lose its leader.
+        with contextlib.suppress(Exception):
+            watched = watch(begun.descriptor, go_on)
+        if not watched:
             # Nobody watches any more: a thread waits.
             self._leaders.run(partial(self._end_begun, tenant_id, group, begun))
 

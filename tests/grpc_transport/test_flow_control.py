@@ -250,8 +250,10 @@ def test_a_message_that_has_more_after_it_goes_out_when_its_send_must_wait(peer)
     peer.heard()
     rpc.send([b"a"], more=True)
     rpc.send([bytes(5 * MIB)], more=True)
-    Sender(lambda: rpc.send([b"last"], more=True))
+    sender = Sender(lambda: rpc.send([b"last"], more=True))
     until(lambda: len(peer.wire.content) > WINDOW, seconds=BRIEFLY_SECONDS)
+    peer.leave(rpc)
+    assert sender.ends()
 
 
 def test_nothing_is_sent_after_an_end_that_waits_for_the_client():

@@ -158,7 +158,9 @@ def create(uri: str) -> None:
 
 def test_a_query_beyond_its_wall_time_is_told_so(hasty: Service) -> None:
     _, uri = hasty.serve()
-    slow = "SELECT count(*) FROM range(100000000) a, range(1000000) b WHERE a.range % 7 = b.range"
+    slow = (
+        "SELECT count(*) FROM range(100000000000) a, range(1000000) b WHERE a.range % 7 = b.range"
+    )
     with (
         adbc_driver_flightsql.dbapi.connect(uri, autocommit=True) as connection,
         connection.cursor() as cursor,
@@ -223,7 +225,8 @@ def test_a_reader_who_never_reads_does_not_hold_the_process(hasty: Service) -> N
         began = time.monotonic()
         until(lambda: exit_code(process) is not None)
         print(f"\nended {time.monotonic() - began:.1f} s after SIGTERM")
-    assert exit_code(process) == 1
+    # The drain ended his call: nothing was left to be cut off.
+    assert exit_code(process) == 0
 
 
 def test_what_is_written_during_a_stop_has_a_receipt_or_is_not_there(running: Service) -> None:
