@@ -35,11 +35,13 @@ class Cancellable(Protocol):
 class Place:
     """One call's place among the calls in flight. `leave` gives it back; again does nothing."""
 
-    __slots__ = ("_calls", "rpc")
+    __slots__ = ("_calls", "on_drain", "rpc")
 
     def __init__(self, calls: "CallsInFlight", rpc: Cancellable) -> None:
         self._calls = calls
         self.rpc = rpc
+        self.on_drain: Callable[[], None] | None = None
+        """Run when a drain's patience ends, for a call that a thread does not work for."""
 
     def work(self) -> None:
         """Count this call among those that do work: statements and streams. Again does nothing.
@@ -126,6 +128,7 @@ class CallsInFlight:
             if self._left.wait_for(self._is_empty, seconds):
                 return True
             cancels = [each for cancels in self._cancels.values() for each in cancels]
+            cancels += [each.on_drain for each in self._places if each.on_drain is not None]
         for cancel in cancels:
             _run(cancel)
         heed = min(seconds, _HEED_SECONDS_MAX) / 2

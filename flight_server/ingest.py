@@ -145,16 +145,21 @@ class IngestDesk:
                 numbers.taken += 1
                 # A stream may last for days: its key is asked for again, from a cache.
                 self._check_live(call.identity)
-                accepted = self._writes.append_batch(
-                    call.identity,
-                    target,
-                    batch,
-                    idempotency_key=key,
-                    trace_id=call.trace_id,
-                    session=call.writing,
-                    at_once=number == 0,
-                    stop=call.stop,
-                )
+                try:
+                    accepted = self._writes.append_batch(
+                        call.identity,
+                        target,
+                        batch,
+                        idempotency_key=key,
+                        trace_id=call.trace_id,
+                        session=call.writing,
+                        at_once=number == 0,
+                        stop=call.stop,
+                    )
+                except DuckMeshError as error:
+                    # Answered in its turn, behind those before it; nothing after it is taken.
+                    receipts.put(partial(_raise, error))
+                    break
                 give = receipts.answer_first if number == 0 else receipts.put
                 give(partial(answer, number, accepted))
             receipts.finish()
@@ -223,6 +228,10 @@ class _Numbers:
     def __init__(self, begun: int) -> None:
         self.taken = begun
         self.answered = begun
+
+
+def _raise(error: DuckMeshError) -> bytes:
+    raise error
 
 
 class _CountingWriter:

@@ -87,6 +87,7 @@ class QuickAppends:
     def follow(self, arrival: Arrival) -> None:
         """Look after a stream from now on."""
         stream = _Stream(self, arrival)
+        arrival.place.on_drain = partial(self.soon, stream.drain)
         arrival.rpc.follow(stream.look)
         stream.look()
 
@@ -370,9 +371,6 @@ class _Stream:
             self._posted = True
             self._answered += 1
             self._first = None
-            if self._answered == 1 and not self.rpc.half_closed:
-                # It stays: a drain must find it. Most streams are one write, and over by then.
-                self._arrival.place.on_cancel(partial(self._desk.soon, self.drain))
 
     # ---- Ends
 
@@ -383,6 +381,7 @@ class _Stream:
 
     def _hand_over(self, messages: list[Message]) -> None:
         self._over = True
+        self._arrival.place.on_drain = None
         self.rpc.follow(None)
         self.rpc.put_back(messages)
         self.rpc.state = self._taken

@@ -30,6 +30,10 @@ class Begun(Protocol):
     """A commit under way."""
 
     @property
+    def is_sent(self) -> bool:
+        """Whether nothing is left to be sent."""
+
+    @property
     def descriptor(self) -> int:
         """What has bytes to read when it goes on."""
 
@@ -237,10 +241,11 @@ class GroupCommit:
         go_on = partial(self._go_on, tenant_id, group, begun, watch)
         watched = False
         # Whatever becomes of the watch, the lane must not lose its leader.
-        with contextlib.suppress(Exception):
-            watched = watch(begun.descriptor, go_on)
+        if begun.is_sent:
+            with contextlib.suppress(Exception):
+                watched = watch(begun.descriptor, go_on)
         if not watched:
-            # Nobody watches any more: a thread waits.
+            # Nobody watches any more, or there is more to send: a thread waits.
             self._leaders.run(partial(self._end_begun, tenant_id, group, begun))
 
     def _go_on(

@@ -151,12 +151,13 @@ class Publisher:
             return None
         if sum(e.byte_count for e in envelopes) > _SENT_AT_ONCE_BYTES:
             return None
+        # Before anything is borrowed: it may fail.
+        values = _accept_values(envelope_values(tenant_id, envelopes, as_one=False), fences.epoch)
         lent = self._lend_at_once()
         if lent is None:
             return None
-        values = envelope_values(tenant_id, envelopes, as_one=False)
         begun = Begun(self, lent, _statement_for(envelopes), envelopes, accepted)
-        return begun if begun.send(_accept_values(values, fences.epoch)) else None
+        return begun if begun.send(values) else None
 
     def forget_fences(self, tenant_id: TenantId) -> None:
         """Look at them again the next time."""
@@ -234,6 +235,8 @@ class Begun:
         envelopes: Sequence[Envelope],
         accepted: Callable[[], None],
     ) -> None:
+        self.is_sent = False
+        """Whether all of it is on its way; else `receipts` sends the rest."""
         self._accepted = accepted
         self._publisher = publisher
         self._lent = lent
@@ -247,11 +250,14 @@ class Begun:
 
     def send(self, values: dict[str, bytes]) -> bool:
         """Begin it; False when that takes more than a look, with nothing sent."""
+        connection = self._lent.connection
         try:
-            if self._statement.begin(self._lent.connection, values):
+            if self._statement.begin(connection, values):
+                self.is_sent = self._statement.is_sent(connection)
                 return True
         except psycopg.Error:
-            # Nothing was sent. Whoever waits for a connection finds one that lives.
+            # A connection that is gone: nothing of it was accepted, for nothing was sent whole.
+            # Whoever waits for one finds one that lives.
             pass
         self._lent.give_back()
         return False
@@ -268,15 +274,17 @@ class Begun:
 
         Blocks until the answer has come. Raises Unavailable: then they may have been accepted.
         """
+        before: bytes | None = None
         try:
+            self._statement.wait(self._lent.connection)
             before = self._statement.outcome(self._lent.connection)
         except pg.NotNullViolation:
             self._publisher.forget_fences(self._envelopes[0].tenant_id)
-            before = None
-        except (pg.UniqueViolation, pg.InvalidSqlStatementName):
-            before = None
-        except (psycopg.OperationalError, psycopg.InterfaceError) as cause:
+        except (psycopg.OperationalError, psycopg.InterfaceError, OSError, ValueError) as cause:
             raise self._lent.lost(cause) from cause
+        except psycopg.Error:
+            # Refused, for one of the group perhaps: the transaction finds out which.
+            pass
         except BaseException:
             self._lent.give_back()
             raise

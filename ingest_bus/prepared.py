@@ -6,6 +6,7 @@ adapted, and the lock is given away once, for the whole round trip.
 """
 
 import re
+import select
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 from weakref import WeakSet
@@ -58,7 +59,7 @@ class PreparedStatement:
             return self._execute(connection, ordered)
 
     def begin(self, connection: Connection, values: Mapping[str, bytes | None]) -> bool:
-        """Send it, and do not wait: `outcome` has the answer when the connection has bytes to read.
+        """Send it, and do not wait: `outcome` has the answer when `has_come` says so.
 
         False, with nothing sent, when the connection has not prepared it yet.
         """
@@ -69,25 +70,45 @@ class PreparedStatement:
         return True
 
     @staticmethod
+    def is_sent(connection: Connection) -> bool:
+        """Whether the socket has taken all of it. Never blocks. Raises what psycopg raises."""
+        return connection.pgconn.flush() == 0
+
+    @staticmethod
     def has_come(connection: Connection) -> bool:
         """Whether `outcome` would not wait. Never blocks. Raises what psycopg raises."""
         link = connection.pgconn
         link.consume_input()
         return not link.is_busy()
 
+    @classmethod
+    def wait(cls, connection: Connection) -> None:
+        """Block until the answer has come, and let other threads run meanwhile."""
+        descriptor = connection.pgconn.socket
+        while not cls.is_sent(connection):
+            select.select([descriptor], [descriptor], [])
+            cls.has_come(connection)
+        while not cls.has_come(connection):
+            select.select([descriptor], [], [])
+
     def outcome(self, connection: Connection) -> bytes | None:
-        """As `first_value`, of what `begin` sent. Blocks until it has come."""
+        """As `first_value`, of what `begin` sent. Blocks unless `has_come`.
+
+        What commits itself may fail after its rows are there: the last word counts.
+        """
         link = connection.pgconn
-        answer = link.get_result()
-        # Nothing follows; asked for once more, the connection is idle again.
-        while link.get_result() is not None:
-            pass
-        if answer is None:
+        found: bytes | None = None
+        answered = False
+        while (answer := link.get_result()) is not None:
+            answered = True
+            if answer.error_field(pq.DiagnosticField.SQLSTATE) == _NO_SUCH_STATEMENT:
+                self._prepared.discard(connection)
+            _check(link, answer)
+            if answer.ntuples:
+                found = answer.get_value(0, 0)
+        if not answered:
             raise psycopg.OperationalError("the connection ended before its answer")
-        if answer.error_field(pq.DiagnosticField.SQLSTATE) == _NO_SUCH_STATEMENT:
-            self._prepared.discard(connection)
-        _check(link, answer)
-        return answer.get_value(0, 0) if answer.ntuples else None
+        return found
 
     def _execute(self, connection: Connection, values: Sequence[bytes | None]) -> bytes | None:
         link = connection.pgconn
@@ -104,6 +125,8 @@ class PreparedStatement:
 def _check(link: Any, answer: Any) -> None:
     if answer.status in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
         return
-    if link.status != pq.ConnStatus.OK:
+    # An error without a state is libpq's own word.
+    state = answer.error_field(pq.DiagnosticField.SQLSTATE)
+    if link.status != pq.ConnStatus.OK or state is None:
         raise psycopg.OperationalError("the connection was lost in the middle of a statement")
     raise errors.error_from_result(answer)
