@@ -238,6 +238,8 @@ class _Stream:
         """Memory was refreshed."""
         self._asking = False
         self._asked = True
+        if not (self._over or self._taken or self._recalled() is not None):
+            self._leave([])
         self.look()
 
     # ---- Batches that come
@@ -266,6 +268,9 @@ class _Stream:
         self._opening = message
         if not self._opens(message):
             self._hand_over([message])
+        elif self._recalled_now is None:
+            # Before any row: a sender may wait for his refusal.
+            self._look_up([])
 
     def _opens(self, message: Message) -> bool:
         try:
@@ -283,9 +288,8 @@ class _Stream:
         if name is None or schema is None:
             return False
         self._table, self._schema, self._stream_key = name, schema, options.idempotency_key
-        # A sender may wait for his refusal before he sends a row.
         self._recalled_now = self._recalled()
-        return self._recalled_now is not None
+        return True
 
     def _append(self, message: Message) -> bool:
         """Take one message; whether the next one may be looked at."""
@@ -299,7 +303,11 @@ class _Stream:
         if rows is None:
             return True
         if recalled is None:
-            self._look_up(message)
+            if self._asked:
+                # Nothing helps: what is wrong is said by a thread.
+                self._leave([message])
+            else:
+                self._look_up([message])
             return False
         try:
             with tracing.arriving(self._traceparent):
@@ -340,13 +348,10 @@ class _Stream:
             return None
         return identity, target
 
-    def _look_up(self, message: Message) -> None:
-        if self._asked or not self._taken:
-            # Nothing helps, or nothing is gained: a stream's first batch may as well go there.
-            self._leave([message])
-            return
+    def _look_up(self, taken: list[Message]) -> None:
+        """Go on when memory knows the caller and the table again."""
         self._asking = True
-        self.rpc.put_back([message])
+        self.rpc.put_back(taken)
         assert self._schema is not None  # noqa: S101 - _opens saw to it
         self._desk.look_up(self, self._table, self._schema)
 

@@ -84,12 +84,14 @@ class PreparedStatement:
     @classmethod
     def wait(cls, connection: Connection) -> None:
         """Block until the answer has come, and let other threads run meanwhile."""
-        descriptor = connection.pgconn.socket
+        waiting = select.poll()
+        waiting.register(connection.pgconn.socket, select.POLLIN | select.POLLOUT)
         while not cls.is_sent(connection):
-            select.select([descriptor], [descriptor], [])
+            waiting.poll()
             cls.has_come(connection)
+        waiting.modify(connection.pgconn.socket, select.POLLIN)
         while not cls.has_come(connection):
-            select.select([descriptor], [], [])
+            waiting.poll()
 
     def outcome(self, connection: Connection) -> bytes | None:
         """As `first_value`, of what `begin` sent. Blocks unless `has_come`.
@@ -97,18 +99,18 @@ class PreparedStatement:
         What commits itself may fail after its rows are there: the last word counts.
         """
         link = connection.pgconn
-        found: bytes | None = None
-        answered = False
+        # To the end, also behind an error: the connection is idle again after it.
+        answers = []
         while (answer := link.get_result()) is not None:
-            answered = True
+            answers.append(answer)
+        if not answers:
+            raise psycopg.OperationalError("the connection ended before its answer")
+        for answer in answers:
             if answer.error_field(pq.DiagnosticField.SQLSTATE) == _NO_SUCH_STATEMENT:
                 self._prepared.discard(connection)
             _check(link, answer)
-            if answer.ntuples:
-                found = answer.get_value(0, 0)
-        if not answered:
-            raise psycopg.OperationalError("the connection ended before its answer")
-        return found
+        rows = [answer for answer in answers if answer.ntuples]
+        return rows[0].get_value(0, 0) if rows else None
 
     def _execute(self, connection: Connection, values: Sequence[bytes | None]) -> bytes | None:
         link = connection.pgconn
