@@ -8,6 +8,7 @@ is said there alone.
 """
 
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -34,6 +35,7 @@ from gateway.identity import Identity
 from gateway.quick_writes import QuickTarget
 from gateway.writes import Writes
 from grpc_transport.calls import Call as Rpc
+from grpc_transport.header_blocks import Request
 from grpc_transport.messages import Message, size_of
 from ingest_bus.envelope import Receipt
 from ingest_bus.port import Watch
@@ -42,6 +44,9 @@ BATCH_MAX_BYTES: Final = 64 * 1024
 """So little that the thread which moves bytes is not held up by it."""
 
 _REMEMBERED: Final = 1_000
+_RECENT_SECONDS: Final = 0.02
+"""So little that it adds nothing to how long memory itself may be behind."""
+
 
 Answer = Future[list[Receipt]]
 
@@ -55,6 +60,16 @@ class Arrival:
     count: CallCount
     trace_id: str
     run: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Recent:
+    """What memory said a moment ago of the same caller, table and columns."""
+
+    until: float
+    request: Request
+    schema: pa.Schema
+    found: tuple[Identity, QuickTarget]
 
 
 class QuickAppends:
@@ -83,6 +98,8 @@ class QuickAppends:
         # What clients say again and again: a table's name, and the columns of its rows.
         self._names: dict[bytes, str | None] = {}
         self._schemas: dict[bytes, pa.Schema | None] = {}
+        self._recent: dict[tuple[int, str], _Recent] = {}
+        self._monotonic = time.monotonic
 
     def follow(self, arrival: Arrival) -> None:
         """Look after a stream from now on."""
@@ -127,12 +144,35 @@ class QuickAppends:
             self._schemas[data.header] = _schema(data)
         return self._schemas[data.header]
 
-    def identity(self, rpc: Rpc) -> Identity | None:
-        """Who calls, by memory."""
-        return self._authentication.recall(rpc.headers)
+    def knows(self, rpc: Rpc) -> bool:
+        """Whether memory knows who calls. Raises Denied."""
+        return self._authentication.recall(rpc.headers) is not None
 
-    def target(self, identity: Identity, table: str, schema: pa.Schema) -> QuickTarget | None:
-        return self._writes.quick.target_for(identity, table, schema)
+    def recalled(
+        self, rpc: Rpc, table: str, schema: pa.Schema
+    ) -> tuple[Identity, QuickTarget] | None:
+        """Who writes and what to, by memory. Raises what forbids the write."""
+        # A client says the same with each call, and its connection has one object for it.
+        key, now = (id(rpc.request), table), self._monotonic()
+        known = self._recent.get(key)
+        if (
+            known is not None
+            and now < known.until
+            and known.request is rpc.request
+            and known.schema is schema
+        ):
+            return known.found
+        identity = self._authentication.recall(rpc.headers)
+        if identity is None:
+            return None
+        target = self._writes.quick.target_for(identity, table, schema)
+        if target is None or target.allowance.limits_ingest_rate:
+            return None
+        if len(self._recent) >= _REMEMBERED:
+            self._recent.clear()
+        found = identity, target
+        self._recent[key] = _Recent(now + _RECENT_SECONDS, rpc.request, schema, found)
+        return found
 
     def submit(
         self,
@@ -221,8 +261,10 @@ class _Stream:
             self._hand_over(self._leaving)
         elif self._opening is not None and self.rpc.is_complete and not self._unanswered:
             if not self._asking:
-                self._end(failed=False)
+                self._leave_place()
                 self.rpc.finish()
+                # Counted behind the answer: nobody waits for that.
+                self._arrival.count.ended(failed=False)
         elif self._draining and not self._unanswered:
             self._fail(shutting_down())
         elif self._posted:
@@ -275,7 +317,7 @@ class _Stream:
     def _opens(self, message: Message) -> bool:
         try:
             # First of all: for nobody else is anything remembered.
-            if self._desk.identity(self.rpc) is None or size_of(message) > BATCH_MAX_BYTES:
+            if not self._desk.knows(self.rpc) or size_of(message) > BATCH_MAX_BYTES:
                 return False
             data = flight_data.read(message)
             options = read_options(self.rpc.headers)
@@ -338,15 +380,9 @@ class _Stream:
         """Who writes and what to, by memory."""
         assert self._schema is not None  # noqa: S101 - _opens saw to it
         try:
-            identity = self._desk.identity(self.rpc)
-            if identity is None:
-                return None
-            target = self._desk.target(identity, self._table, self._schema)
+            return self._desk.recalled(self.rpc, self._table, self._schema)
         except DuckMeshError:
             return None
-        if target is None or target.allowance.limits_ingest_rate:
-            return None
-        return identity, target
 
     def _look_up(self, taken: list[Message]) -> None:
         """Go on when memory knows the caller and the table again."""
@@ -407,9 +443,13 @@ class _Stream:
         self.rpc.finish(failure.status, failure.text, failure.trailers)
 
     def _end(self, *, failed: bool) -> None:
+        self._leave_place()
+        self._arrival.count.ended(failed=failed)
+
+    def _leave_place(self) -> None:
         self._over = True
         self.rpc.follow(None)
-        self._arrival.count.ended(failed=failed)
+        # Before the answer: whoever has it finds the place free.
         self._arrival.place.leave()
 
 

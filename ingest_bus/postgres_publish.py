@@ -8,6 +8,7 @@ two groups cannot deadlock.
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final, Protocol
 
 import psycopg
@@ -18,9 +19,19 @@ from duckmesh.errors import Corrupt, ErrorCode, Unavailable
 from duckmesh.identifiers import SchemaVersion, TableId, TenantId
 from duckmesh.statements import Statements
 from duckmesh.tokens import VisibilityToken
-from ingest_bus.envelope import Envelope, Receipt
+from ingest_bus.envelope import Envelope, InlinePayload, Receipt
 from ingest_bus.postgres_rows import envelope_values, receipt_of
-from ingest_bus.prepared import BOOL, BYTEA, INT8, JSON, PreparedStatement
+from ingest_bus.prepared import (
+    BOOL,
+    BYTEA,
+    INT4,
+    INT8,
+    JSON,
+    TEXT,
+    TIMESTAMPTZ,
+    UUID,
+    PreparedStatement,
+)
 
 _SQL = Statements("ingest_bus", "postgres_publish.sql")
 _PUBLISH_TRIES: Final = 3
@@ -40,6 +51,24 @@ _ACCEPT_TYPES: Final = {
 }
 _ACCEPT: Final = PreparedStatement("duckmesh_accept", _SQL["accept"], _ACCEPT_TYPES)
 _ACCEPT_PLAIN: Final = PreparedStatement("duckmesh_plain", _SQL["accept_plain"], _ACCEPT_TYPES)
+_ACCEPT_ONE: Final = PreparedStatement(
+    "duckmesh_one",
+    _SQL["accept_one"],
+    {
+        "tenant_id": INT8,
+        "fence_epoch": INT8,
+        "event_id": UUID,
+        "table_id": INT8,
+        "schema_version": INT4,
+        "operation": TEXT,
+        "payload": BYTEA,
+        "row_count": INT8,
+        "byte_count": INT8,
+        "min_event_time": TIMESTAMPTZ,
+        "max_event_time": TIMESTAMPTZ,
+        "trace_id": TEXT,
+    },
+)
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -84,11 +113,11 @@ class Publisher:
         Died before its commit: nothing was accepted. Died after it, before the answer: the client
         repeats its key and gets these receipts. Raises Conflict.
         """
-        values = envelope_values(tenant_id, envelopes, as_one=as_one)
         with self._connect() as connection:
-            receipts = self._accept_at_once(connection, envelopes, values)
+            receipts = self._accept_at_once(connection, tenant_id, envelopes, as_one=as_one)
         if receipts is not None:
             return receipts
+        values = envelope_values(tenant_id, envelopes, as_one=as_one)
         for _ in range(_PUBLISH_TRIES):
             with self._connect() as connection:
                 receipts = _accept(connection, envelopes, values)
@@ -152,11 +181,11 @@ class Publisher:
         if sum(e.byte_count for e in envelopes) > _SENT_AT_ONCE_BYTES:
             return None
         # Before anything is borrowed: it may fail.
-        values = _accept_values(envelope_values(tenant_id, envelopes, as_one=False), fences.epoch)
+        statement, values = _usual(tenant_id, envelopes, fences.epoch)
         lent = self._lend_at_once()
         if lent is None:
             return None
-        begun = Begun(self, lent, _statement_for(envelopes), envelopes, accepted)
+        begun = Begun(self, lent, statement, envelopes, accepted)
         return begun if begun.send(values) else None
 
     def forget_fences(self, tenant_id: TenantId) -> None:
@@ -164,21 +193,25 @@ class Publisher:
         self._fences.pop(tenant_id, None)
 
     def _accept_at_once(
-        self, connection: Connection, envelopes: Sequence[Envelope], values: dict[str, Any]
+        self,
+        connection: Connection,
+        tenant_id: TenantId,
+        envelopes: Sequence[Envelope],
+        *,
+        as_one: bool,
     ) -> list[Receipt] | None:
         """The usual publish: one statement, which commits itself.
 
         None, with nothing accepted, when the group needs the transaction: it raises a fence or
         stands below one, has a key that was seen before, or a fence was raised meanwhile.
         """
-        tenant_id = values["tenant_id"]
         self._open_tenant(connection, tenant_id)
         fences = self._fences_of(connection, tenant_id, {e.table_id for e in envelopes})
         if any(e.raises_fence or e.schema_version < fences.versions[e.table_id] for e in envelopes):
             return None
         try:
-            accept = _statement_for(envelopes)
-            before = accept.first_value(connection, _accept_values(values, fences.epoch))
+            accept, values = _usual(tenant_id, envelopes, fences.epoch, as_one=as_one)
+            before = accept.first_value(connection, values)
         except pg.NotNullViolation:
             self._fences.pop(tenant_id, None)
             return None
@@ -235,6 +268,7 @@ class Begun:
         envelopes: Sequence[Envelope],
         accepted: Callable[[], None],
     ) -> None:
+        self._come = False
         self.is_sent = False
         """Whether all of it is on its way; else `receipts` sends the rest."""
         self._accepted = accepted
@@ -248,7 +282,7 @@ class Begun:
         """What has bytes to read when the answer comes."""
         return int(self._lent.connection.pgconn.socket)
 
-    def send(self, values: dict[str, bytes]) -> bool:
+    def send(self, values: dict[str, bytes | None]) -> bool:
         """Begin it; False when that takes more than a look, with nothing sent."""
         connection = self._lent.connection
         try:
@@ -265,9 +299,10 @@ class Begun:
     def has_come(self) -> bool:
         """Whether `receipts` would not wait. Never blocks. Raises Unavailable."""
         try:
-            return self._statement.has_come(self._lent.connection)
+            self._come = self._statement.has_come(self._lent.connection)
         except psycopg.Error as cause:
             raise self._lent.lost(cause) from cause
+        return self._come
 
     def receipts(self) -> list[Receipt] | None:
         """The receipts; None when the group takes the transaction, with nothing accepted.
@@ -276,7 +311,8 @@ class Begun:
         """
         before: bytes | None = None
         try:
-            self._statement.wait(self._lent.connection)
+            if not self._come:
+                self._statement.wait(self._lent.connection)
             before = self._statement.outcome(self._lent.connection)
         except pg.NotNullViolation:
             self._publisher.forget_fences(self._envelopes[0].tenant_id)
@@ -295,9 +331,38 @@ class Begun:
         return _receipts(self._envelopes, before)
 
 
-def _statement_for(envelopes: Sequence[Envelope]) -> PreparedStatement:
+def _usual(
+    tenant_id: TenantId, envelopes: Sequence[Envelope], fence_epoch: int, *, as_one: bool = False
+) -> tuple[PreparedStatement, dict[str, bytes | None]]:
+    """The statement that accepts a usual group, and its parameters."""
     plain = all(e.idempotency_key is None and e.session is None for e in envelopes)
-    return _ACCEPT_PLAIN if plain else _ACCEPT
+    if plain and len(envelopes) == 1 and not as_one:
+        only = envelopes[0]
+        if isinstance(only.payload, InlinePayload):
+            return _ACCEPT_ONE, _one_value(only, only.payload.content, fence_epoch)
+    values = envelope_values(tenant_id, envelopes, as_one=as_one)
+    return _ACCEPT_PLAIN if plain else _ACCEPT, _accept_values(values, fence_epoch)
+
+
+def _one_value(e: Envelope, payload: bytes, fence_epoch: int) -> dict[str, bytes | None]:
+    return {
+        "tenant_id": b"%d" % e.tenant_id,
+        "fence_epoch": b"%d" % fence_epoch,
+        "event_id": str(e.event_id).encode(),
+        "table_id": b"%d" % e.table_id,
+        "schema_version": b"%d" % e.schema_version,
+        "operation": e.operation.value.encode(),
+        "payload": payload,
+        "row_count": b"%d" % e.row_count,
+        "byte_count": b"%d" % e.byte_count,
+        "min_event_time": _moment(e.min_event_time),
+        "max_event_time": _moment(e.max_event_time),
+        "trace_id": None if e.trace_id is None else e.trace_id.encode(),
+    }
+
+
+def _moment(value: datetime | None) -> bytes | None:
+    return None if value is None else value.isoformat().encode()
 
 
 def _receipts(envelopes: Sequence[Envelope], before: bytes) -> list[Receipt]:
@@ -308,7 +373,7 @@ def _receipts(envelopes: Sequence[Envelope], before: bytes) -> list[Receipt]:
     ]
 
 
-def _accept_values(values: dict[str, Any], fence_epoch: int) -> dict[str, bytes]:
+def _accept_values(values: dict[str, Any], fence_epoch: int) -> dict[str, bytes | None]:
     return {
         "tenant_id": b"%d" % values["tenant_id"],
         "count": b"%d" % values["count"],

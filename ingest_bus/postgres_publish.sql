@@ -85,6 +85,25 @@ WITH counter AS (
 )
 SELECT before FROM counter
 
+-- name: accept_one
+-- The same for one small write alone: no JSON to read, and no function whose rows are gathered.
+WITH counter AS (
+    UPDATE token_counter c
+    SET last_token = c.last_token + 1,
+        fence_epoch = CASE WHEN c.fence_epoch = %(fence_epoch)s THEN c.fence_epoch END
+    WHERE c.tenant_id = %(tenant_id)s
+    RETURNING c.last_token - 1 AS before
+), inserted AS (
+    INSERT INTO ingest_event (tenant_id, visibility_token, event_id, table_id, schema_version,
+                              operation, payload_kind, payload, row_count, byte_count,
+                              min_event_time, max_event_time, trace_id)
+    SELECT %(tenant_id)s, c.before + 1, %(event_id)s::uuid, %(table_id)s, %(schema_version)s,
+           %(operation)s, 'inline', %(payload)b::bytea, %(row_count)s, %(byte_count)s,
+           %(min_event_time)s::timestamptz, %(max_event_time)s::timestamptz, %(trace_id)s
+    FROM counter c
+)
+SELECT before FROM counter
+
 -- name: fences_of
 -- The fence epoch, and the fences of some tables in it: both of one moment.
 SELECT c.fence_epoch, f.table_id, f.min_schema_version

@@ -23,6 +23,10 @@ INT8: Final = 20
 BOOL: Final = 16
 JSON: Final = 114
 BYTEA: Final = 17
+INT4: Final = 23
+TEXT: Final = 25
+UUID: Final = 2950
+TIMESTAMPTZ: Final = 1184
 INT8_ARRAY: Final = 1016
 """Object ids of the types, as Postgres's pg_type has them for ever."""
 

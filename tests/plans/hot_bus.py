@@ -23,6 +23,22 @@ def _published(place: Place) -> dict[str, Any]:
     return place.published
 
 
+def _one(place: Place) -> dict[str, Any]:
+    return {
+        **place.published,
+        "event_id": new_event_id(),
+        "table_id": 1,
+        "schema_version": 1,
+        "operation": "insert",
+        "payload": b"one row",
+        "row_count": 1,
+        "byte_count": 7,
+        "min_event_time": None,
+        "max_event_time": None,
+        "trace_id": None,
+    }
+
+
 def _repeated(place: Place) -> dict[str, Any]:
     return place.repeated
 
@@ -81,7 +97,7 @@ HOT: Final = [
     # a publish
     Hot(_PUBLISH, "accept", _published),
     Hot(_PUBLISH, "accept_plain", _published),
-    Hot(_PUBLISH, "accept_plain", _published),
+    Hot(_PUBLISH, "accept_one", _one),
     Hot(_PUBLISH, "fences_of", _named),
     Hot(_PUBLISH, "insert_keys", _published),
     Hot(_PUBLISH, "insert_keys", _repeated, "half were there"),
