@@ -338,7 +338,8 @@ def _usual(
     plain = all(e.idempotency_key is None and e.session is None for e in envelopes)
     if plain and len(envelopes) == 1 and not as_one:
         only = envelopes[0]
-        if isinstance(only.payload, InlinePayload):
+        # A parameter ends at a NUL, and would be stored without its rest.
+        if isinstance(only.payload, InlinePayload) and "\0" not in (only.trace_id or ""):
             return _ACCEPT_ONE, _one_value(only, only.payload.content, fence_epoch)
     values = envelope_values(tenant_id, envelopes, as_one=as_one)
     return _ACCEPT_PLAIN if plain else _ACCEPT, _accept_values(values, fence_epoch)
