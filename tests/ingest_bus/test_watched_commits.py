@@ -24,7 +24,7 @@ from ingest_bus.postgres import PostgresIngestBus
 from tests.bus_worlds import PATIENCE_SECONDS, together, until, write
 
 Answer = Future[list[Receipt]]
-WARM = 2
+WARM = 4
 """So many tokens a house has issued when its test begins."""
 
 HELD_SECONDS = 6
@@ -87,8 +87,9 @@ class House:
         self._watching = True
         with self.catalog.connect() as connection:
             self.acme = tenants.ensure_tenant(connection, "acme", created_by="test").tenant_id
-        # Both statements are prepared, the fences of the table are known, a connection is at hand.
+        # All statements are prepared, the fences of the table are known, a connection is at hand.
         self.bus.publish([write(self.acme)])
+        self.bus.publish([write(self.acme), write(self.acme)])
         self.bus.publish([write(self.acme, key="warm")])
 
     def submit(self, *envelopes: Envelope, settled: Callable[[], None] | None = None) -> Answer:
