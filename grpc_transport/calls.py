@@ -55,7 +55,6 @@ class Call:
         "state",
         "stream_id",
         "told",
-        "trailers_out",
         "window",
     )
 
@@ -75,7 +74,6 @@ class Call:
         self.state: object = None
         """The service's own."""
         self.headers_out: dict[str, str] = {}
-        self.trailers_out: list[Field] = []
         # ---- Of the connection
         self.stream_id = stream_id
         self.window = window
@@ -157,10 +155,6 @@ class Call:
     def set_header(self, name: str, value: str) -> None:
         """A header of the answer, in the place of one of its name. Comes before `send`."""
         self.headers_out[name] = value
-
-    def add_trailer(self, name: str, value: str | bytes) -> None:
-        """A trailer of the answer."""
-        self.trailers_out.append((name, value))
 
     def send(self, parts: Sequence[Part], *, more: bool = False) -> None:
         """Send one message. Blocks while the client takes less than it is sent.

@@ -204,8 +204,7 @@ class Connection:
         with self._lock:
             if call.pending_end is not None or call.cancelled or self._closed:
                 return
-            fields = [*status_fields(status, why), *call.trailers_out, *trailers]
-            self._out.finish(call, fields)
+            self._out.finish(call, [*status_fields(status, why), *trailers])
             if call.ended:
                 call.on_cancelled = []
             self._out.flush()

@@ -79,8 +79,7 @@ def test_a_call_is_answered_with_a_head_its_messages_and_its_status(peer):
     assert rpc.read() is None
     rpc.set_header("x-head", "1")
     rpc.send([b"ans", b"", memoryview(b"wer")])
-    rpc.add_trailer("x-tail-bin", b"\x01")
-    rpc.finish(trailers=[("x-more", "2")])
+    rpc.finish(trailers=[("x-tail-bin", b"\x01"), ("x-more", "2")])
     head, answer, tail = peer.heard()
     said = dict(peer.fields_of(head))
     assert (said[":status"], said["content-type"]) == ("200", "application/grpc")
