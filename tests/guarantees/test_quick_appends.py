@@ -191,10 +191,10 @@ def test_a_large_batch_among_small_ones_keeps_the_order(client, connection, quic
 
 
 def send_with_a_bad_one(client, *, at, pipelined):
-    """A stream of eight whose batch `at` has a null where none may be; its answers, and its end."""
+    """A stream whose last batch, `at`, has a null where none may be; its answers, and its end."""
     stream = Stream(client, schema=LOOSE)
     answers = []
-    for number in range(8 if pipelined else at + 1):
+    for number in range(at + 1):
         stream.send(row(None if number == at else number, schema=LOOSE))
         if not pipelined and number < at:
             answers.append(stream.receive())
@@ -215,6 +215,22 @@ def test_a_bad_batch_ends_the_stream_and_those_before_it_stand(
     assert rows_of(connection) == list(range(at))
     # None, when memory had just forgotten the table: then a thread took them all.
     assert len(quickly) in {0, at}
+
+
+@pytest.mark.parametrize("at", [0, 5])
+def test_what_follows_a_bad_batch_is_not_taken(client, connection, at):
+    stream = Stream(client, schema=LOOSE)
+
+    def send_all():
+        # The end may come while the client still sends: then it is the sending that raises it,
+        # and this client reads no more answers.
+        for number in range(8):
+            stream.send(row(None if number == at else number, schema=LOOSE))
+        stream.finish()
+
+    with pytest.raises(ANSWERED, match="INVALID_PAYLOAD"):
+        send_all()
+    assert rows_of(connection) == list(range(at))
 
 
 @pytest.mark.parametrize("pipelined", [True, False])
@@ -385,7 +401,6 @@ def test_a_stream_in_a_session_with_an_open_transaction_is_refused(uri, connecti
     assert send_one(session.clients[0], 1)["batch"] == 0
     begin(session.clients[0])
     stream = Stream(session.clients[0])
-    stream.send(row(2))
     assert stream.receive() is None
     assert "batch by batch" in stream.end_of()
     session.close()
