@@ -21,7 +21,7 @@ import pyarrow as pa
 from pyarrow import flight
 
 from duckmesh import tracing
-from duckmesh.errors import Conflict, DuckMeshError
+from duckmesh.errors import Conflict, DuckMeshError, Invalid, Overloaded
 from flight_server import flight_data
 from flight_server.authenticate import Authentication
 from flight_server.boundary import judged
@@ -187,6 +187,7 @@ class QuickAppends:
             identity,
             target,
             [rows],
+            again=stream.tries_again,
             trace_id=trace_id,
             settled=self.settled,
             watch=self._watch,
@@ -391,6 +392,13 @@ class _Stream:
         assert self._schema is not None  # noqa: S101 - _opens saw to it
         self._desk.look_up(self, self._table, self._schema)
 
+    def tries_again(self, error: DuckMeshError) -> bool:
+        """Whether a thread takes a batch that failed here: what it says of it is what counts."""
+        if isinstance(error, Conflict):
+            # Nothing of it was accepted, and the table may be another one by now.
+            return self._first is not None
+        return isinstance(error, Invalid | Overloaded)
+
     # ---- Answers
 
     def _answer(self) -> None:
@@ -398,8 +406,7 @@ class _Stream:
             answer = self._unanswered.popleft()
             error = answer.exception()
             if error is not None:
-                if isinstance(error, Conflict) and self._first is not None:
-                    # Nothing of it was accepted, and the table may be another one by now.
+                if self._first is not None and isinstance(error, Conflict):
                     self._taken = 0
                     self._leave([self._first])
                     return
