@@ -29,7 +29,7 @@ class WriteCount:
     def __init__(
         self, span: Span = NOTHING, *, again: Callable[[DuckMeshError], bool] | None = None
     ) -> None:
-        """`again` tells whether the caller makes another attempt after an error: that one counts."""
+        """`again` tells whether another attempt follows an error: then that one is counted."""
         self.span = span
         self._again = again
         self._ended = False
