@@ -289,7 +289,8 @@ class _Stream:
 
     def _take(self) -> None:
         if self._opening is None:
-            if self.rpc.half_closed and not self.rpc.inbox:
+            if self.rpc.is_to_be_met and not self.rpc.inbox:
+                # The end, or a large message: no more of it comes before its sender is known.
                 self._hand_over([])
                 return
             message = self.rpc.take()
@@ -323,6 +324,7 @@ class _Stream:
             data = flight_data.read(message)
             options = read_options(self.rpc.headers)
             self._arrival.place.work()
+            self.rpc.let_in()
         except DuckMeshError:
             return False
         if options.wait or data.descriptor is None or data.app_metadata is not None:

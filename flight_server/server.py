@@ -16,7 +16,7 @@ from duckmesh.errors import DuckMeshError, Internal
 from duckmesh.threads import Threads
 from flight_server.authenticate import Authentication, Call
 from flight_server.boundary import Failed, boundary, end_with, failed
-from flight_server.calls import CallsInFlight, Place
+from flight_server.calls import CallsInFlight, Place, out_of_threads
 from flight_server.counts import CallCount
 from flight_server.headers import trace_id_of
 from flight_server.quick_appends import Arrival, QuickAppends
@@ -30,8 +30,12 @@ from gateway.sql_writes import SqlWrites
 from gateway.transactions import Transactions
 from gateway.writes import Writes
 from grpc_transport.calls import Call as Rpc
-from grpc_transport.server import GrpcServer, Tls
+from grpc_transport.messages import MESSAGE_MAX_BYTES
+from grpc_transport.server import CONNECTIONS_MAX, GrpcServer, Tls
 from grpc_transport.status import Status
+
+_REQUEST_MAX_BYTES: Final = 32 * 2**20
+"""Of a message that holds no rows: the longest statement in the longest of UTF-8 fits twice."""
 
 _SERVICE: Final = "/arrow.flight.protocol.FlightService/"
 _log = structlog.get_logger(__name__)
@@ -45,6 +49,7 @@ class DoorOptions:
     port: int = 0
     tls: Tls | None = None
     calls_max: int = 1024
+    connections_max: int = CONNECTIONS_MAX
     stream_window: int = 32
     session_lifetime: timedelta = timedelta(hours=24)
     ticket_lifetime: timedelta = timedelta(hours=1)
@@ -61,6 +66,7 @@ class _Method:
     tells_at_once: bool = True
     begins_at_once: bool = False
     """Its caller may wait for an answer before he says anything."""
+    message_max_bytes: int = _REQUEST_MAX_BYTES
 
 
 class FlightDoor:
@@ -101,14 +107,18 @@ class FlightDoor:
             _Method("GetSchema", rpcs.get_schema),
             _Method("DoGet", rpcs.do_get, finishes=True),
             # A write tells its token in the header that tells of a new session: it waits for that.
-            _Method("DoPut", rpcs.do_put, tells_at_once=False),
+            _Method("DoPut", rpcs.do_put, tells_at_once=False, message_max_bytes=MESSAGE_MAX_BYTES),
             _Method("DoExchange", rpcs.do_exchange),
             _Method("DoAction", rpcs.do_action, finishes=True),
             _Method("ListActions", rpcs.list_actions),
         )
         self._methods = {_SERVICE + each.name: each for each in methods}
         self._server = GrpcServer(
-            self._arrived, host=options.host, port=options.port, tls=options.tls
+            self._arrived,
+            host=options.host,
+            port=options.port,
+            tls=options.tls,
+            connections_max=options.connections_max,
         )
         self.port = self._server.port
         self._appends = QuickAppends(
@@ -146,29 +156,43 @@ class FlightDoor:
             rpc.finish(Status.UNIMPLEMENTED, "there is no such method: this is Arrow Flight")
             return
         count = CallCount(_SNAKE[method.name])
+
+        def has_come() -> None:
+            # Neither a thread nor a place is for a client that has not said what it asks for: who
+            # calls is known by then as little.
+            if rpc.cancelled:
+                rpc.follow(None)
+                count.left()
+            elif rpc.is_to_be_met or method.begins_at_once:
+                rpc.follow(None)
+                self._begin(rpc, method, count)
+
+        rpc.follow(has_come)
+        has_come()
+
+    def _begin(self, rpc: Rpc, method: _Method, count: CallCount) -> None:
+        """A call that has something to go by: give it a place, and who works for it."""
         trace_id = trace_id_of(rpc.headers)
         try:
             place = self._calls.enter(rpc, finishes=method.finishes)
         except DuckMeshError as error:
             self._refuse(rpc, method, count, trace_id, error)
             return
-        run = partial(self._run, rpc, method, place, count, trace_id)
-        begin = partial(self._threads.run, run)
-        if method.begins_at_once:
-            begin()
-            return
+        run = partial(self._on_a_thread, rpc, method, place, count, trace_id)
         if method.name == "DoPut":
-            self._appends.follow(Arrival(rpc, place, count, trace_id, begin))
-            return
+            self._appends.follow(Arrival(rpc, place, count, trace_id, run))
+        else:
+            run()
 
-        def has_come() -> None:
-            # No thread waits for a client that has not said what it asks for.
-            if rpc.inbox or rpc.half_closed or rpc.cancelled:
-                rpc.follow(None)
-                begin()
-
-        rpc.follow(has_come)
-        has_come()
+    def _on_a_thread(
+        self, rpc: Rpc, method: _Method, place: Place, count: CallCount, trace_id: str
+    ) -> None:
+        try:
+            self._threads.run(partial(self._run, rpc, method, place, count, trace_id))
+        except RuntimeError:
+            # The system gives no more threads.
+            place.leave()
+            self._refuse(rpc, method, count, trace_id, out_of_threads())
 
     def _refuse(
         self, rpc: Rpc, method: _Method, count: CallCount, trace_id: str, error: DuckMeshError
@@ -194,6 +218,7 @@ class FlightDoor:
             _log.exception("call_failed", rpc=method.name, trace_id=trace_id)
             self._refuse(rpc, method, count, trace_id, Internal())
             return
+        rpc.let_in(method.message_max_bytes)
         ended: Failed | None = None
         try:
             place.on_cancel(call.stop.interrupt)
