@@ -89,6 +89,8 @@ def open_doors(settings: Settings, catalog: Catalog) -> Iterator[Doors]:
                 inline_max_bytes=settings.ingest.inline_max_bytes,
                 staged_file_target_bytes=settings.ingest.staged_file_target_bytes,
                 partitions_max=settings.ingest.partitions_max,
+                # Half of it: what is accepted is named a moment later, and clocks differ.
+                write_max=settings.maintenance.orphan_grace / 2,
             ),
             quotas=quotas,
         )
