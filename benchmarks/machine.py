@@ -31,6 +31,14 @@ def load_average() -> float:
     return round(os.getloadavg()[0], 1)
 
 
+def stolen_seconds() -> float:
+    """Processor time that other machines on the same hardware took so far, of all cores.
+
+    0 where the system does not tell.
+    """
+    return float(getattr(psutil.cpu_times(), "steal", 0.0))
+
+
 def _disk(place: Path) -> str:
     """The kind of disk and file system that data lies on; empty where the system does not tell."""
     number = place.stat().st_dev

@@ -12,6 +12,7 @@ from catalog.connection import Catalog
 from catalog.tenants import sealing_secret
 from command_line.catalog_access import open_bus
 from command_line.data_directory import DataDirectory
+from command_line.descriptors import use_all_descriptors
 from command_line.doors import AUDIT_PATIENCE, Doors, open_http_door
 from command_line.identities import open_tenancy
 from command_line.live_lag import LiveLag
@@ -39,7 +40,7 @@ from gateway.tenancy import Tenancy
 from gateway.transactions import TransactionLimits, Transactions
 from gateway.visibility import Visibility
 from gateway.writes import Writes
-from grpc_transport.server import Tls
+from grpc_transport.server import CONNECTIONS_MAX, Tls
 from object_store.file_cache import FileCache
 from query_engine.engine import QueryEngine, WorkerSettings
 from query_engine.stream import QueryLimits
@@ -88,6 +89,8 @@ def open_doors(settings: Settings, catalog: Catalog) -> Iterator[Doors]:
                 inline_max_bytes=settings.ingest.inline_max_bytes,
                 staged_file_target_bytes=settings.ingest.staged_file_target_bytes,
                 partitions_max=settings.ingest.partitions_max,
+                # Half of it: what is accepted is named a moment later, and clocks differ.
+                write_max=settings.maintenance.orphan_grace / 2,
             ),
             quotas=quotas,
         )
@@ -166,6 +169,8 @@ def _flight_door(
         port=settings.flight.port,
         tls=_tls(settings.flight),
         calls_max=settings.flight.calls_max,
+        # The other half is for the files of the cache, the catalog, the workers and the HTTP door.
+        connections_max=min(CONNECTIONS_MAX, use_all_descriptors() // 2),
         stream_window=settings.ingest.stream_window,
         session_lifetime=auth.session_lifetime,
         ticket_lifetime=auth.ticket_lifetime,

@@ -1,5 +1,6 @@
 """Threads for what may block: as many as there is work, and none that idles for long."""
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -28,7 +29,10 @@ class Threads:
         self._closed = False
 
     def run(self, work: Work) -> None:
-        """Begin `work`, and return."""
+        """Begin `work`, and return.
+
+        Raises RuntimeError when the system gives no thread for it: then it never runs.
+        """
         with self._given:
             self._work.append(work)
             if self._idle >= len(self._work):
@@ -37,7 +41,23 @@ class Threads:
             if self._count == self._most:
                 return
             self._count += 1
-        threading.Thread(target=self._serve, name=self._name, daemon=True).start()
+        try:
+            threading.Thread(target=self._serve, name=self._name, daemon=True).start()
+        except RuntimeError:
+            if not self._takes_over(work):
+                raise
+
+    def _takes_over(self, work: Work) -> bool:
+        """No thread could be started: whether another one has the work, or will."""
+        with self._given:
+            self._count -= 1
+            if self._most is not None and self._count:
+                # It waits for one of those, as it would beyond `most`.
+                return True
+            with contextlib.suppress(ValueError):
+                self._work.remove(work)
+                return False
+            return True
 
     def close(self) -> None:
         """Let the idle ones go; who works ends with its work."""

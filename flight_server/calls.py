@@ -185,6 +185,15 @@ def shutting_down() -> Unavailable:
     return Unavailable(ErrorCode.NOT_READY, "this server is shutting down: connect to another")
 
 
+def out_of_threads() -> Overloaded:
+    """The refusal of a call that the system has no thread for."""
+    return Overloaded(
+        ErrorCode.TOO_MANY_QUERIES,
+        "this server has no thread for another call: retry in a moment",
+        retry_after_seconds=_RETRY_AFTER_SECONDS,
+    )
+
+
 def _too_many(limit: int) -> Overloaded:
     return Overloaded(
         ErrorCode.TOO_MANY_QUERIES,

@@ -8,6 +8,7 @@ from prometheus_client import Counter, Histogram
 from duckmesh import metrics
 from duckmesh.errors import DuckMeshError
 from flight_server.boundary import grpc_code
+from grpc_transport.status import Status
 
 
 class CallCount:
@@ -26,6 +27,11 @@ class CallCount:
     def refused(self, error: DuckMeshError) -> None:
         """The call ended here, before its RPC began."""
         self.failing(error)
+        self.ended(failed=True)
+
+    def left(self) -> None:
+        """Its caller has left before there was an answer."""
+        self._code = Status.CANCELLED.name
         self.ended(failed=True)
 
     def ended(self, *, failed: bool) -> None:

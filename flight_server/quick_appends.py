@@ -21,7 +21,7 @@ import pyarrow as pa
 from pyarrow import flight
 
 from duckmesh import tracing
-from duckmesh.errors import Conflict, DuckMeshError
+from duckmesh.errors import Conflict, DuckMeshError, Invalid, Overloaded
 from flight_server import flight_data
 from flight_server.authenticate import Authentication
 from flight_server.boundary import judged
@@ -187,6 +187,7 @@ class QuickAppends:
             identity,
             target,
             [rows],
+            again=stream.tries_again,
             trace_id=trace_id,
             settled=self.settled,
             watch=self._watch,
@@ -288,7 +289,8 @@ class _Stream:
 
     def _take(self) -> None:
         if self._opening is None:
-            if self.rpc.half_closed and not self.rpc.inbox:
+            if self.rpc.is_to_be_met and not self.rpc.inbox:
+                # The end, or a large message: no more of it comes before its sender is known.
                 self._hand_over([])
                 return
             message = self.rpc.take()
@@ -322,6 +324,7 @@ class _Stream:
             data = flight_data.read(message)
             options = read_options(self.rpc.headers)
             self._arrival.place.work()
+            self.rpc.let_in()
         except DuckMeshError:
             return False
         if options.wait or data.descriptor is None or data.app_metadata is not None:
@@ -391,6 +394,13 @@ class _Stream:
         assert self._schema is not None  # noqa: S101 - _opens saw to it
         self._desk.look_up(self, self._table, self._schema)
 
+    def tries_again(self, error: DuckMeshError) -> bool:
+        """Whether a thread takes a batch that failed here: what it says of it is what counts."""
+        if isinstance(error, Conflict):
+            # Nothing of it was accepted, and the table may be another one by now.
+            return self._first is not None
+        return isinstance(error, Invalid | Overloaded)
+
     # ---- Answers
 
     def _answer(self) -> None:
@@ -398,8 +408,7 @@ class _Stream:
             answer = self._unanswered.popleft()
             error = answer.exception()
             if error is not None:
-                if isinstance(error, Conflict) and self._first is not None:
-                    # Nothing of it was accepted, and the table may be another one by now.
+                if self._first is not None and isinstance(error, Conflict):
                     self._taken = 0
                     self._leave([self._first])
                     return

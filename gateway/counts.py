@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Final
@@ -26,8 +26,12 @@ class WriteCount:
     Used by one thread at a time.
     """
 
-    def __init__(self, span: Span = NOTHING) -> None:
+    def __init__(
+        self, span: Span = NOTHING, *, again: Callable[[DuckMeshError], bool] | None = None
+    ) -> None:
+        """`again` tells whether another attempt follows an error: then that one is counted."""
         self.span = span
+        self._again = again
         self._ended = False
         self._began = time.perf_counter()
 
@@ -60,7 +64,8 @@ class WriteCount:
         if not self._ended:
             self._ended = True
             self.span.end(code_of(error))
-            metrics.INGEST_REQUESTS.labels(code_of(error)).inc()
+            if not (self._again and isinstance(error, DuckMeshError) and self._again(error)):
+                metrics.INGEST_REQUESTS.labels(code_of(error)).inc()
 
     def held(self) -> None:
         """A transaction has the write: it is counted there."""

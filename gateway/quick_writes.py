@@ -14,6 +14,7 @@ import pyarrow as pa
 from catalog.tables import Table
 from data_files.batch_size import bytes_of
 from duckmesh import tracing
+from duckmesh.errors import DuckMeshError
 from duckmesh.identifiers import check_idempotency_key, check_table_name
 from gateway.conform import Conformer
 from gateway.counts import WriteCount
@@ -104,6 +105,7 @@ class QuickWrites:
         target: QuickTarget,
         parts: Sequence[KeyedRows],
         *,
+        again: Callable[[DuckMeshError], bool] | None = None,
         trace_id: str | None = None,
         settled: Callable[[], None] | None = None,
         watch: Watch | None = None,
@@ -114,6 +116,7 @@ class QuickWrites:
         that their partitions are to be counted. Tokens follow the order of
         `parts`, and of calls. Raises at once what the rows alone tell (Invalid, Overloaded); the
         future raises Conflict and Unavailable: after the latter they may have been accepted.
+        `again` tells whether the caller goes the long way after an error, and is counted there.
         `settled` and `watch` are as for the bus.
         """
         sizes = [bytes_of(part.rows) for part in parts]
@@ -122,7 +125,7 @@ class QuickWrites:
         if any(part.operation is not Operation.INSERT for part in parts):
             return None
         span = tracing.begin("ingest", tenant_id=identity.tenant_id, table=target.table.name)
-        count = WriteCount(span)
+        count = WriteCount(span, again=again)
         with count.refusals(), span.active():
             for part in parts:
                 if part.idempotency_key is not None:

@@ -8,8 +8,10 @@ written at a time, however many partitions there are. Died, or aborted, before t
 published: the staged objects are orphans that no snapshot reaches.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 import pyarrow as pa
@@ -19,6 +21,7 @@ from data_files.partitions import Partitioner, folders_of
 from data_files.payload import encode_batches
 from data_files.rechunk import Rechunker
 from data_files.row_hash import RowHash
+from duckmesh.errors import ErrorCode, Invalid
 from duckmesh.identifiers import FileId, new_file_id
 from duckmesh.partitions import Partition, PartitionSpec
 from ingest_bus.envelope import InlinePayload, StagedFile, StagedPayload
@@ -37,6 +40,8 @@ class StagingLimits:
     staged_file_target_bytes: int = 128 * 2**20
     partitions_max: int = 1_000
     """Of how many partitions of its table one write may have rows."""
+    write_max: timedelta = timedelta(hours=12)
+    """How long a write may take: what it staged first must not be old enough for an orphan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,10 @@ class _OpenFile:
 _PARQUET_RATIO: Final = 3
 
 
+def _clocks() -> tuple[float, float]:
+    return time.monotonic(), time.time()
+
+
 class Staging:
     """One write in the making. Used by one thread; `finish` or `abort` ends it."""
 
@@ -88,6 +97,7 @@ class Staging:
         self._open: _OpenFile | None = None
         self._files: list[StagedFile] = []
         self._keys: list[str] = []
+        self._began: tuple[float, float] | None = None
         self.row_count = 0
         self.arrow_bytes = 0
 
@@ -126,6 +136,8 @@ class Staging:
         return {} if self._partitioner is None else self._partitioner.partition_of(chunk)
 
     def _begin_file(self, partition: Partition) -> _OpenFile:
+        if self._began is None:
+            self._began = _clocks()
         file_id = new_file_id()
         key = self._key_of_file(file_id, folders_of(partition, self._schema))
         self._keys.append(key)
@@ -158,7 +170,8 @@ class Staging:
     def finish(self) -> Gathered:
         """End the write: every byte is durable or in the payload returned.
 
-        Raises Invalid (TOO_MANY_PARTITIONS), as `add` does.
+        Raises Invalid (TOO_MANY_PARTITIONS), as `add` does, and PAYLOAD_TOO_LARGE for a write that
+        took so long that its first objects may be taken for orphans.
         """
         rest = self._rechunker.flush()
         if rest is not None:
@@ -167,6 +180,7 @@ class Staging:
         if self._files or self._open or self.arrow_bytes > self._limits.inline_max_bytes:
             self._spill()
             self._end_file()
+            self._check_age()
             times = EventTimes()
             for file in self._files:
                 times = times.joined(EventTimes(file.min_event_time, file.max_event_time))
@@ -179,6 +193,17 @@ class Staging:
         table = pa.Table.from_batches(self._held, self._schema)
         times = event_times(table, event_time_column(self._schema))
         return Gathered(InlinePayload(content), self.row_count, len(content), times, digest)
+
+    def _check_age(self) -> None:
+        if self._began is None:
+            return
+        # Whichever clock tells more: one stands still while the machine sleeps, one may be set.
+        seconds = max(now - then for now, then in zip(_clocks(), self._began, strict=True))
+        if seconds > self._limits.write_max.total_seconds():
+            raise Invalid(
+                ErrorCode.PAYLOAD_TOO_LARGE,
+                f"the write took longer than {self._limits.write_max}: send it as several",
+            )
 
     def keep(self) -> None:
         """Leave the staged objects alone from now on: an accepted write may name them."""

@@ -8,14 +8,17 @@ through. A handler is on that thread too (`follow`), and never blocks, or on one
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from grpc_transport.header_blocks import Headers, Request
-from grpc_transport.messages import Assembly, Message
+from grpc_transport.messages import MESSAGE_MAX_BYTES, Assembly, Message
 from grpc_transport.status import Status
 
 if TYPE_CHECKING:
     from grpc_transport.connection import Connection
+
+MET_BYTES: Final = 2**20
+"""So much of a call comes, and who sends it should be known."""
 
 Part: TypeAlias = bytes | memoryview
 Field: TypeAlias = tuple[str, str | bytes]
@@ -35,6 +38,7 @@ class Call:
         "allowance",
         "arrived",
         "assembly",
+        "begun_at",
         "cancelled",
         "connection",
         "content_left",
@@ -43,10 +47,13 @@ class Call:
         "ended",
         "follower",
         "half_closed",
+        "has_spoken",
         "head_sent",
         "headers_out",
+        "held_bytes",
         "inbox",
         "inbox_bytes",
+        "is_let_in",
         "on_cancelled",
         "pending",
         "pending_bytes",
@@ -66,9 +73,11 @@ class Call:
         *,
         window: int,
         allowance: int,
+        begun_at: float,
     ) -> None:
         self.request = request
         self.connection = connection
+        self.begun_at = begun_at
         self.deadline: float | None = None
         """When it is given up, by time.monotonic."""
         self.state: object = None
@@ -82,6 +91,11 @@ class Call:
         """How many bytes it may send."""
         self.due = 0
         """How many of those that came it has not been given back."""
+        self.is_let_in = False
+        self.held_bytes = 0
+        """What came before it was let in."""
+        self.has_spoken = False
+        """One of its messages was whole."""
         self.content_left = request.content_length
         self.assembly = Assembly(request.encoding)
         self.inbox: deque[Message] = deque()
@@ -109,6 +123,22 @@ class Call:
     @property
     def headers(self) -> Headers:
         return self.request.headers
+
+    @property
+    def is_to_be_met(self) -> bool:
+        """Whether there is something to go by: a message, the end, or much of a large message.
+
+        Of a large one no more comes before the call is let in.
+        """
+        return self.has_spoken or self.half_closed or self.held_bytes > MET_BYTES
+
+    def let_in(self, message_max_bytes: int = MESSAGE_MAX_BYTES) -> None:
+        """Its caller is known: what it sends is bounded by its own windows from now on.
+
+        Before that little of it is kept, and little of all such calls of its connection. A larger
+        message than `message_max_bytes` ends the call.
+        """
+        self.connection.let_in(self, message_max_bytes)
 
     def read(self) -> Message | None:
         """The next message; None when the client sends no more. Blocks until either is known.

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Final
 
 from grpc_transport import frames
-from grpc_transport.calls import Call, Field, Gone, Part
+from grpc_transport.calls import MET_BYTES, Call, Field, Gone, Part
 from grpc_transport.frame_reader import FRAME_BYTES, FrameReader, Span
 from grpc_transport.frames import (
     ACK,
@@ -37,7 +37,13 @@ WINDOW_BYTES: Final = 2 * 2**20
 """So much of a call comes before its handler has taken any of it, and so much again."""
 
 CONNECTION_WINDOW_BYTES: Final = 64 * 2**20
+HELD_MAX_BYTES: Final = 32 * 2**20
+"""So much is kept of all calls of a connection that nobody has let in; then it sends no more."""
+
 _MESSAGE_BYTES: Final = 128
+_PIECE_BYTES: Final = 64
+"""What each of the pieces of a message takes beside its bytes."""
+
 _CLOSED_KEPT: Final = 512
 _PING_BYTES: Final = 8
 
@@ -81,6 +87,7 @@ class Connection:
         self._frames = FrameReader(_Receiver(self))
         self._headers = HeaderReader()
         self._due = 0
+        self._held_bytes = 0
         self._allowance = CONNECTION_WINDOW_BYTES
         self._out = Outgoing(wire, HELLO, self._lock, self._forget)
         self._events: list[Callable[[], None]] = []
@@ -91,20 +98,36 @@ class Connection:
     def received(self, data: bytes) -> bool:
         """Take what came in; whether the connection goes on."""
         with self._lock:
-            self._out.corked = True
+            self._out.begin_read()
             goes_on = self._read(data)
             events, self._events = self._events, []
-        try:
-            while events:
-                for event in events:
+        failures: list[Exception] = []
+        while events:
+            for event in events:
+                try:
                     event()
-                with self._lock:
-                    events, self._events = self._events, []
-        finally:
+                except Exception as failure:  # noqa: BLE001 - raised below
+                    # What else came is told first: who waits for it is waited for by nobody.
+                    failures.append(failure)
             with self._lock:
-                self._out.corked = False
-                self._out.flush()
+                events, self._events = self._events, []
+        with self._lock:
+            self._out.corked = False
+            self._out.flush()
+        if failures:
+            raise failures[0]
         return goes_on
+
+    def end_silent(self, begun_before: float) -> None:
+        """End the calls that have not said a word since then. Nobody works for one of them."""
+        with self._lock:
+            silent = [
+                call
+                for call in self._calls.values()
+                if call.begun_at < begun_before and not (call.has_spoken or call.is_let_in)
+            ]
+        for call in silent:
+            self.give_up(call, "the call has not sent a message")
 
     def writable(self) -> None:
         """Send on what waits."""
@@ -118,6 +141,11 @@ class Connection:
                 self._leaving = True
                 self._out.put(frames.go_away(self._last_id, Fault.NO_ERROR))
                 self._out.flush()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the client has said who it is, as far as HTTP/2 has it."""
+        return self._frames.is_greeted
 
     @property
     def is_choked(self) -> bool:
@@ -142,9 +170,8 @@ class Connection:
         for event in events:
             _run_safely(event)
 
-    def give_up(self, call: Call) -> None:
-        """Its deadline has passed: who works for it stops, and its client is told by the status."""
-        why = "the deadline of the call has passed"
+    def give_up(self, call: Call, why: str = "the deadline of the call has passed") -> None:
+        """Its time is over: who works for it stops, and its client is told by the status."""
         with self._lock:
             if call.pending_end is None and not call.cancelled:
                 self._out.finish(call, status_fields(Status.DEADLINE_EXCEEDED, why))
@@ -168,6 +195,22 @@ class Connection:
     def take(self, call: Call) -> Message | None:
         with self._lock:
             return self._next_message(call) if call.inbox else None
+
+    def let_in(self, call: Call, message_max_bytes: int) -> None:
+        with self._lock:
+            if call.is_let_in or call.cancelled or self._closed:
+                return
+            call.is_let_in = True
+            self._hold_no_more(call)
+            try:
+                call.assembly.limit(message_max_bytes)
+                self._give_back(call)
+            except Refused as refused:
+                self._refuse(call, refused)
+            self._out.flush()
+            is_over = call.cancelled
+        if is_over:
+            self.cancel(call)
 
     def put_back(self, call: Call, messages: Sequence[Message]) -> None:
         with self._lock:
@@ -284,11 +327,19 @@ class Connection:
     def _new_call(self, stream_id: int, flags: int, block: bytes) -> None:
         self._last_id = stream_id
         request = self._headers.read(block)
-        if self._leaving or len(self._calls) >= CALLS_MAX:
+        if self._leaving or len(self._calls) >= CALLS_MAX or self._out.is_overfull:
             raise StreamFault(Fault.REFUSED_STREAM, "no more calls here")
-        call = Call(self, stream_id, request, window=self._out.call_window, allowance=WINDOW_BYTES)
+        now = self._now()
+        call = Call(
+            self,
+            stream_id,
+            request,
+            window=self._out.call_window,
+            allowance=WINDOW_BYTES,
+            begun_at=now,
+        )
         if request.timeout_seconds is not None:
-            call.deadline = self._now() + request.timeout_seconds
+            call.deadline = now + request.timeout_seconds
         self._calls[stream_id] = call
         # First: what else comes with it finds the service's follower, or lies there already.
         self._events.append(lambda: self._arrived(call))
@@ -300,11 +351,7 @@ class Connection:
         self._due += counted
         if self._allowance < 0:
             raise ConnectionFault(Fault.FLOW_CONTROL_ERROR, "more DATA than the window lets in")
-        if self._due >= CONNECTION_WINDOW_BYTES // 2:
-            # At once, whoever takes it: one call that nobody reads must not hold up the others.
-            self._allowance += self._due
-            self._out.put(frames.window_update(0, self._due))
-            self._due = 0
+        self._give_back_to_all()
         call = self._calls.get(span.stream_id)
         if call is None:
             self._stray_data(span.stream_id)
@@ -331,10 +378,15 @@ class Connection:
                 raise StreamFault(Fault.PROTOCOL_ERROR, "more DATA than content-length says")
         messages = call.assembly.take(span.data, span.at, span.end)
         for message in messages:
+            call.has_spoken = True
             call.inbox.append(message)
             call.inbox_bytes += _kept_bytes(message)
+        if not call.is_let_in:
+            kept = span.end - span.at + _PIECE_BYTES
+            call.held_bytes += kept
+            self._held_bytes += kept
         self._give_back(call)
-        if messages:
+        if messages or (not call.is_let_in and call.is_to_be_met):
             self._tell(call)
 
     def _stray_data(self, stream_id: int) -> None:
@@ -368,9 +420,24 @@ class Connection:
         """Let the client send on, unless too much waits to be taken."""
         if call.half_closed or call.due < WINDOW_BYTES // 2 or call.inbox_bytes > WINDOW_BYTES:
             return
+        if not call.is_let_in and call.held_bytes > MET_BYTES:
+            return
         call.allowance += call.due
         self._out.put(frames.window_update(call.stream_id, call.due))
         call.due = 0
+
+    def _give_back_to_all(self) -> None:
+        # Whoever takes it: one call that nobody reads must not hold up the others. What is kept of
+        # those that are not let in yet does: they are let in, or refused, in a moment.
+        if self._due >= CONNECTION_WINDOW_BYTES // 2 and self._held_bytes <= HELD_MAX_BYTES:
+            self._allowance += self._due
+            self._out.put(frames.window_update(0, self._due))
+            self._due = 0
+
+    def _hold_no_more(self, call: Call) -> None:
+        self._held_bytes -= call.held_bytes
+        call.held_bytes = 0
+        self._give_back_to_all()
 
     def _next_message(self, call: Call) -> Message:
         message = call.inbox.popleft()
@@ -454,6 +521,7 @@ class Connection:
     def _forget(self, call: Call) -> None:
         """It has come to its end: nothing is kept of it."""
         self._out.drop(call)
+        self._hold_no_more(call)
         del self._calls[call.stream_id]
         self._note_closed(call.stream_id, more_comes=not call.half_closed)
 

@@ -72,6 +72,11 @@ class FrameReader:
         self._data_of: tuple[int, int] = (0, 0)
         self._data_left = 0
 
+    @property
+    def is_greeted(self) -> bool:
+        """Whether the preface and the first settings have come."""
+        return self._greeted
+
     def read(self, data: bytes) -> None:
         """Tell the receiver of every frame that these bytes make whole. Raises ConnectionFault."""
         if self._rest:

@@ -27,6 +27,7 @@ _TABLE_SIZE: Final = 0x20
 """Begins a block that also says how large the table may be: it must be read each time."""
 
 _KNOWN_MAX: Final = 64
+_KNOWN_BLOCK_BYTES: Final = 2048
 """So many blocks of a connection are remembered."""
 
 _PSEUDO: Final = frozenset({b":method", b":scheme", b":path", b":authority"})
@@ -81,7 +82,11 @@ class HeaderReader:
         request = _request_of(fields)
         entries = self._decoder.header_table.dynamic_entries
         changed = len(entries) != length or (entries[0] if entries else None) is not newest
-        if not changed and block[0] & _TABLE_SIZE_MASK != _TABLE_SIZE:
+        if (
+            not changed
+            and len(block) <= _KNOWN_BLOCK_BYTES
+            and block[0] & _TABLE_SIZE_MASK != _TABLE_SIZE
+        ):
             if len(self._known) >= _KNOWN_MAX:
                 self._known.clear()
             self._known[block] = (newest, length, request)

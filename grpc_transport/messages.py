@@ -47,12 +47,14 @@ def size_of(message: Message) -> int:
 class Assembly:
     """Puts the messages of one call together. Holds one message at most that is not whole."""
 
-    __slots__ = ("_compressed", "_encoding", "_missing", "_pieces", "_prefix")
+    __slots__ = ("_compressed", "_encoding", "_limit", "_missing", "_pieces", "_prefix", "_size")
 
     def __init__(self, encoding: str) -> None:
         self._encoding = encoding
         self._prefix = b""
+        self._limit = MESSAGE_MAX_BYTES
         self._compressed = False
+        self._size = 0
         self._missing = 0
         self._pieces: list[bytes | memoryview] = []
 
@@ -60,6 +62,12 @@ class Assembly:
     def is_between(self) -> bool:
         """Whether no message is begun."""
         return not (self._prefix or self._missing)
+
+    def limit(self, size: int) -> None:
+        """Take no message over this size from now on. Raises Refused when one is under way."""
+        self._limit = size
+        if self._missing:
+            self._check(self._size)
 
     def take(self, data: bytes, start: int, end: int) -> list[Message]:
         """The messages that are whole with these bytes of `data`. Raises Refused."""
@@ -102,11 +110,16 @@ class Assembly:
             self._prefix = b""
         if flag > 1:
             raise Refused(Status.INTERNAL, "a message begins with an unknown flag")
-        if length > MESSAGE_MAX_BYTES:
-            raise Refused(Status.RESOURCE_EXHAUSTED, "a message holds 2 GiB at most")
+        self._check(length)
         self._compressed = bool(flag)
-        self._missing = length
+        self._size = self._missing = length
         return start
+
+    def _check(self, length: int) -> None:
+        if length > self._limit:
+            raise Refused(
+                Status.RESOURCE_EXHAUSTED, f"a message here holds {self._limit} bytes at most"
+            )
 
     def _content(self, pieces: list[bytes | memoryview]) -> Message:
         return [self._unpacked(joined(pieces))] if self._compressed and pieces else pieces

@@ -6,7 +6,7 @@ https://www.rfc-editor.org/rfc/rfc9113#section-5.2
 import itertools
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, Protocol
 
 from grpc_transport import frames
@@ -19,6 +19,9 @@ from grpc_transport.status import Status
 SENT_AHEAD_BYTES: Final = 4 * 2**20
 """So much of an answer waits for the client before its handler does."""
 
+LEFT_MAX_BYTES: Final = 64 * 2**20
+"""So much waits for the client of calls that nobody works for any more; then it begins no other."""
+
 _CHOKED_BYTES: Final = 16 * 2**20
 _CHOKED_BUFFERS: Final = 16 * 1024
 """Many small ones take more memory than they have bytes."""
@@ -30,6 +33,9 @@ _SMALL_BYTES: Final = 16 * 1024
 _BUFFERS_PER_SEND: Final = 256
 _ANSWERS_MAX_BYTES: Final = 2**20
 """Of answers to pings and settings, beside what calls send: more is asked for by no client."""
+
+_CALLS_WALKED_MAX: Final = 100_000
+"""By the settings that come in one read: each that moves the windows goes through all calls."""
 
 _HEAD_FIELDS: Final[tuple[Field, ...]] = (
     (":status", "200"),
@@ -70,6 +76,9 @@ class Outgoing:
         self._window = frames.DEFAULT_WINDOW
         self._frame_bytes = frames.FRAME_BYTES_MIN
         self._blocked: OrderedDict[int, Call] = OrderedDict()
+        """Calls that the window of the connection holds up, and not their own."""
+        self._left_bytes = 0
+        self._walked = 0
         self.call_window = frames.DEFAULT_WINDOW
         """Of a call that begins."""
         self.corked = False
@@ -85,6 +94,11 @@ class Outgoing:
         return self._outbox_bytes > _CHOKED_BYTES or len(self._outbox) > _CHOKED_BUFFERS
 
     @property
+    def is_overfull(self) -> bool:
+        """Whether the client leaves so much untaken of what it asked for that it asks no more."""
+        return self._left_bytes > LEFT_MAX_BYTES
+
+    @property
     def is_far_ahead(self) -> bool:
         """Whether so much waits that nothing more should be waited for."""
         return self._outbox_bytes > SENT_AHEAD_BYTES // 2
@@ -96,6 +110,11 @@ class Outgoing:
         self._outbox_bytes = 0
         self._blocked.clear()
         self._room.notify_all()
+
+    def begin_read(self) -> None:
+        """Frames of the client's follow."""
+        self.corked = True
+        self._walked = 0
 
     def unstick(self) -> None:
         """The socket takes bytes again."""
@@ -116,21 +135,25 @@ class Outgoing:
         call.window += increment
         if call.window > frames.WINDOW_MAX:
             return False
-        if call.stream_id in self._blocked:
+        if call.pending_bytes:
             self.pump(call)
             self.let_go_on()
         return True
 
-    def heed(self, settings: Iterable[tuple[int, int]], calls: Iterable[Call]) -> None:
+    def heed(self, settings: Iterable[tuple[int, int]], calls: Collection[Call]) -> None:
         """Settings of the client's. Raises ConnectionFault."""
+        before = self.call_window
         # The last of each: a frame of thousands must not cost thousands of rounds.
         for number, value in dict(settings).items():
             self._heed(number, value, calls)
         # Before what they let through: the client goes by them from here on.
         self.answer(frames.frame(Kind.SETTINGS, frames.ACK, 0))
-        self._pump_blocked()
+        if self.call_window > before:
+            for call in [each for each in calls if each.pending_bytes]:
+                self.pump(call)
+        self.let_go_on()
 
-    def _heed(self, number: int, value: int, calls: Iterable[Call]) -> None:
+    def _heed(self, number: int, value: int, calls: Collection[Call]) -> None:
         match number:
             case Setting.ENABLE_PUSH if value > 1:
                 raise ConnectionFault(Fault.PROTOCOL_ERROR, "ENABLE_PUSH is 0 or 1")
@@ -138,7 +161,10 @@ class Outgoing:
                 if value > frames.WINDOW_MAX:
                     raise ConnectionFault(Fault.FLOW_CONTROL_ERROR, "a window is too large")
                 grown, self.call_window = value - self.call_window, value
-                for call in calls:
+                self._walked += len(calls) if grown else 0
+                if self._walked > _CALLS_WALKED_MAX:
+                    raise ConnectionFault(Fault.ENHANCE_YOUR_CALM, "settings change and change")
+                for call in calls if grown else ():
                     call.window += grown
                     if call.window > frames.WINDOW_MAX:
                         raise ConnectionFault(Fault.FLOW_CONTROL_ERROR, "a window is too large")
@@ -180,11 +206,14 @@ class Outgoing:
         else:
             call.pending_end = block_of([*_HEAD_FIELDS, *call.headers_out.items(), *fields])
         call.head_sent = True
+        self._left_bytes += call.pending_bytes
         self.pump(call)
 
     def drop(self, call: Call) -> None:
         """Nothing more of a call goes out."""
         call.pending.clear()
+        if call.pending_end is not None:
+            self._left_bytes -= call.pending_bytes
         call.pending_bytes = 0
         self._blocked.pop(call.stream_id, None)
 
@@ -219,11 +248,16 @@ class Outgoing:
         while call.pending_bytes:
             size = min(call.pending_bytes, call.window, self._window, self._frame_bytes)
             if size <= 0:
-                self._blocked[call.stream_id] = call
+                if call.window > 0:
+                    self._blocked[call.stream_id] = call
+                else:
+                    self._blocked.pop(call.stream_id, None)
                 return
             call.window -= size
             self._window -= size
             call.pending_bytes -= size
+            if call.pending_end is not None:
+                self._left_bytes -= size
             self.put(frames.head(size, Kind.DATA, 0, call.stream_id))
             self._outbox_bytes += size
             _move(call.pending, self._outbox, size)
@@ -237,10 +271,10 @@ class Outgoing:
             self._ended(call)
 
     def _pump_blocked(self) -> None:
-        # Each in its turn, and the first of now last the next time.
-        for call in list(self._blocked.values()):
-            if self._window <= 0:
-                break
+        # Each in its turn, and the first of now last the next time. What is pumped takes all that
+        # the window has, or leaves.
+        while self._blocked and self._window > 0:
+            call = next(iter(self._blocked.values()))
             self.pump(call)
             if call.stream_id in self._blocked:
                 self._blocked.move_to_end(call.stream_id)
@@ -284,7 +318,8 @@ class Outgoing:
             self._waiting += 1
             self._room.wait()
             self._waiting -= 1
-            if call.cancelled or self._closed:
+            if call.cancelled or call.pending_end is not None or self._closed:
+                # With its end under way, too: it was ended meanwhile, and nothing may follow.
                 raise Gone
 
     def let_go_on(self) -> None:

@@ -30,13 +30,20 @@ _BACKLOG: Final = 1024
 _TLS_SEND_BYTES: Final = 64 * 1024
 _DEADLINE_LOOK_SECONDS: Final = 0.02
 _HELLO_WITHIN_SECONDS: Final = 20.0
-"""A client that has not said a word of TLS by then is not waited for."""
+"""A client that has not greeted by then, in TLS and in HTTP/2, is not waited for."""
 
-_IDLE_LOOK_SECONDS: Final = 5.0
+SPEAKS_WITHIN_SECONDS: Final = 60.0
+"""A call whose first message has not come by then is ended."""
+
+_LOOK_SECONDS: Final = 5.0
+"""Between two looks at those who say nothing."""
+
+CONNECTIONS_MAX: Final = 10_000
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 4}
 """A client whose machine is gone is noticed within some two minutes."""
 
-_ACCEPT_PAUSE_SECONDS: Final = 0.01
+_DEAF_SECONDS: Final = 0.1
+"""So long no connection is accepted when the system has no file descriptor for one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +82,15 @@ class GrpcServer:
         host: str,
         port: int,
         tls: Tls | None = None,
+        connections_max: int = CONNECTIONS_MAX,
     ) -> None:
         """Listen. `arrived` is told of each new call, on the thread that moves bytes: it must not
         block, and finds what has come of the call in it. Raises OSError, ssl.SSLError.
+
+        Beyond `connections_max` the one that has no call and was silent for longest makes room.
         """
         self._service = arrived
+        self._connections_max = connections_max
         self._tls = None if tls is None else tls.context()
         self._selector = selectors.DefaultSelector()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -97,6 +108,8 @@ class GrpcServer:
         """Held while bytes are moved. Between two times the selector is waited for without it."""
         self._with_deadlines: set[Call] = set()
         self._greeting: dict[_Link, float] = {}
+        self._look_at = 0.0
+        self._deaf_until: float | None = None
         self._closing = False
         self._ended = False
         self._watching = threading.Lock()
@@ -131,10 +144,10 @@ class GrpcServer:
         with self._watching:
             if self._ended:
                 return False
-            self._watched[descriptor] = act
             self._selector.register(
                 descriptor, selectors.EVENT_READ, lambda _: self._seen(descriptor)
             )
+            self._watched[descriptor] = act
             return True
 
     def _seen(self, descriptor: int) -> None:
@@ -164,8 +177,8 @@ class GrpcServer:
                     key.data(events)
                 if self._with_deadlines:
                     self._look_at_deadlines()
-                if self._greeting:
-                    self._look_at_greetings()
+                if self._links or self._deaf_until is not None:
+                    self._look_around()
             self._answer_requests()
         for link in list(self._links):
             link.end()
@@ -182,7 +195,9 @@ class GrpcServer:
     def _pause(self) -> float | None:
         if self._with_deadlines:
             return _DEADLINE_LOOK_SECONDS
-        return _IDLE_LOOK_SECONDS if self._greeting else None
+        if self._deaf_until is not None:
+            return _DEAF_SECONDS
+        return _LOOK_SECONDS if self._links else None
 
     def _accept(self, _events: int) -> None:
         try:
@@ -191,26 +206,36 @@ class GrpcServer:
             return
         except OSError:
             # No file descriptor is free, say: the next one waits, and this thread must not spin.
-            time.sleep(_ACCEPT_PAUSE_SECONDS)
+            self._selector.unregister(self._listener)
+            self._deaf_until = time.monotonic() + _DEAF_SECONDS
             return
-        _prepare(accepted)
+        if len(self._links) >= self._connections_max and not self._make_room():
+            accepted.close()
+            return
         try:
+            _prepare(accepted)
             link = _Link(self, accepted, self._tls)
+            link.begin()
         except OSError:
             accepted.close()
             return
         self._links.add(link)
-        if self._tls is not None:
-            self._greeting[link] = time.monotonic() + _HELLO_WITHIN_SECONDS
-        link.begin()
+        self._greeting[link] = time.monotonic() + _HELLO_WITHIN_SECONDS
+
+    def _make_room(self) -> bool:
+        """End a connection that nothing happens on; whether there was one."""
+        idle = [link for link in self._links if link.is_quiet]
+        if not idle:
+            return False
+        link = min(idle, key=lambda each: each.heard_at)
+        link.connection.leave()
+        link.end()
+        return True
 
     def arrived(self, call: Call) -> None:
         if call.deadline is not None:
             self._with_deadlines.add(call)
         self._service(call)
-
-    def greeted(self, link: "_Link") -> None:
-        self._greeting.pop(link, None)
 
     def ended(self, link: "_Link") -> None:
         self._links.discard(link)
@@ -240,14 +265,27 @@ class GrpcServer:
             if not (call.ended or call.cancelled):
                 call.connection.give_up(call)
 
-    def _look_at_greetings(self) -> None:
+    def _look_around(self) -> None:
         now = time.monotonic()
+        if self._deaf_until is not None and self._deaf_until < now:
+            self._deaf_until = None
+            if self._listener.fileno() >= 0:
+                self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK_SECONDS
         for link in [each for each, until in self._greeting.items() if until < now]:
-            link.end()
+            if link.connection.has_begun:
+                del self._greeting[link]
+            else:
+                link.end()
+        for link in list(self._links):
+            link.connection.end_silent(now - SPEAKS_WITHIN_SECONDS)
 
     def _stop_listening(self) -> None:
         if self._listener.fileno() >= 0:
-            self._selector.unregister(self._listener)
+            if self._deaf_until is None:
+                self._selector.unregister(self._listener)
             self._listener.close()
         for link in self._links:
             link.connection.leave()
@@ -266,6 +304,7 @@ class _Link:
             else _Encrypted(accepted, self._ask_to_write, tls)
         )
         self.connection = Connection(self._wire, server.arrived, time.monotonic, server.ask)
+        self.heard_at = time.monotonic()
         self._events = selectors.EVENT_READ
         self._over = False
         self._paused = False
@@ -290,8 +329,10 @@ class _Link:
             self._over = True
             self._server.selector.unregister(self._wire.socket)
         self._server.ended(self)
-        self._wire.close()
+        # First: nobody sends after it. Else one who is about to would find the number of the
+        # socket given to another client's.
         self.connection.lost()
+        self._wire.close()
 
     def _ready(self, events: int) -> None:
         if self._over:
@@ -319,7 +360,6 @@ class _Link:
             self._listen_for(wanted)
             return False
         self._listen_for(selectors.EVENT_READ)
-        self._server.greeted(self)
         self.connection.writable()
         return True
 
@@ -329,13 +369,14 @@ class _Link:
             # It asks and does not take: it is heard again when it has taken something.
             self._listen_for(selectors.EVENT_WRITE)
             return
-        while (data := self._wire.receive()) is not None:
-            if not data or not self.connection.received(data):
-                self.end()
-                return
-            if not self._wire.has_more or self.connection.is_choked:
-                self._paused = self.connection.is_choked
-                return
+        data = self._wire.receive()
+        if data is None:
+            return
+        self.heard_at = time.monotonic()
+        if not data or not self.connection.received(data):
+            self.end()
+            return
+        self._paused = self.connection.is_choked
 
     def _ask_to_write(self) -> None:
         # Under the connection's lock, on any thread: nothing else may be run here.
@@ -352,7 +393,6 @@ class _Plain:
     """A socket as it is."""
 
     is_open = True
-    has_more = False
 
     def __init__(self, accepted: socket.socket, wants_to_write: Callable[[], None]) -> None:
         self.socket = accepted
@@ -395,7 +435,6 @@ class _Encrypted:
         )
         self.wants_to_write = wants_to_write
         self.is_open = False
-        self.has_more = True
 
     def open(self) -> int:
         """What the handshake waits for; 0 when it is done. Raises OSError."""
@@ -410,11 +449,22 @@ class _Encrypted:
         return 0
 
     def receive(self) -> bytes | None:
+        # A record at a time, for OpenSSL gives no more; and no further than other sockets are read
+        # in one go. It keeps no record back: the system tells of what is left.
+        records: list[bytes] = []
+        size = 0
         try:
-            with self._lock:
-                return self.socket.recv(_READ_BYTES)
+            while size < _READ_BYTES:
+                with self._lock:
+                    record = self.socket.recv(_READ_BYTES)
+                if not record:
+                    return b"".join(records)
+                records.append(record)
+                size += len(record)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return None
+            if not records:
+                return None
+        return b"".join(records)
 
     def send(self, buffers: Sequence[Part]) -> int:
         if not self.is_open:

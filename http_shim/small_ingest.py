@@ -82,6 +82,7 @@ class SmallIngest:
                 who,
                 target,
                 records.parts,
+                again=may_be_out_of_date,
                 trace_id=call.trace_id,
                 settled=self._arrivals.settled,
                 watch=self._watched.watch,

@@ -124,8 +124,10 @@ class Peer:
         *,
         settings: bytes | None = SETTINGS,
         now: Callable[[], float] = time.monotonic,
+        lets_in: bool = True,
     ) -> None:
         """With `settings` None it has not said anything yet."""
+        self._lets_in = lets_in
         self.wire = Wire()
         self.calls: list[Call] = []
         self.goes_on = True
@@ -140,6 +142,8 @@ class Peer:
 
     def _arrived(self, call: Call) -> None:
         self.calls.append(call)
+        if self._lets_in:
+            call.let_in()
         self._service(call)
 
     def say(self, *content: bytes) -> bool:

@@ -15,7 +15,16 @@ _PANELS: Final = (
             ("p95, ms", ("ack_p95_ms", "visible_p95_ms")),
             ("p95 of queries, ms", ("aggregate_p95_ms", "recent_p95_ms", "point_p95_ms")),
             ("writes waiting", ("pending_writes",)),
-            ("cores", ("cores_serve", "cores_workers", "cores_coordinate", "cores_postgres")),
+            (
+                "cores",
+                (
+                    "cores_serve",
+                    "cores_workers",
+                    "cores_coordinate",
+                    "cores_postgres",
+                    "cores_stolen",
+                ),
+            ),
         ),
     ),
     (

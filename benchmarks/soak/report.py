@@ -66,8 +66,20 @@ def _seen(verdict: Mapping[str, Any], samples: Sequence[Sample]) -> str:
             f"Errors: {errors or 'none'}.",
             f"Medians over the run: {medians}.",
             f"The load average during the run, median: {_median(samples, 'load_average')}.",
+            *_stolen(samples),
         ]
     )
+
+
+def _stolen(samples: Sequence[Sample]) -> list[str]:
+    """What no change of ours explains: of each quarter, as the verdict has them."""
+    taken = [sample["cores_stolen"] for sample in samples if "cores_stolen" in sample]
+    quarter = len(taken) // 4
+    if not quarter:
+        return []
+    quarters = [taken[at * quarter :][:quarter] for at in range(3)] + [taken[-quarter:]]
+    medians = ", ".join(f"{statistics.median(each):.2f}" for each in quarters)
+    return [f"Cores that other machines took meanwhile, median of each quarter: {medians}."]
 
 
 def _amounts(minutes: float, samples: Sequence[Sample]) -> str:

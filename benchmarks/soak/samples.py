@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import psutil  # type: ignore[import-untyped]
 
+from benchmarks import machine
 from benchmarks.figures import percentile
 from benchmarks.soak.load import Observed
 from benchmarks.soak.processes import Processes
@@ -41,6 +42,7 @@ class Sampler:
         self._began = time.monotonic()
         self._cpu_before: dict[str, float] = {}
         self._looked_at = self._began
+        self._stolen_before = machine.stolen_seconds()
         self._connection = processes.postgres()
 
     def sample(self, observed: Observed) -> Sample:
@@ -49,8 +51,12 @@ class Sampler:
         taken: Sample = {"seconds": round(now - self._began, 1)}
         taken |= _latencies(observed)
         taken |= self._catalog()
-        taken |= self._processes_held(now - self._looked_at)
+        elapsed = now - self._looked_at
+        taken |= self._processes_held(elapsed)
         taken |= self._disk()
+        stolen = machine.stolen_seconds()
+        taken["cores_stolen"] = round((stolen - self._stolen_before) / max(elapsed, 0.1), 3)
+        self._stolen_before = stolen
         taken["load_average"] = round(os.getloadavg()[0], 2)
         self._looked_at = now
         return taken

@@ -70,7 +70,9 @@ class MaintenanceSettings(Group):
     orphan_grace_seconds: float = Field(
         default=86_400,
         ge=60,
-        description="How long an object is spared that nothing names: longer than any one write.",
+        description=(
+            "How long an object is spared that nothing names. A write may take half of it."
+        ),
     )
     orphan_interval_seconds: float = Field(
         default=21_600, gt=0, le=604_800, description="How often to list the store for orphans."

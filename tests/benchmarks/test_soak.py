@@ -38,6 +38,8 @@ def test_some_seconds_of_load_leave_every_acknowledged_row_once(tmp_path: Path) 
     samples = [json.loads(line) for line in lines]
     assert len(samples) >= 3
     assert samples[-1]["memory_serve_mb"] > 0
+    assert samples[-1]["cores_stolen"] >= 0
+    assert "took meanwhile" in ran.stdout
     assert samples[-1]["tables"]["ingest_event"]["mb"] > 0
     assert sum(sample["queries"] for sample in samples) > 0
     assert sum(len(sample["bulk_seconds"]) for sample in samples) > 0

@@ -122,3 +122,52 @@ def test_many_who_give_work_lose_none(threads):
     for giver in givers:
         giver.join(10)
     assert all(done.acquire(timeout=5) for _ in range(8 * 200))
+
+
+@pytest.fixture
+def no_more_threads(monkeypatch):
+    """From now on the system gives none; called again it does."""
+
+    def refuse(_thread):
+        raise RuntimeError("can't start new thread")
+
+    def change(*, are_there):
+        if are_there:
+            monkeypatch.undo()
+        else:
+            monkeypatch.setattr(threading.Thread, "start", refuse)
+
+    return change
+
+
+def test_work_that_the_system_gives_no_thread_for_is_refused_and_never_runs(
+    threads, no_more_threads
+):
+    ran = []
+    no_more_threads(are_there=False)
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="thread"):
+            threads.run(lambda: ran.append("refused"))
+    no_more_threads(are_there=True)
+    done = threading.Event()
+    threads.run(lambda: (ran.append("run"), done.set()))
+    assert done.wait(5)
+    assert ran == ["run"]
+
+
+def test_of_bounded_threads_one_that_works_takes_what_no_new_one_is_given_for(no_more_threads):
+    threads = Threads(NAME, most=2)
+    ends, begun, done = threading.Event(), threading.Event(), threading.Event()
+    threads.run(lambda: (begun.set(), ends.wait(10)))
+    assert begun.wait(5)
+    no_more_threads(are_there=False)
+    threads.run(done.set)
+    no_more_threads(are_there=True)
+    ends.set()
+    assert done.wait(5)
+    # The one that could not be started does not count.
+    together = threading.Barrier(3, timeout=5)
+    threads.run(together.wait)
+    threads.run(together.wait)
+    together.wait()
+    threads.close()

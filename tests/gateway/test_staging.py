@@ -1,5 +1,6 @@
 """Where the rows of a write lie before they are accepted."""
 
+import time
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from catalog.table_schema import TableSchema
 from data_files.row_hash import hash_of
-from duckmesh.errors import ErrorCode, Unavailable
+from duckmesh.errors import ErrorCode, Invalid, Unavailable
 from gateway.staging import Gathered, Staging, StagingLimits
 from ingest_bus.envelope import InlinePayload, StagedPayload
 from object_store import keys
@@ -59,6 +60,23 @@ def test_a_write_up_to_the_limit_is_inline_and_one_byte_more_is_staged(
     assert isinstance(staged.payload, StagedPayload)
     assert objects(store) == [file.key for file in staged.payload.files]
     assert inline.row_count == staged.row_count == 1000
+
+
+@pytest.mark.parametrize("clock", ["monotonic", "time"])
+def test_a_write_that_took_so_long_that_it_may_be_taken_for_orphans_is_refused(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, clock: str
+) -> None:
+    writing = staging(store, inline_max_bytes=0)
+    writing.add(table_of(1_000_000).to_batches()[0])
+    assert objects(store) == []
+    now = getattr(time, clock)()
+    limit = StagingLimits().write_max.total_seconds()
+    monkeypatch.setattr(time, clock, lambda: now + limit + 60)
+    with pytest.raises(Invalid) as refused:
+        writing.finish()
+    assert refused.value.code is ErrorCode.PAYLOAD_TOO_LARGE
+    writing.abort()
+    assert objects(store) == []
 
 
 def test_a_write_without_rows_is_an_empty_inline_payload(store: DirectoryStore) -> None:

@@ -43,6 +43,7 @@ class Service:
         if handler is None:
             rpc.finish(Status.UNIMPLEMENTED, "no such method")
             return
+        rpc.let_in()
         rpc.on_cancel(self.left.release)
         self._threads.run(partial(self._handle, handler, rpc))
 

@@ -418,3 +418,17 @@ def test_a_broken_socket_is_no_error_of_who_sends(peer):
     rpc.finish()
     peer.connection.lost()
     assert read_frames(bytes(peer.wire.content))[0] == []
+
+
+def test_when_the_service_fails_at_one_call_the_others_that_came_with_it_are_told():
+    told = []
+
+    def arrived(rpc):
+        told.append(rpc.stream_id)
+        if rpc.stream_id == 1:
+            raise RuntimeError("the service's fault")
+
+    peer = Peer(arrived)
+    with pytest.raises(RuntimeError, match="fault"):
+        peer.say(headers(1), headers(3), headers(5))
+    assert told == [1, 3, 5]

@@ -13,7 +13,7 @@ from grpc_transport.connection import (
 from grpc_transport.frames import PADDED, Fault, Kind, Setting
 from grpc_transport.messages import joined
 from grpc_transport.outgoing import _FRAME_BYTES_MAX as FRAME_BYTES
-from grpc_transport.outgoing import SENT_AHEAD_BYTES
+from grpc_transport.outgoing import LEFT_MAX_BYTES, SENT_AHEAD_BYTES
 from grpc_transport.status import Status
 from tests.http2 import SETTINGS, SETTINGS_ACK, Peer, data, go_away, headers, message, ping
 from tests.processes import until
@@ -266,6 +266,25 @@ def test_nothing_is_sent_after_an_end_that_waits_for_the_client():
     assert content_of(peer.heard()) == message(bytes(100))
 
 
+def test_nothing_follows_an_end_that_came_while_it_waited_for_room():
+    peer = with_windows(2**31 - 1)
+    first, second = peer.call(ends=True), peer.call(ends=True)
+    peer.wire.room = 0
+    first.post([bytes(SENT_AHEAD_BYTES + MIB)])
+    sender = Sender(lambda: second.send([b"late"]))
+    assert not sender.ends(BRIEFLY_SECONDS)
+    # On the server it is the thread that moves bytes that cancels, in a moment.
+    peer.connection._in_turn = lambda _: None
+    peer.connection.give_up(second)
+    peer.wire.room = None
+    peer.connection.writable()
+    assert sender.ends()
+    assert sender.failure is not None
+    of_second = [each for each in peer.heard() if each.stream_id == second.stream_id]
+    assert [each.kind for each in of_second] == [Kind.HEADERS]
+    assert of_second[0].ends
+
+
 # ---- What comes in
 
 
@@ -399,3 +418,58 @@ def test_who_makes_the_server_answer_and_reads_nothing_is_not_read_any_more(what
     peer.wire.room = None
     peer.connection.writable()
     assert not peer.connection.is_choked
+
+
+def test_who_leaves_what_he_asked_for_untaken_asks_no_more():
+    peer = Peer(answer_of_a_mebibyte, settings=frames.settings({Setting.INITIAL_WINDOW_SIZE: 0}))
+    refused = None
+    for number in range(100):
+        assert peer.say(headers(2 * number + 1, ends=True))
+        found = peer.heard()
+        if any(each.kind == Kind.RST_STREAM for each in found):
+            refused = number
+            break
+    assert refused is not None
+    (reset,) = [each for each in found if each.kind == Kind.RST_STREAM]
+    assert reset.number == Fault.REFUSED_STREAM
+    assert LEFT_MAX_BYTES <= refused * MIB < LEFT_MAX_BYTES + 2 * MIB
+    # It takes some of it, and goes on.
+    peer.say(frames.window_update(0, 100 * MIB))
+    for number in range(4):
+        peer.say(frames.window_update(2 * number + 1, 2 * MIB))
+    peer.heard()
+    assert peer.say(headers(1001, ends=True))
+    assert not any(each.kind == Kind.RST_STREAM for each in peer.heard())
+
+
+def answer_of_a_mebibyte(rpc):
+    rpc.post([bytes(MIB)])
+    rpc.finish()
+
+
+def test_calls_that_wait_for_their_own_windows_cost_nothing_while_that_of_all_opens(monkeypatch):
+    peer = with_windows(0)
+    calls = [peer.call(ends=True) for _ in range(50)]
+    for rpc in calls:
+        rpc.post([bytes(1000)])
+    pumped = []
+    pump = peer.connection._out.pump
+    monkeypatch.setattr(
+        peer.connection._out, "pump", lambda rpc: pumped.append(rpc.stream_id) or pump(rpc)
+    )
+    peer.connection._out._window -= 2**20
+    peer.say(frames.window_update(0, 1) * 1000)
+    assert pumped == []
+    peer.say(frames.window_update(5, 1000), frames.window_update(5, 5))
+    assert content_of(peer.heard(), 5) == message(bytes(1000))
+    assert set(pumped) == {5}
+
+
+def test_settings_that_move_the_windows_of_many_calls_again_and_again_end_the_connection(peer):
+    narrow, wide = (frames.settings({Setting.INITIAL_WINDOW_SIZE: size}) for size in (100, 200))
+    for _ in range(1000):
+        peer.call()
+    for _ in range(20):
+        assert peer.say((narrow + wide) * 10), "now and then it may"
+    assert not peer.say((narrow + wide) * 1000)
+    assert go_away(peer.heard()[-1])[1] is Fault.ENHANCE_YOUR_CALM

@@ -3,11 +3,17 @@
 import contextlib
 import gzip
 import itertools
+import os
 import queue
+import resource
 import socket
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from datetime import timedelta
+from functools import partial
 
 import grpc
 import pytest
@@ -43,7 +49,7 @@ class RawClient:
     def __init__(self, address, settings=SETTINGS):
         host, port = address.split(":")
         self.socket = socket.create_connection((host, int(port)), timeout=10)
-        self.socket.sendall(frames.PREFACE + settings)
+        self.socket.sendall(settings and frames.PREFACE + settings)
         self._rest = b""
 
     def say(self, content):
@@ -65,16 +71,22 @@ class RawClient:
 
 
 @pytest.fixture
-def raw(service):
-    """Open a raw client of the service."""
+def raw_of():
+    """Open a raw client of an address."""
     with contextlib.ExitStack() as ends:
 
-        def opened(**options):
-            client = RawClient(service.address, **options)
+        def opened(address, **options):
+            client = RawClient(address, **options)
             ends.callback(client.socket.close)
             return client
 
         yield opened
+
+
+@pytest.fixture
+def raw(service, raw_of):
+    """Open a raw client of the service."""
+    return partial(raw_of, service.address)
 
 
 # ---- Calls
@@ -267,6 +279,110 @@ def test_a_connection_that_ends_midway_wakes_who_reads_and_who_sends(service, ra
     until(lambda: not service.server._links, seconds=5)
 
 
+# ---- Connections of which there are many, or that say nothing
+
+
+def is_closed(client):
+    """Whether the server has ended the connection, after what it had to say."""
+    try:
+        while client.hear():
+            pass
+    except ConnectionError:
+        pass
+    except TimeoutError:
+        return False
+    return True
+
+
+def open_links(service, number):
+    until(lambda: len(service.server._links) == number, seconds=5)
+
+
+def test_the_connection_that_was_silent_for_longest_makes_room(serve, raw_of):
+    service = serve(connections_max=3)
+    busy = raw_of(service.address)
+    busy.say(headers(1, method="deaf"))
+    busy.hear_until(Kind.SETTINGS)
+    idle = []
+    for number in (2, 3):
+        idle.append(raw_of(service.address))
+        idle[-1].hear_until(Kind.SETTINGS)
+        open_links(service, number)
+    latest = raw_of(service.address)
+    latest.hear_until(Kind.SETTINGS)
+    assert is_closed(idle[0])
+    open_links(service, 3)
+    for client in (busy, idle[1], latest):
+        client.socket.settimeout(BRIEFLY_SECONDS)
+        assert not is_closed(client)
+
+
+def test_with_as_many_busy_connections_as_may_be_another_is_closed(serve, raw_of):
+    service = serve(connections_max=2)
+    busy = [raw_of(service.address) for _ in range(2)]
+    for client in busy:
+        client.say(headers(1, method="wait"))
+        client.hear_until(Kind.DATA)
+    with contextlib.suppress(ConnectionError):
+        assert is_closed(raw_of(service.address))
+    busy[0].socket.close()
+    open_links(service, 1)
+    raw_of(service.address).hear_until(Kind.SETTINGS)
+
+
+def test_without_a_file_descriptor_for_the_next_the_others_are_served(service, client, raw):
+    assert client.works()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    try:
+        # One for the client's end, and none for the server's.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))
+        waiting = raw()
+        until(lambda: service.server._deaf_until is not None, seconds=5)
+        began = time.monotonic()
+        for _ in range(20):
+            assert client.works()
+        assert time.monotonic() - began < SOON_SECONDS
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    waiting.hear_until(Kind.SETTINGS)
+
+
+def test_who_does_not_greet_is_not_waited_for(serve, raw_of, monkeypatch):
+    monkeypatch.setattr("grpc_transport.server._HELLO_WITHIN_SECONDS", 0.2)
+    monkeypatch.setattr("grpc_transport.server._LOOK_SECONDS", 0.05)
+    service = serve()
+    greeted = raw_of(service.address)
+    silent = raw_of(service.address, settings=b"")
+    assert is_closed(silent)
+    greeted.socket.settimeout(BRIEFLY_SECONDS)
+    assert not is_closed(greeted)
+
+
+def test_a_call_that_sends_no_message_is_ended_in_a_while(raw_of, monkeypatch):
+    monkeypatch.setattr("grpc_transport.server.SPEAKS_WITHIN_SECONDS", 0.2)
+    monkeypatch.setattr("grpc_transport.server._LOOK_SECONDS", 0.05)
+    server = GrpcServer(lambda _: None, host="127.0.0.1", port=0)
+    server.start()
+    client = raw_of(f"127.0.0.1:{server.port}")
+    client.say(headers(1))
+    assert client.hear_until(Kind.HEADERS).ends
+    server.close()
+
+
+def test_nobody_sends_on_a_connection_when_its_socket_is_closed(service, raw):
+    client = raw()
+    client.say(headers(1, method="flood"))
+    client.hear_until(Kind.DATA)
+    (link,) = service.server._links
+    close, closed = link._wire.close, []
+    link._wire.close = lambda: closed.append(link.connection._closed) or close()
+    client.socket.close()
+    open_links(service, 0)
+    assert closed == [True]
+
+
 # ---- How the server ends
 
 
@@ -369,6 +485,43 @@ def test_who_says_nothing_of_tls_does_not_hold_up_the_others(serve, connect, aut
             stranger = ends.enter_context(socket.create_connection((host, int(port))))
             stranger.sendall(said)
         assert connect(service.address, credentials(authority)).works()
+
+
+FLOOD = """
+    import socket, ssl, sys
+    context = ssl.create_default_context(cadata=sys.stdin.read())
+    context.set_alpn_protocols(["h2"])
+    raw = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+    client = context.wrap_socket(raw, server_hostname="127.0.0.1")
+    client.sendall(b"PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n" + bytes(3) + b"\\4" + bytes(5))
+    # A frame of nothing, of a kind that nobody knows.
+    frames = (bytes(3) + b"\\xfa" + bytes(5)) * 7000
+    while True:
+        client.sendall(frames)
+"""
+
+
+def test_who_sends_without_end_over_tls_does_not_hold_up_the_others(serve, connect, authority):
+    service = serve(tls=tls(authority))
+    client = connect(service.address, credentials(authority))
+    assert client.works()
+    program = [sys.executable, "-c", textwrap.dedent(FLOOD), str(service.server.port)]
+    flood = subprocess.Popen(program, stdin=subprocess.PIPE, text=True)
+    try:
+        flood.stdin.write(authority.certificate)
+        flood.stdin.close()
+        open_links(service, 2)
+        until(lambda: any(link.connection.has_begun and link.is_quiet for link in links(service)))
+        for _ in range(5):
+            assert client.ask("echo", b"x", timeout=10) == [b"x"]
+        assert flood.poll() is None
+    finally:
+        flood.kill()
+        flood.wait()
+
+
+def links(service):
+    return list(service.server._links)
 
 
 def test_a_key_that_does_not_fit_is_an_error(authority):

@@ -18,7 +18,7 @@ from pyarrow import flight
 
 from duckmesh.identifiers import ConsumerId
 from duckmesh.quotas import NO_QUOTAS
-from flight_server import messages, server
+from flight_server import messages, rpcs
 from flight_server.server import DoorOptions, FlightDoor
 from flight_server.tickets import Seal
 from gateway import tenancy
@@ -414,4 +414,4 @@ def test_the_matrix_knows_every_action() -> None:
         *("CreatePreparedStatement", "ClosePreparedStatement"),
         *("GetSessionOptions", "SetSessionOptions", "CloseSession"),
     }
-    assert set(server._ACTIONS) == apart | called
+    assert set(rpcs._ACTIONS) == apart | called

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import flight
 
+from duckmesh import metrics
 from duckmesh.quotas import Quotas
 from gateway import known_quotas, limits, tenancy
 from gateway.identity import EVERY_ROLE
@@ -239,6 +240,27 @@ def test_a_bad_batch_is_answered_under_its_number(client, at, pipelined):
     answers, _ = send_with_a_bad_one(client, at=at, pipelined=pipelined)
     assert numbers_of(answers) == list(range(at + 1))
     assert answers[at]["error"]["error_code"] == "INVALID_PAYLOAD"
+
+
+def counted(code):
+    """Writes that ended so in this process."""
+    return metrics.REGISTRY.get_sample_value("duckmesh_ingest_requests_total", {"code": code}) or 0
+
+
+@pytest.mark.parametrize("at", [0, 2])
+def test_a_bad_batch_is_counted_once(client, at):
+    before = counted(metrics.OK), counted("INVALID_PAYLOAD")
+    send_with_a_bad_one(client, at=at, pipelined=False)
+    assert (counted(metrics.OK), counted("INVALID_PAYLOAD")) == (before[0] + at, before[1] + 1)
+
+
+def test_a_batch_whose_key_has_other_rows_is_counted_once(client):
+    send_one(client, 1, idempotency_key=b"run")
+    before = counted(metrics.OK), counted("IDEMPOTENCY_CONFLICT")
+    stream = Stream(client, idempotency_key=b"run")
+    stream.send(row(2))
+    assert stream.receive()["error"]["error_code"] == "IDEMPOTENCY_CONFLICT"
+    assert (counted(metrics.OK), counted("IDEMPOTENCY_CONFLICT")) == (before[0], before[1] + 1)
 
 
 def test_a_key_with_other_rows_is_answered_under_its_number(client, connection):

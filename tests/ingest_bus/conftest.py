@@ -1,5 +1,6 @@
 """The Postgres bus in its world, for what only that bus can promise."""
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from duckmesh.identifiers import TenantId
 from ingest_bus.port import IngestBus
 from tests.bus_worlds import PostgresWorld
+from tests.ingest_bus.watched_house import House
 
 
 @pytest.fixture
@@ -24,3 +26,9 @@ def bus(world: PostgresWorld) -> IngestBus:
 @pytest.fixture
 def acme(world: PostgresWorld) -> TenantId:
     return world.tenant("acme")
+
+
+@pytest.fixture
+def house(database_dsn: str) -> Iterator[House]:
+    with contextlib.closing(House(database_dsn)) as opened:
+        yield opened
