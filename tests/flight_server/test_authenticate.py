@@ -178,20 +178,22 @@ def test_the_drivers_call_headers_reach_the_options(uri):
 
 @pytest.fixture
 def held():
-    """Open a call that says nothing, so that it stays; the function that it gives ends it."""
+    """Open a call that names a table and no more, so that it stays; what it gives ends it."""
     channels = []
 
     def hold(door):
         channel = grpc.insecure_channel(f"127.0.0.1:{door.port}")
         channels.append(channel)
-        silent, ends = queue.Queue(), object()
+        said, ends = queue.Queue(), object()
+        # FlightData with a descriptor of the path "t", and no schema yet.
+        said.put(b"\x0a\x05\x08\x01\x1a\x01t")
         path = "/arrow.flight.protocol.FlightService/DoPut"
-        call = channel.stream_stream(path)(iter(silent.get, ends))
+        call = channel.stream_stream(path)(iter(said.get, ends))
         until(lambda: door.calls_in_flight == 1)
 
         def let_go():
             call.cancel()
-            silent.put(ends)
+            said.put(ends)
             until(lambda: door.calls_in_flight == 0)
 
         return let_go
