@@ -152,7 +152,11 @@ class Rpcs:
         call.place.work()
         reader = RowsIn.begin(call.rpc)
         if reader is None:
-            raise Invalid(ErrorCode.INVALID_COMMAND, "the call has no descriptor: send one first")
+            raise Invalid(
+                ErrorCode.INVALID_COMMAND,
+                "the call has no message, and so no descriptor: send one first. ADBC sends none "
+                "when there is no batch: ingest one, which may be empty",
+            )
         descriptor = _read(flight.FlightDescriptor.deserialize, reader.descriptor or b"")
         results = ResultsOut(call.rpc)
         if descriptor.descriptor_type == flight.DescriptorType.PATH:

@@ -2,6 +2,8 @@
 
 import random
 
+import adbc_driver_flightsql.dbapi
+import adbc_driver_manager
 import pyarrow as pa
 import pytest
 from pyarrow import flight
@@ -114,3 +116,13 @@ def test_mutated_commands_never_break_the_server(client, door):
         refusal(lambda m=mutated: client.do_get(flight.Ticket(m)).read_all())
     question = wire("CommandStatementQuery", query="SELECT 1 AS still_here")
     assert client.get_flight_info(flight.FlightDescriptor.for_command(question)).endpoints
+
+
+def test_an_ingest_of_no_batch_is_told_to_send_one(uri):
+    nothing = pa.table({"id": pa.array([], pa.int64())})
+    with (
+        adbc_driver_flightsql.dbapi.connect(uri, autocommit=True) as connection,
+        connection.cursor() as cursor,
+        pytest.raises(adbc_driver_manager.Error, match="one, which may be empty"),
+    ):
+        cursor.adbc_ingest("t", nothing, mode="append")
