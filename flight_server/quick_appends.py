@@ -18,6 +18,7 @@ from typing import Final
 
 import orjson
 import pyarrow as pa
+import structlog
 from pyarrow import flight
 
 from duckmesh import tracing
@@ -47,6 +48,7 @@ _REMEMBERED: Final = 1_000
 _RECENT_SECONDS: Final = 0.02
 """So little that it adds nothing to how long memory itself may be behind."""
 
+_log = structlog.get_logger(__name__)
 
 Answer = Future[list[Receipt]]
 
@@ -124,7 +126,11 @@ class QuickAppends:
     def _deliver(self) -> None:
         self._woken = False
         while self._answered:
-            self._answered.popleft().look()
+            try:
+                self._answered.popleft().look()
+            except Exception:  # noqa: BLE001 - logged
+                # What fails of one stream is not the others': nobody else tells them.
+                _log.exception("stream_not_told")
 
     # ---- What is asked for a stream
 
@@ -248,12 +254,14 @@ class _Stream:
             self._end(failed=True)
             return
         try:
-            self._answer()
-            if not self._over:
-                self._take()
+            self._look()
         except Exception as error:  # noqa: BLE001 - mapped, and logged
             self._fail(error)
-            return
+
+    def _look(self) -> None:
+        self._answer()
+        if not self._over:
+            self._take()
         # It holds for what came with the opening.
         self._recalled_now = None
         if self._over:

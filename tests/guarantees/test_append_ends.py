@@ -1,0 +1,54 @@
+"""How streams of small batches wait, end and are told when windows or threads are short."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from flight_server import quick_appends
+from tests.bus_worlds import PATIENCE_SECONDS, until
+from tests.guarantees import test_quick_appends as quick
+from tests.guarantees.test_quick_appends import Stream, row, rows_of
+
+service, uri, quickly = quick.service, quick.uri, quick.quickly
+client, connection = quick.client, quick.connection
+
+
+# ---- Ends
+
+
+def test_a_fault_in_one_stream_holds_up_none_that_is_told_with_it(
+    service, client, connection, quickly, monkeypatch
+):
+    def broken(_stream, _messages):
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(quick_appends._Stream, "_hand_over", broken)
+    leave, leaving = quick_appends._Stream._leave, []
+
+    def noted(stream, messages):
+        leave(stream, messages)
+        leaving.append(stream)
+
+    monkeypatch.setattr(quick_appends._Stream, "_leave", noted)
+    streams = [Stream(client) for _ in range(3)]
+    for number, stream in enumerate(streams):
+        stream.send(row(number))
+        assert stream.receive()["batch"] == 0
+    leader, large, other = streams
+    with service.catalog.connect() as held, held.transaction():
+        held.execute("SELECT FROM token_counter FOR UPDATE")
+        # The first is under way while the others become one group: all are told at one time.
+        for number, stream in enumerate((leader, large, other), start=10):
+            taken = len(quickly)
+            stream.send(row(number))
+            until(lambda taken=taken: len(quickly) == taken + 1)
+        large.send(row(20, "x" * 100_000))
+        until(lambda: leaving)
+    with ThreadPoolExecutor(2) as threads:
+        told = [threads.submit(stream.receive) for stream in (leader, other)]
+        assert [each.result(PATIENCE_SECONDS)["batch"] for each in told] == [1, 1]
+        assert threads.submit(large.receive).result(PATIENCE_SECONDS)["batch"] == 1
+        failed = threads.submit(large.receive).result(PATIENCE_SECONDS)
+    assert (failed["batch"], failed["error"]["error_code"]) == (2, "INTERNAL")
+    assert "INTERNAL" in large.end_of()
+    assert leader.finish() == other.finish() == []
+    until(lambda: service.opened[-1][0].calls_in_flight == 0)
+    assert rows_of(connection) == [0, 1, 2, 10, 11, 12]
