@@ -251,7 +251,8 @@ class _Stream:
         if self._over:
             return
         if self.rpc.cancelled:
-            self._end(failed=True)
+            self._leave_place()
+            self._arrival.count.left()
             return
         try:
             self._look()
@@ -454,14 +455,11 @@ class _Stream:
             trace_id=arrival.trace_id,
             failing=arrival.count.failing,
         )
-        self._end(failed=True)
+        self._leave_place()
+        arrival.count.ended(failed=True)
         said = failure_json(self._answered, failure.error, arrival.trace_id)
         self.rpc.post([flight_data.put_result(said)], more=True)
         self.rpc.finish(failure.status, failure.text, failure.trailers)
-
-    def _end(self, *, failed: bool) -> None:
-        self._leave_place()
-        self._arrival.count.ended(failed=failed)
 
     def _leave_place(self) -> None:
         self._over = True

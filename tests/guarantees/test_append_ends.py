@@ -1,17 +1,42 @@
 """How streams of small batches wait, end and are told when windows or threads are short."""
 
+import queue
 from concurrent.futures import ThreadPoolExecutor
 
+import grpc
+
 from flight_server import quick_appends
+from tests import wire
 from tests.bus_worlds import PATIENCE_SECONDS, until
 from tests.guarantees import test_quick_appends as quick
-from tests.guarantees.test_quick_appends import Stream, row, rows_of
+from tests.guarantees.test_quick_appends import STRICT, Stream, row, rows_of
+from tests.wire import batch_message, stream_opening
 
 service, uri, quickly = quick.service, quick.uri, quick.quickly
 client, connection = quick.client, quick.connection
 
 
 # ---- Ends
+
+
+def flight_count(code):
+    name, labels = "duckmesh_flight_requests_total", {"method": "do_put", "code": code}
+    return quick.metrics.REGISTRY.get_sample_value(name, labels) or 0
+
+
+def test_a_caller_who_goes_is_counted_as_one(service, uri, quickly):
+    before, unknown = flight_count("CANCELLED"), flight_count("UNKNOWN")
+    sent = queue.Queue()
+    with grpc.insecure_channel(uri.removeprefix("grpc://")) as channel:
+        call = channel.stream_stream(wire.SERVICE + "DoPut")(iter(sent.get, None), timeout=40)
+        sent.put(stream_opening(STRICT, "t"))
+        sent.put(batch_message(row(1)))
+        assert next(call)
+        call.cancel()
+        sent.put(None)
+        until(lambda: service.opened[-1][0].calls_in_flight == 0)
+    assert len(quickly) == 1
+    assert (flight_count("CANCELLED"), flight_count("UNKNOWN")) == (before + 1, unknown)
 
 
 def test_a_fault_in_one_stream_holds_up_none_that_is_told_with_it(
