@@ -444,6 +444,10 @@ class _Stream:
         self.rpc.follow(None)
         self.rpc.put_back(messages)
         self.rpc.state = self._taken
+        if self._posted:
+            # The thread may wait long for what it is to answer first.
+            self._posted = False
+            self.rpc.flush()
         self._arrival.run()
 
     def _fail(self, error: Exception) -> None:

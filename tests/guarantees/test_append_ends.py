@@ -1,5 +1,6 @@
 """How streams of small batches wait, end and are told when windows or threads are short."""
 
+import json
 import queue
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +15,22 @@ from tests.wire import batch_message, stream_opening
 
 service, uri, quickly = quick.service, quick.uri, quick.quickly
 client, connection = quick.client, quick.connection
+
+
+def test_receipts_go_out_though_a_thread_has_nothing_to_answer_yet(client, quickly):
+    # A message without rows that is too large for here: the thread waits for the next one.
+    beside = json.dumps({"note": "x" * 70_000}).encode()
+    with ThreadPoolExecutor(1) as threads:
+        for _ in range(10):
+            stream = Stream(client)
+            stream.send(row(0))
+            assert stream.receive()["batch"] == 0
+            stream.send(row(1))
+            stream.writer.write_metadata(beside)
+            told = threads.submit(stream.receive)
+            assert told.result(PATIENCE_SECONDS)["batch"] == 1
+            assert stream.finish() == []
+    assert len(quickly) >= 10
 
 
 # ---- Ends
