@@ -44,6 +44,9 @@ from ingest_bus.port import Watch
 BATCH_MAX_BYTES: Final = 64 * 1024
 """So little that the thread which moves bytes is not held up by it."""
 
+_RECEIPTS_MAX_BYTES: Final = 256 * 1024
+"""Of receipts that their client does not take: no more are made for it here."""
+
 _REMEMBERED: Final = 1_000
 _RECENT_SECONDS: Final = 0.02
 """So little that it adds nothing to how long memory itself may be behind."""
@@ -306,8 +309,13 @@ class _Stream:
             if message is None:
                 return
             self._open(message)
-        while self._may_take() and (message := self.rpc.take()) is not None:
-            if not self._append(message):
+        while self._may_take():
+            if self.rpc.pending_bytes > _RECEIPTS_MAX_BYTES and self.rpc.inbox:
+                # A thread waits with the next ones until its client takes some.
+                self._leave([])
+                return
+            message = self.rpc.take()
+            if message is None or not self._append(message):
                 return
 
     def _may_take(self) -> bool:
