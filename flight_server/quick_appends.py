@@ -497,4 +497,7 @@ def _schema(data: FlightData) -> pa.Schema | None:
         schema = pa.ipc.read_schema(pa.py_buffer(data.encapsulated()))
     except (pa.ArrowException, OSError, ValueError):
         return None
-    return None if has_dictionaries(schema) else schema
+    # Numbers in another order of bytes are turned round by Arrow's reader of streams alone. Of two
+    # schemas with the same columns, that order is what may differ.
+    is_native = schema.equals(pa.schema(list(schema)))
+    return schema if is_native and not has_dictionaries(schema) else None

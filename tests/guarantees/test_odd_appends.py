@@ -1,0 +1,59 @@
+"""Streams that no client library sends, and some may: they are read right, or refused by name."""
+
+import struct
+from contextlib import closing
+
+import pyarrow as pa
+import pytest
+
+from flight_server import ipc_metadata
+from tests import wire
+from tests.guarantees import test_quick_appends as quick
+from tests.guarantees.test_quick_appends import rows_of
+from tests.wire import stream_opening
+
+service, uri, quickly = quick.service, quick.uri, quick.quickly
+client, connection = quick.client, quick.connection
+
+
+@pytest.fixture
+def raw(uri):
+    """A client that sends the bytes it is told to."""
+    with closing(wire.RawFlight(uri.removeprefix("grpc://"), seconds=60)) as opened:
+        yield opened
+
+
+def big_endian(schema):
+    """The schema's message, as a machine of the other order of bytes would send it."""
+    content = bytearray(schema.serialize().to_pybytes())
+    prefix = 8
+    metadata = bytes(content[prefix:])
+    root = ipc_metadata._followed(metadata, 0)
+    table = ipc_metadata._table(metadata, root, ipc_metadata._HEADER)
+    fields = table - struct.unpack_from("<i", metadata, table)[0]
+    # Which it is lies in the first field, left out for ours: let it lead to a 1 that is there.
+    at = metadata.index(b"\x01\x00", table + table % 2)
+    while at % 2:
+        at = metadata.index(b"\x01\x00", at + 1)
+    struct.pack_into("<H", content, prefix + fields + 4, at - table)
+    made = bytes(content)
+    assert pa.ipc.read_schema(pa.py_buffer(made)) != schema
+    return made
+
+
+def test_rows_of_the_other_order_of_bytes_are_read_right(raw, connection, quickly):
+    numbers = [1, -2, 2**40]
+    batch = pa.record_batch({"v": pa.array(numbers, pa.int64())})
+    with connection.cursor() as cursor:
+        cursor.adbc_ingest("numbers", batch.slice(0, 0), mode="create")
+    known = raw.call("DoPut", [stream_opening(batch.schema, "numbers")])
+    assert known.status == "OK"
+    content = batch.serialize().to_pybytes()
+    ours, theirs = (b"".join(struct.pack(f"{o}q", v) for v in numbers) for o in "<>")
+    assert content.count(ours) == 1
+    turned = content.replace(ours, theirs)
+    first = wire.flight_data(big_endian(batch.schema), descriptor=wire.path_descriptor(b"numbers"))
+    reply = raw.call("DoPut", [first, wire.flight_data(turned)])
+    assert reply.status == "OK", reply.text
+    assert rows_of(connection, "SELECT v FROM numbers") == numbers
+    assert quickly == []
