@@ -147,6 +147,9 @@ class QuickAppends:
 
     def schema(self, data: FlightData) -> pa.Schema | None:
         """The columns that a stream's first message announces; None when Arrow must be asked."""
+        if size_of(data.body):
+            # Not remembered: the next one who says the same may send no body with it.
+            return None
         if data.header not in self._schemas:
             if len(self._schemas) >= _REMEMBERED:
                 self._schemas.clear()
@@ -491,8 +494,6 @@ def _table_name(serialized: bytes) -> str | None:
 
 
 def _schema(data: FlightData) -> pa.Schema | None:
-    if not data.header or size_of(data.body):
-        return None
     try:
         schema = pa.ipc.read_schema(pa.py_buffer(data.encapsulated()))
     except (pa.ArrowException, OSError, ValueError):

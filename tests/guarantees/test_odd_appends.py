@@ -9,8 +9,8 @@ import pytest
 from flight_server import ipc_metadata
 from tests import wire
 from tests.guarantees import test_quick_appends as quick
-from tests.guarantees.test_quick_appends import rows_of
-from tests.wire import stream_opening
+from tests.guarantees.test_quick_appends import STRICT, row, rows_of
+from tests.wire import batch_message, stream_opening
 
 service, uri, quickly = quick.service, quick.uri, quick.quickly
 client, connection = quick.client, quick.connection
@@ -57,3 +57,14 @@ def test_rows_of_the_other_order_of_bytes_are_read_right(raw, connection, quickl
     assert reply.status == "OK", reply.text
     assert rows_of(connection, "SELECT v FROM numbers") == numbers
     assert quickly == []
+
+
+def test_a_schema_with_a_body_takes_nobody_else_off_the_quick_way(raw, connection, quickly):
+    # Nobody has sent this header before.
+    schema = STRICT.with_metadata({"sender": "another"})
+    first = stream_opening(schema, "t")
+    # It comes with bytes behind it; what becomes of that is its sender's affair.
+    raw.call("DoPut", [stream_opening(schema, "t", body=b"12345678"), batch_message(row(1))])
+    before = len(quickly)
+    assert raw.call("DoPut", [first, batch_message(row(2))]).status == "OK"
+    assert len(quickly) == before + 1
