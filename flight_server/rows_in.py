@@ -1,5 +1,6 @@
 """The rows of a DoPut as they come: a descriptor, a schema, then batches."""
 
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +73,7 @@ class _Source:
     def __init__(self, rpc: Call, first: FlightData) -> None:
         self._rpc = rpc
         self.first = self.current = first
-        self._parts: list[Part] = []
+        self._parts: deque[Part] = deque()
         self._put(first)
 
     def next_message(self) -> bool:
@@ -99,11 +100,15 @@ class _Source:
         return pa.py_buffer(self.read(length))
 
     def read(self, length: int) -> Part:
-        if not length or not self.next_message():
+        if not length:
             return b""
+        # Between a dictionary and its batch there may be messages that bring no rows.
+        while not self._parts:
+            if not self.next_message():
+                return b""
         part = self._parts[0]
         if len(part) == length:
-            return self._parts.pop(0)
+            return self._parts.popleft()
         if len(part) > length:
             view = memoryview(part)
             self._parts[0] = view[length:]
@@ -113,10 +118,10 @@ class _Source:
         while length:
             if not self._parts:
                 raise pa.ArrowInvalid("a message is shorter than it says")
-            part = self._parts.pop(0)
+            part = self._parts.popleft()
             if len(part) > length:
                 view = memoryview(part)
-                self._parts.insert(0, view[length:])
+                self._parts.appendleft(view[length:])
                 part = view[:length]
             taken.append(part)
             length -= len(part)
@@ -130,7 +135,8 @@ class _Source:
 
     def _put(self, data: FlightData) -> None:
         if data.header:
-            self._parts = [*data.metadata_parts(), *(part for part in data.body if len(part))]
+            self._parts = deque(data.metadata_parts())
+            self._parts.extend(part for part in data.body if len(part))
 
 
 class ResultsOut:

@@ -6,7 +6,7 @@ from contextlib import closing
 import pyarrow as pa
 import pytest
 
-from flight_server import ipc_metadata
+from flight_server import flight_data, ipc_metadata
 from tests import wire
 from tests.guarantees import test_quick_appends as quick
 from tests.guarantees.test_quick_appends import STRICT, row, rows_of
@@ -68,3 +68,14 @@ def test_a_schema_with_a_body_takes_nobody_else_off_the_quick_way(raw, connectio
     before = len(quickly)
     assert raw.call("DoPut", [first, batch_message(row(2))]).status == "OK"
     assert len(quickly) == before + 1
+
+
+def test_a_message_without_rows_may_stand_between_a_dictionary_and_its_batch(raw, connection):
+    schema = pa.schema([("id", pa.int64()), ("name", pa.dictionary(pa.int32(), pa.utf8()))])
+    rows = pa.record_batch([pa.array([1]), pa.array(["x"]).dictionary_encode()], schema=schema)
+    encoder = flight_data.Encoder(schema)
+    dictionary, batch = (b"".join(each) for each in encoder.rows(rows))
+    alone = wire.field(3, b"{}")
+    reply = raw.call("DoPut", [stream_opening(schema, "t"), dictionary, alone, batch])
+    assert reply.status == "OK", reply.text
+    assert rows_of(connection) == [1]
