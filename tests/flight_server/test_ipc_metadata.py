@@ -2,11 +2,14 @@
 
 import random
 import struct
+import tracemalloc
 
 import pyarrow as pa
 import pytest
 
+from flight_server import flight_data
 from flight_server.ipc_metadata import BatchHead, batch_head
+from tests.wire import _cut, field
 
 ROWS = pa.record_batch(
     {
@@ -93,3 +96,17 @@ def test_damaged_metadata_is_a_value_error_or_another_head():
         except ValueError:
             continue
         assert head is None or (head.row_count >= 0 and min(head.buffers, default=0) >= 0)
+
+
+def test_fields_that_are_not_known_are_not_kept():
+    header, body = _cut(ROWS.serialize().to_pybytes())
+    unknown = b"".join(field(number, b"") for number in range(2_000, 22_000))
+    message = unknown + field(2, header) + field(1000, body)
+    tracemalloc.start()
+    try:
+        read = flight_data.read([message])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert read.header == header
+    assert peak < 2**18
