@@ -9,7 +9,7 @@ import pytest
 from flight_server import flight_data, ipc_metadata
 from tests import wire
 from tests.guarantees import test_quick_appends as quick
-from tests.guarantees.test_quick_appends import STRICT, row, rows_of
+from tests.guarantees.test_quick_appends import STRICT, Stream, row, rows_of
 from tests.wire import batch_message, stream_opening
 
 service, uri, quickly = quick.service, quick.uri, quick.quickly
@@ -78,4 +78,16 @@ def test_a_message_without_rows_may_stand_between_a_dictionary_and_its_batch(raw
     alone = wire.field(3, b"{}")
     reply = raw.call("DoPut", [stream_opening(schema, "t"), dictionary, alone, batch])
     assert reply.status == "OK", reply.text
+    assert rows_of(connection) == [1]
+
+
+@pytest.mark.parametrize("depth", [50_000, 200_000], ids=["quick", "on a thread"])
+def test_metadata_that_is_nested_without_end_is_refused_by_name(client, connection, depth):
+    stream = Stream(client)
+    stream.send(row(1))
+    assert stream.receive()["batch"] == 0
+    stream.writer.write_metadata(b"[" * depth)
+    while (answer := stream.receive()) is not None:
+        assert answer["error"]["error_code"] == "INVALID_JSON"
+    assert "INVALID_JSON" in stream.end_of()
     assert rows_of(connection) == [1]
