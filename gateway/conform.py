@@ -67,7 +67,7 @@ class Conformer:
 
     def checked(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The same, but its columns may go by the names that they came with."""
-        _check_buffers(batch)
+        check_batch(batch)
         if self.never_null is not None:
             for position in self.never_null:
                 _check_nulls(batch.column(position), self.target.field(position))
@@ -183,8 +183,13 @@ _LOSSLESS: Sequence[tuple[_Test, _Test]] = (
 )
 
 
-def _check_buffers(batch: pa.RecordBatch) -> None:
-    """Raise Invalid for what no writer makes: offsets out of bounds, text that is not UTF-8."""
+def check_batch(batch: pa.RecordBatch) -> None:
+    """Comes first, whatever is done with a batch from outside: even its size is read off its
+    offsets, wherever they point.
+
+    Raises Invalid (INVALID_PAYLOAD) for what no writer makes, such as offsets out of bounds, and
+    text that is not UTF-8.
+    """
     try:
         batch.validate(full=True)
     except pa.ArrowInvalid as cause:

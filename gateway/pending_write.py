@@ -12,6 +12,7 @@ from catalog.table_schema import TableSchema
 from catalog.tables import Table
 from data_files.batch_size import bytes_of
 from duckmesh.errors import Conflict, ErrorCode, Invalid, Unavailable
+from gateway.conform import check_batch
 from gateway.counts import WriteCount
 from gateway.identity import Identity
 from gateway.ingest_modes import ADDING, IngestMode
@@ -84,6 +85,7 @@ class PendingWrite:
         Raises Invalid (INVALID_PAYLOAD, PAYLOAD_TOO_LARGE), Unavailable, Overloaded, Cancelled.
         """
         with self._count.refusals():
+            check_batch(batch)
             size_bytes = bytes_of(batch)
             self._received_bytes += size_bytes
             self._writes.check_size(self._received_bytes)

@@ -16,7 +16,7 @@ from data_files.batch_size import bytes_of
 from duckmesh import tracing
 from duckmesh.errors import DuckMeshError
 from duckmesh.identifiers import check_idempotency_key, check_table_name
-from gateway.conform import Conformer
+from gateway.conform import Conformer, check_batch
 from gateway.counts import WriteCount
 from gateway.envelopes import envelope_of, gathered_inline
 from gateway.groups import KeyedRows
@@ -119,6 +119,8 @@ class QuickWrites:
         `again` tells whether the caller goes the long way after an error, and is counted there.
         `settled` and `watch` are as for the bus.
         """
+        for part in parts:
+            check_batch(part.rows)
         sizes = [bytes_of(part.rows) for part in parts]
         if sum(sizes) > self._inline_max_bytes or self._may_be_of_too_many(target, parts):
             return None

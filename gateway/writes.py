@@ -27,7 +27,7 @@ from duckmesh.identifiers import (
     check_idempotency_key,
     check_table_name,
 )
-from gateway.conform import Conformer
+from gateway.conform import Conformer, check_batch
 from gateway.counts import WriteCount
 from gateway.definitions import NO_VERSION, Definitions, table_exists
 from gateway.envelopes import envelope_of, gathered_inline
@@ -318,6 +318,7 @@ class Writes:
         """
         count = WriteCount(_span(identity, target.table.name))
         with count.refusals(), count.span.active():
+            check_batch(batch)
             self._rates.pace(identity, batch.num_rows, bytes_of(batch), stop)
             count.complete()
             answer = self._append_batch(

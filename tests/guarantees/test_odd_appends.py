@@ -59,6 +59,29 @@ def test_rows_of_the_other_order_of_bytes_are_read_right(raw, connection, quickl
     assert quickly == []
 
 
+def lying(batch, row_count):
+    """The message of a batch that says it has so many rows."""
+    content = bytearray(batch.serialize().to_pybytes())
+    prefix = 8
+    metadata = bytes(content[prefix:])
+    table = ipc_metadata._table(metadata, ipc_metadata._followed(metadata, 0), ipc_metadata._HEADER)
+    # It says so, and then each of its columns does.
+    struct.pack_into("<q", content, prefix + ipc_metadata._field(metadata, table, 0), row_count)
+    columns = prefix + ipc_metadata._table(metadata, table, 1) + 4
+    for number in range(batch.num_columns):
+        struct.pack_into("<q", content, columns + 16 * number, row_count)
+    return wire.flight_data(bytes(content))
+
+
+@pytest.mark.parametrize("row_count", [60_000, 100_000_000], ids=["quick", "on a thread"])
+def test_rows_whose_offsets_are_not_there_are_refused_by_name(raw, connection, row_count):
+    """Also where only their size is asked for, which Arrow reads off the offsets."""
+    said = lying(row(1, "x" * 50_000), row_count)
+    reply = raw.call("DoPut", [stream_opening(STRICT, "t"), said])
+    assert "[INVALID_PAYLOAD]" in reply.text
+    assert rows_of(connection) == []
+
+
 def test_a_schema_with_a_body_takes_nobody_else_off_the_quick_way(raw, connection, quickly):
     # Nobody has sent this header before.
     schema = STRICT.with_metadata({"sender": "another"})
