@@ -173,8 +173,7 @@ class Staging:
         Raises Invalid (TOO_MANY_PARTITIONS), as `add` does, and PAYLOAD_TOO_LARGE for a write that
         took so long that its first objects may be taken for orphans.
         """
-        rest = self._rechunker.flush()
-        if rest is not None:
+        for rest in self._rechunker.flush():
             self._take(rest)
         digest = self._hash.digest() if self._hash is not None else None
         if self._files or self._open or self.arrow_bytes > self._limits.inline_max_bytes:
