@@ -257,7 +257,8 @@ def bound_rows(reader: RowsIn, *, max_bytes: int = BOUND_MAX_BYTES) -> pa.Table:
             continue
         _check_buffers(batch)
         batches.append(batch)
-        taken += batch.nbytes
+        # A row of nulls alone has no bytes, and the statement runs for it all the same.
+        taken += max(batch.nbytes, batch.num_rows)
         if taken > max_bytes:
             raise Invalid(
                 ErrorCode.PAYLOAD_TOO_LARGE,

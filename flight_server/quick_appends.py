@@ -31,9 +31,10 @@ from flight_server.counts import CallCount
 from flight_server.flight_data import FlightData, has_dictionaries
 from flight_server.headers import read_options, traceparent_of
 from flight_server.ingest import accepted_fields, failure_json, key_of_batch, table_of_path
+from flight_server.ipc_metadata import batch_head
 from gateway.groups import KeyedRows
 from gateway.identity import Identity
-from gateway.quick_writes import QuickTarget
+from gateway.quick_writes import ROWS_MAX, QuickTarget
 from gateway.writes import Writes
 from grpc_transport.calls import Call as Rpc
 from grpc_transport.header_blocks import Request
@@ -396,6 +397,10 @@ class _Stream:
         key = key_of_batch(data.app_metadata, self._stream_key, self._taken)
         if not data.header:
             return None
+        head = batch_head(data.header)
+        if head is None or head.row_count > ROWS_MAX or head.is_compressed:
+            raise ValueError("a thread takes it")
+        head.check_size(data.body)
         rows = pa.ipc.read_record_batch(pa.py_buffer(data.encapsulated()), self._schema)
         return KeyedRows(rows, key)
 

@@ -77,6 +77,7 @@ class PendingWrite:
         self._staging = staging
         self._pump = Pump(staging.add)
         self._received_bytes = 0
+        self._stored_bytes = 0
         self._count = count
 
     def append(self, batch: pa.RecordBatch) -> None:
@@ -90,7 +91,11 @@ class PendingWrite:
             self._received_bytes += size_bytes
             self._writes.check_size(self._received_bytes)
             self._pace(batch.num_rows, size_bytes)
-            self._pump.put(self._conformer.conform(batch))
+            for piece in self._conformer.pieces(batch):
+                # Few bytes may have become many: what is stored of them is bounded, too.
+                self._stored_bytes += bytes_of(piece)
+                self._writes.check_size(self._stored_bytes)
+                self._pump.put(piece)
 
     def commit(self) -> Receipt:
         """Accept the write: when this returns it is durable, and its receipt is final.

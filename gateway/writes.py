@@ -350,12 +350,12 @@ class Writes:
         self._backpressure.check(identity)
         self.check_size(bytes_of(batch))
         # What is stored has no names: nothing here asks for them.
-        conformed = target.conformer.checked(batch)
-        if bytes_of(conformed) > self._staging.inline_max_bytes:
+        conformed = target.conformer.converted_up_to(batch, self._staging.inline_max_bytes)
+        if conformed is None:
             return self._append_large(
                 identity,
                 target,
-                conformed,
+                batch,
                 idempotency_key=idempotency_key,
                 trace_id=trace_id,
                 session=session,
