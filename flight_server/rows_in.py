@@ -1,7 +1,7 @@
 """The rows of a DoPut as they come: a descriptor, a schema, then batches."""
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -9,8 +9,9 @@ import pyarrow as pa
 from duckmesh.errors import ErrorCode, Invalid
 from flight_server import flight_data
 from flight_server.flight_data import FlightData
+from flight_server.ipc_metadata import batch_head
 from grpc_transport.calls import Call, Part
-from grpc_transport.messages import Message
+from grpc_transport.messages import Message, joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class _Source:
         message: Message | None = self._rpc.read()
         if message is None:
             return False
-        self.current = flight_data.read(message)
+        self.current = _checked(flight_data.read(message))
         self._put(self.current)
         return True
 
@@ -137,6 +138,21 @@ class _Source:
         if data.header:
             self._parts = deque(data.metadata_parts())
             self._parts.extend(part for part in data.body if len(part))
+
+
+def _checked(data: FlightData) -> FlightData:
+    """The message, if Arrow may make its rows: it asks for the memory before it looks at them.
+
+    Raises Invalid (PAYLOAD_TOO_LARGE), and ValueError for what contradicts itself.
+    """
+    head = batch_head(data.header) if data.header else None
+    if head is None:
+        return data
+    if head.is_compressed and len(data.body) > 1:
+        # In one piece the lengths are found in it, and Arrow takes it so without another copy.
+        data = replace(data, body=[joined(data.body)])
+    head.check_size(data.body)
+    return data
 
 
 class ResultsOut:

@@ -1,18 +1,30 @@
 """What few bytes may ask for: of memory, and of the thread that moves bytes."""
 
 import json
+import struct
+from contextlib import closing
 
 import pyarrow as pa
 import pytest
 from pyarrow import flight
 
+from flight_server import ipc_metadata
+from tests import wire
 from tests.guarantees import test_quick_appends as quick
 from tests.guarantees.test_quick_appends import STRICT, Stream, row, rows_of, send_one
+from tests.wire import stream_opening
 
 service, uri, quickly = quick.service, quick.uri, quick.quickly
 client, connection = quick.client, quick.connection
 
 NULLABLE = pa.schema([("n", pa.int64()), ("names", pa.list_(pa.utf8()))])
+
+
+@pytest.fixture
+def raw(uri):
+    """A client that sends the bytes it is told to."""
+    with closing(wire.RawFlight(uri.removeprefix("grpc://"), seconds=60)) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -124,3 +136,37 @@ def test_compressed_batches_are_unpacked_on_a_thread(client, connection, quickly
     assert [answer["batch"] for answer in answers] == list(range(5))
     assert rows_of(connection, "SELECT length(name) FROM t WHERE id >= 0") == [10_000] * 5
     assert quickly == []
+
+
+def test_a_batch_that_unpacks_to_more_than_it_may_is_refused(
+    client, connection, quickly, zstd, monkeypatch
+):
+    monkeypatch.setattr(ipc_metadata, "UNPACKED_MAX_BYTES", 2**20)
+    batches = [row(1, "x" * 2**19), row(2, "x" * 2**21)]
+    writer, answers = send_compressed(client, batches, zstd)
+    assert [answer["row_count"] for answer in answers] == [1]
+    with pytest.raises(pa.ArrowInvalid, match=r"PAYLOAD_TOO_LARGE.*without compression"):
+        writer.close()
+    assert rows_of(connection) == [1]
+    assert quickly == []
+
+
+@pytest.mark.parametrize(
+    ("declared", "code"), [(1_600_000_000, "PAYLOAD_TOO_LARGE"), (-2, "INVALID_PAYLOAD")]
+)
+def test_what_a_compressed_buffer_says_of_its_length_is_looked_at_first(
+    raw, connection, declared, code
+):
+    """The same for the few bytes themselves: Arrow asks for the memory that they declare."""
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_stream(sink, STRICT, options=options) as writer:
+        writer.write_batch(row(1, "x" * 10_000))
+    _, sent = pa.ipc.MessageReader.open_stream(sink.getvalue())
+    content = sent.serialize().to_pybytes()
+    # The last buffer is the text: before it stands how long it is.
+    at = content.rindex(struct.pack("<q", 10_000))
+    lying = content[:at] + struct.pack("<q", declared) + content[at + 8 :]
+    reply = raw.call("DoPut", [stream_opening(STRICT, "t"), wire.flight_data(lying)])
+    assert f"[{code}]" in reply.text
+    assert rows_of(connection) == []
