@@ -302,11 +302,9 @@ def _groups(rows: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Re
     rechunker = Rechunker(schema)
     for batch in rows:
         yield from rechunker.add(batch)
-        if rechunker.waiting_bytes > _GROUP_MAX_BYTES and (wide := rechunker.flush()) is not None:
-            yield wide
-    rest = rechunker.flush()
-    if rest is not None:
-        yield rest
+        if rechunker.waiting_bytes > _GROUP_MAX_BYTES:
+            yield from rechunker.flush()
+    yield from rechunker.flush()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,34 +18,41 @@ class Rechunker:
         self._rows = rows
         self._waiting: list[pa.RecordBatch] = []
         self._waiting_rows = 0
-
-    @property
-    def waiting_bytes(self) -> int:
+        self.waiting_bytes = 0
         """Size of what was added and not yet given out."""
-        return sum(bytes_of(batch) for batch in self._waiting)
 
     def add(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
         """Take a batch; return the full ones that it completes."""
         self._waiting.append(batch)
         self._waiting_rows += batch.num_rows
+        self.waiting_bytes += bytes_of(batch)
         if self._waiting_rows < self._rows:
             return []
         table = pa.Table.from_batches(self._waiting, self._schema)
         whole = self._waiting_rows - self._waiting_rows % self._rows
-        full = [_one_batch(table.slice(start, self._rows)) for start in range(0, whole, self._rows)]
+        full = [
+            batch
+            for start in range(0, whole, self._rows)
+            for batch in _joined(table.slice(start, self._rows))
+        ]
         rest = table.slice(whole)
-        self._waiting, self._waiting_rows = rest.to_batches(), rest.num_rows
+        self._wait_for_more(rest.to_batches())
         return full
 
-    def flush(self) -> pa.RecordBatch | None:
-        """The rows left over as one batch; None when there are none."""
+    def flush(self) -> list[pa.RecordBatch]:
+        """The rows left over as one batch; none when there are none."""
         if not self._waiting_rows:
-            return None
-        rest = _one_batch(pa.Table.from_batches(self._waiting, self._schema))
-        self._waiting, self._waiting_rows = [], 0
+            return []
+        rest = _joined(pa.Table.from_batches(self._waiting, self._schema))
+        self._wait_for_more([])
         return rest
 
+    def _wait_for_more(self, rest: list[pa.RecordBatch]) -> None:
+        self._waiting = rest
+        self._waiting_rows = sum(batch.num_rows for batch in rest)
+        self.waiting_bytes = sum(map(bytes_of, rest))
 
-def _one_batch(table: pa.Table) -> pa.RecordBatch:
-    batches = table.combine_chunks().to_batches()
-    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
+
+def _joined(table: pa.Table) -> list[pa.RecordBatch]:
+    """The rows as one batch; as several where one column cannot hold so much text."""
+    return list(table.combine_chunks().to_batches())

@@ -22,6 +22,7 @@ _DESCRIPTOR: Final = 1
 _HEADER: Final = 2
 _APP_METADATA: Final = 3
 _BODY: Final = 1000
+_KNOWN: Final = frozenset({_DESCRIPTOR, _HEADER, _APP_METADATA, _BODY})
 _LENGTH_DELIMITED: Final = 2
 _FIXED_BYTES: Final = {1: 8, 5: 4}
 _VARINT: Final = 0
@@ -87,7 +88,9 @@ def _read(message: Message) -> FlightData:
         if kind == _LENGTH_DELIMITED:
             length, at = _varint(first, at)
             if at + length <= end:
-                fields[number] = first[at : at + length]
+                # No other is kept: a message may have millions of them.
+                if number in _KNOWN:
+                    fields[number] = first[at : at + length]
             elif number == _BODY and at + length == end + size_of(rest):
                 body = [first[at:], *rest]
                 break

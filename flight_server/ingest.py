@@ -257,7 +257,8 @@ def bound_rows(reader: RowsIn, *, max_bytes: int = BOUND_MAX_BYTES) -> pa.Table:
             continue
         _check_buffers(batch)
         batches.append(batch)
-        taken += batch.nbytes
+        # A row of nulls alone has no bytes, and the statement runs for it all the same.
+        taken += max(batch.nbytes, batch.num_rows)
         if taken > max_bytes:
             raise Invalid(
                 ErrorCode.PAYLOAD_TOO_LARGE,
@@ -397,21 +398,30 @@ def _deletes(schema: pa.Schema, mode: IngestMode) -> bool:
     return bool(said == "delete")
 
 
+def _key_named(metadata: bytes) -> str | None:
+    """The key that a JSON object brings. Raises ValueError for what is no such object."""
+    try:
+        said = json.loads(metadata)
+        if isinstance(said, dict):
+            return None if (key := said.get("idempotency_key")) is None else str(key)
+    except RecursionError as cause:
+        raise ValueError("it is nested too deeply to be read") from cause
+    raise ValueError("it is no object")
+
+
 def key_of_batch(metadata: bytes | None, stream_key: str | None, number: int) -> str | None:
     """The key that the batch brings, else the stream's key and the batch's number."""
     if metadata:
         try:
-            said = json.loads(metadata)
+            key = _key_named(metadata)
         except ValueError:
-            said = None
-        if not isinstance(said, dict):
             raise Invalid(
                 ErrorCode.INVALID_JSON,
                 'the metadata of a batch is a JSON object such as {"idempotency_key": "k1"}',
                 batch=number,
-            )
-        if (key := said.get("idempotency_key")) is not None:
-            return check_idempotency_key(str(key))
+            ) from None
+        if key is not None:
+            return check_idempotency_key(key)
     if stream_key is None:
         return None
     key = f"{stream_key}/{number}"

@@ -18,6 +18,7 @@ from typing import Final
 
 import orjson
 import pyarrow as pa
+import structlog
 from pyarrow import flight
 
 from duckmesh import tracing
@@ -30,9 +31,10 @@ from flight_server.counts import CallCount
 from flight_server.flight_data import FlightData, has_dictionaries
 from flight_server.headers import read_options, traceparent_of
 from flight_server.ingest import accepted_fields, failure_json, key_of_batch, table_of_path
+from flight_server.ipc_metadata import batch_head
 from gateway.groups import KeyedRows
 from gateway.identity import Identity
-from gateway.quick_writes import QuickTarget
+from gateway.quick_writes import ROWS_MAX, QuickTarget
 from gateway.writes import Writes
 from grpc_transport.calls import Call as Rpc
 from grpc_transport.header_blocks import Request
@@ -43,10 +45,14 @@ from ingest_bus.port import Watch
 BATCH_MAX_BYTES: Final = 64 * 1024
 """So little that the thread which moves bytes is not held up by it."""
 
+_RECEIPTS_MAX_BYTES: Final = 256 * 1024
+"""Of receipts that their client does not take: no more are made for it here."""
+
 _REMEMBERED: Final = 1_000
 _RECENT_SECONDS: Final = 0.02
 """So little that it adds nothing to how long memory itself may be behind."""
 
+_log = structlog.get_logger(__name__)
 
 Answer = Future[list[Receipt]]
 
@@ -124,7 +130,11 @@ class QuickAppends:
     def _deliver(self) -> None:
         self._woken = False
         while self._answered:
-            self._answered.popleft().look()
+            try:
+                self._answered.popleft().look()
+            except Exception:  # noqa: BLE001 - logged
+                # What fails of one stream is not the others': nobody else tells them.
+                _log.exception("stream_not_told")
 
     # ---- What is asked for a stream
 
@@ -138,6 +148,9 @@ class QuickAppends:
 
     def schema(self, data: FlightData) -> pa.Schema | None:
         """The columns that a stream's first message announces; None when Arrow must be asked."""
+        if size_of(data.body):
+            # Not remembered: the next one who says the same may send no body with it.
+            return None
         if data.header not in self._schemas:
             if len(self._schemas) >= _REMEMBERED:
                 self._schemas.clear()
@@ -245,15 +258,18 @@ class _Stream:
         if self._over:
             return
         if self.rpc.cancelled:
-            self._end(failed=True)
+            self._leave_place()
+            self._arrival.count.left()
             return
         try:
-            self._answer()
-            if not self._over:
-                self._take()
+            self._look()
         except Exception as error:  # noqa: BLE001 - mapped, and logged
             self._fail(error)
-            return
+
+    def _look(self) -> None:
+        self._answer()
+        if not self._over:
+            self._take()
         # It holds for what came with the opening.
         self._recalled_now = None
         if self._over:
@@ -297,8 +313,13 @@ class _Stream:
             if message is None:
                 return
             self._open(message)
-        while self._may_take() and (message := self.rpc.take()) is not None:
-            if not self._append(message):
+        while self._may_take():
+            if self.rpc.pending_bytes > _RECEIPTS_MAX_BYTES and self.rpc.inbox:
+                # A thread waits with the next ones until its client takes some.
+                self._leave([])
+                return
+            message = self.rpc.take()
+            if message is None or not self._append(message):
                 return
 
     def _may_take(self) -> bool:
@@ -376,6 +397,10 @@ class _Stream:
         key = key_of_batch(data.app_metadata, self._stream_key, self._taken)
         if not data.header:
             return None
+        head = batch_head(data.header)
+        if head is None or head.row_count > ROWS_MAX or head.is_compressed:
+            raise ValueError("a thread takes it")
+        head.check_size(data.body)
         rows = pa.ipc.read_record_batch(pa.py_buffer(data.encapsulated()), self._schema)
         return KeyedRows(rows, key)
 
@@ -435,6 +460,10 @@ class _Stream:
         self.rpc.follow(None)
         self.rpc.put_back(messages)
         self.rpc.state = self._taken
+        if self._posted:
+            # The thread may wait long for what it is to answer first.
+            self._posted = False
+            self.rpc.flush()
         self._arrival.run()
 
     def _fail(self, error: Exception) -> None:
@@ -446,14 +475,11 @@ class _Stream:
             trace_id=arrival.trace_id,
             failing=arrival.count.failing,
         )
-        self._end(failed=True)
+        self._leave_place()
+        arrival.count.ended(failed=True)
         said = failure_json(self._answered, failure.error, arrival.trace_id)
         self.rpc.post([flight_data.put_result(said)], more=True)
         self.rpc.finish(failure.status, failure.text, failure.trailers)
-
-    def _end(self, *, failed: bool) -> None:
-        self._leave_place()
-        self._arrival.count.ended(failed=failed)
 
     def _leave_place(self) -> None:
         self._over = True
@@ -473,10 +499,11 @@ def _table_name(serialized: bytes) -> str | None:
 
 
 def _schema(data: FlightData) -> pa.Schema | None:
-    if not data.header or size_of(data.body):
-        return None
     try:
         schema = pa.ipc.read_schema(pa.py_buffer(data.encapsulated()))
     except (pa.ArrowException, OSError, ValueError):
         return None
-    return None if has_dictionaries(schema) else schema
+    # Numbers in another order of bytes are turned round by Arrow's reader of streams alone. Of two
+    # schemas with the same columns, that order is what may differ.
+    is_native = schema.equals(pa.schema(list(schema)))
+    return schema if is_native and not has_dictionaries(schema) else None

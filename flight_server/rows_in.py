@@ -1,6 +1,7 @@
 """The rows of a DoPut as they come: a descriptor, a schema, then batches."""
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -8,8 +9,9 @@ import pyarrow as pa
 from duckmesh.errors import ErrorCode, Invalid
 from flight_server import flight_data
 from flight_server.flight_data import FlightData
+from flight_server.ipc_metadata import batch_head
 from grpc_transport.calls import Call, Part
-from grpc_transport.messages import Message
+from grpc_transport.messages import Message, joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class _Source:
     def __init__(self, rpc: Call, first: FlightData) -> None:
         self._rpc = rpc
         self.first = self.current = first
-        self._parts: list[Part] = []
+        self._parts: deque[Part] = deque()
         self._put(first)
 
     def next_message(self) -> bool:
@@ -82,7 +84,7 @@ class _Source:
         message: Message | None = self._rpc.read()
         if message is None:
             return False
-        self.current = flight_data.read(message)
+        self.current = _checked(flight_data.read(message))
         self._put(self.current)
         return True
 
@@ -99,11 +101,15 @@ class _Source:
         return pa.py_buffer(self.read(length))
 
     def read(self, length: int) -> Part:
-        if not length or not self.next_message():
+        if not length:
             return b""
+        # Between a dictionary and its batch there may be messages that bring no rows.
+        while not self._parts:
+            if not self.next_message():
+                return b""
         part = self._parts[0]
         if len(part) == length:
-            return self._parts.pop(0)
+            return self._parts.popleft()
         if len(part) > length:
             view = memoryview(part)
             self._parts[0] = view[length:]
@@ -113,10 +119,10 @@ class _Source:
         while length:
             if not self._parts:
                 raise pa.ArrowInvalid("a message is shorter than it says")
-            part = self._parts.pop(0)
+            part = self._parts.popleft()
             if len(part) > length:
                 view = memoryview(part)
-                self._parts.insert(0, view[length:])
+                self._parts.appendleft(view[length:])
                 part = view[:length]
             taken.append(part)
             length -= len(part)
@@ -130,7 +136,23 @@ class _Source:
 
     def _put(self, data: FlightData) -> None:
         if data.header:
-            self._parts = [*data.metadata_parts(), *(part for part in data.body if len(part))]
+            self._parts = deque(data.metadata_parts())
+            self._parts.extend(part for part in data.body if len(part))
+
+
+def _checked(data: FlightData) -> FlightData:
+    """The message, if Arrow may make its rows: it asks for the memory before it looks at them.
+
+    Raises Invalid (PAYLOAD_TOO_LARGE), and ValueError for what contradicts itself.
+    """
+    head = batch_head(data.header) if data.header else None
+    if head is None:
+        return data
+    if head.is_compressed and len(data.body) > 1:
+        # In one piece the lengths are found in it, and Arrow takes it so without another copy.
+        data = replace(data, body=[joined(data.body)])
+    head.check_size(data.body)
+    return data
 
 
 class ResultsOut:

@@ -5,7 +5,7 @@ encoding of it, a wider number, a finer time unit. Everything else is refused wi
 the schema at once, or with the column and record of the first bad value.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -15,11 +15,23 @@ import pyarrow.compute as pc
 import pyarrow.types as pat
 
 from catalog.table_schema import normal_type
+from data_files.batch_size import bytes_of
 from data_files.parquet import event_time_column
 from duckmesh.errors import ErrorCode, Invalid
 from gateway.plain_arrays import plain_array
+from gateway.plain_sizes import plain_bytes
 
 _DAY_MICROSECONDS: Final = 86_400_000_000
+
+PIECE_BYTES: Final = 64 * 2**20
+"""Rows that change their types are made anew in pieces of at most so much."""
+
+_PIECE_ROWS: Final = 65_536
+_VALUES_MAX: Final = 2**28
+"""Of one batch, unless it has a bit for each of them."""
+
+_GROWS_AT_MOST: Final = 4
+"""A single row may take so many times the bytes that came, however many they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +44,8 @@ class Conformer:
     """Set when the offered columns are the table's already: then only these are looked at."""
     event_time: int | None = None
     """Where the target has its event time."""
+    keeps_types: bool = False
+    """Set when no value is made anew: what comes out is what came in."""
 
     @classmethod
     def between(cls, offered: pa.Schema, target: pa.Schema) -> "Conformer":
@@ -51,6 +65,10 @@ class Conformer:
             if positions == list(range(len(target))) and _same_flat_types(offered, target)
             else None,
             None if (name := event_time_column(target)) is None else target.get_field_index(name),
+            all(
+                offered.field(p).type.equals(field.type)
+                for p, field in zip(positions, target, strict=True)
+            ),
         )
 
     def conform(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -58,25 +76,78 @@ class Conformer:
 
         Raises Invalid (INVALID_PAYLOAD) with column, record index and reason for a null where none
         may be, and for a value that its column's type cannot hold. Also for a batch whose buffers
-        contradict themselves: nothing behind this line looks at them again.
+        contradict themselves: nothing behind this line looks at them again. Raises Invalid
+        (PAYLOAD_TOO_LARGE) for rows that take many times the bytes they came in.
         """
-        if self.never_null is not None:
-            columns = self.checked(batch).columns
-            return pa.RecordBatch.from_arrays(columns, schema=self.target)
-        return self.checked(batch)
+        check_batch(batch)
+        self._check_growth(batch, self._size(batch), batch)
+        return self._named(self.converted(batch))
 
-    def checked(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The same, but its columns may go by the names that they came with."""
-        _check_buffers(batch)
-        if self.never_null is not None:
-            for position in self.never_null:
-                _check_nulls(batch.column(position), self.target.field(position))
-            return batch
-        columns = [
-            _column(batch.column(position), field)
-            for position, field in zip(self.positions, self.target, strict=True)
-        ]
+    def converted(self, batch: pa.RecordBatch, first: int = 0) -> pa.RecordBatch:
+        """What `conform` answers to a batch that `check_batch` took and that is not large.
+
+        Its columns may go by the names that they came with. It begins with this record of another.
+        """
+        try:
+            if self.never_null is not None:
+                for position in self.never_null:
+                    _check_nulls(batch.column(position), self.target.field(position))
+                return batch
+            columns = [
+                _column(batch.column(position), field)
+                for position, field in zip(self.positions, self.target, strict=True)
+            ]
+        except _BadValue as bad:
+            raise bad.refusal(first) from bad.__cause__
         return pa.RecordBatch.from_arrays(columns, schema=self.target)
+
+    def converted_up_to(self, batch: pa.RecordBatch, max_bytes: int) -> pa.RecordBatch | None:
+        """The same, when it takes at most so many bytes; else None, and `pieces` makes it."""
+        return None if self._size(batch) > max_bytes else self.converted(batch)
+
+    def pieces(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        """What `conform` answers to a batch that `check_batch` took, in pieces made one by one.
+
+        So a long batch of few bytes is never whole in memory. Rows that stay as they came are one.
+        """
+        if self.keeps_types:
+            yield self._named(self.converted(batch))
+            return
+        at, rows = 0, _PIECE_ROWS
+        while at < batch.num_rows:
+            piece = batch.slice(at, rows)
+            while (size := self._size(piece)) > PIECE_BYTES and piece.num_rows > 1:
+                piece = piece.slice(0, piece.num_rows // 2)
+            self._check_growth(piece, size, batch)
+            yield self.converted(piece, at)
+            at += piece.num_rows
+            rows = min(_PIECE_ROWS, 2 * piece.num_rows)
+
+    def _size(self, batch: pa.RecordBatch) -> int:
+        """At most so many bytes the batch takes when its columns have the table's types."""
+        if self.keeps_types:
+            return bytes_of(batch)
+        return sum(
+            plain_bytes(batch.column(position), field.type)
+            for position, field in zip(self.positions, self.target, strict=True)
+        )
+
+    def _check_growth(self, piece: pa.RecordBatch, size_bytes: int, batch: pa.RecordBatch) -> None:
+        """Raise Invalid (PAYLOAD_TOO_LARGE) for a piece that is large and came in few bytes."""
+        if size_bytes <= PIECE_BYTES or size_bytes <= _GROWS_AT_MOST * bytes_of(batch):
+            return
+        raise Invalid(
+            ErrorCode.PAYLOAD_TOO_LARGE,
+            f"{piece.num_rows} rows of the batch take {size_bytes} bytes as the table stores them, "
+            "and came in far fewer: send fewer rows in a batch, and shorter values in a row",
+            bytes=size_bytes,
+            limit_bytes=PIECE_BYTES,
+        )
+
+    def _named(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        if self.never_null is None:
+            return batch
+        return pa.RecordBatch.from_arrays(batch.columns, schema=self.target)
 
 
 def _same_flat_types(offered: pa.Schema, target: pa.Schema) -> bool:
@@ -183,8 +254,23 @@ _LOSSLESS: Sequence[tuple[_Test, _Test]] = (
 )
 
 
-def _check_buffers(batch: pa.RecordBatch) -> None:
-    """Raise Invalid for what no writer makes: offsets out of bounds, text that is not UTF-8."""
+def check_batch(batch: pa.RecordBatch) -> None:
+    """Comes first, whatever is done with a batch from outside: even its size is read off its
+    offsets, wherever they point.
+
+    Raises Invalid: INVALID_PAYLOAD for what no writer makes, such as offsets out of bounds and text
+    that is not UTF-8; PAYLOAD_TOO_LARGE for values without number that have no bytes.
+    """
+    values = batch.num_rows * batch.num_columns
+    # Of whole buffers: which parts of them are in use is not to be trusted yet.
+    if values > _VALUES_MAX and values > 8 * batch.get_total_buffer_size():
+        raise Invalid(
+            ErrorCode.PAYLOAD_TOO_LARGE,
+            f"a batch holds at most {_VALUES_MAX} values that have no bytes of their own: "
+            "send fewer rows in a batch",
+            values=values,
+            limit=_VALUES_MAX,
+        )
     try:
         batch.validate(full=True)
     except pa.ArrowInvalid as cause:
@@ -205,9 +291,7 @@ def _column(values: pa.Array, field: pa.Field) -> pa.Array:
 
 def _check_nulls(values: pa.Array, field: pa.Field) -> None:
     if not field.nullable and values.null_count:
-        raise _bad_value(
-            field, _first(pc.is_null(values)), "it is null, and the column is NOT NULL"
-        )
+        raise _BadValue(field, _first(pc.is_null(values)), "it is null, and the column is NOT NULL")
 
 
 def _cast(values: pa.Array, field: pa.Field) -> pa.Array:
@@ -216,7 +300,7 @@ def _cast(values: pa.Array, field: pa.Field) -> pa.Array:
         return _cast_to(values, field.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as cause:
         record = _first_uncastable(values, field.type)
-        raise _bad_value(field, record, f"{field.type} cannot hold it") from cause
+        raise _BadValue(field, record, f"{field.type} cannot hold it") from cause
 
 
 def _cast_to(values: pa.Array, target: pa.DataType) -> pa.Array:
@@ -268,7 +352,7 @@ def _check_inner_nulls(values: pa.Array, field: pa.Field) -> None:
             high = middle
         else:
             low = middle
-    raise _bad_value(field, low, f"it holds a null, and {field.type} forbids that")
+    raise _BadValue(field, low, f"it holds a null, and {field.type} forbids that")
 
 
 def _has_forbidden_null(values: pa.Array, kind: pa.DataType) -> bool:
@@ -308,10 +392,26 @@ def _first_uncastable(values: pa.Array, target: pa.DataType) -> int:
     return low
 
 
-def _bad_value(field: pa.Field, record: int, reason: str) -> Invalid:
-    context: dict[str, Any] = {"column": field.name, "record": record, "reason": reason}
-    return Invalid(
-        ErrorCode.INVALID_PAYLOAD,
-        f"record {record} of the batch has a bad value in column {field.name!r}: {reason}",
-        **context,
-    )
+class _BadValue(Exception):
+    """A value that the table does not take, in a record of the piece that is looked at."""
+
+    def __init__(self, field: pa.Field, record: int, reason: str) -> None:
+        super().__init__(reason)
+        self._name = field.name
+        self._record = record
+        self._reason = reason
+
+    def refusal(self, first: int) -> Invalid:
+        """What its sender is told, when the piece begins at this record of the batch."""
+        record = first + self._record
+        context: dict[str, Any] = {
+            "column": self._name,
+            "record": record,
+            "reason": self._reason,
+        }
+        return Invalid(
+            ErrorCode.INVALID_PAYLOAD,
+            f"record {record} of the batch has a bad value in column {self._name!r}: "
+            f"{self._reason}",
+            **context,
+        )

@@ -1,5 +1,6 @@
 """Check the keys of rows that are to be deleted, before anything is accepted."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -15,7 +16,11 @@ class Conforming(Protocol):
     """How batches of one offered schema become batches that a table stores."""
 
     def conform(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The batch as it is stored. Raises Invalid (INVALID_PAYLOAD)."""
+        """The batch as it is stored. Raises Invalid (INVALID_PAYLOAD, PAYLOAD_TOO_LARGE)."""
+        ...
+
+    def pieces(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        """The same in pieces, made one by one where values are made anew."""
         ...
 
 
@@ -36,6 +41,11 @@ class KeyConformer:
     def conform(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Rows that delete the keys of the batch. Raises as `Conformer.conform` does."""
         return as_deletes(self.keys.conform(batch), self.schema)
+
+    def pieces(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        """The same in pieces, as `Conformer.pieces` makes them."""
+        for piece in self.keys.pieces(batch):
+            yield as_deletes(piece, self.schema)
 
 
 def key_of(table: Table) -> pa.Schema:

@@ -12,6 +12,7 @@ from catalog.table_schema import TableSchema
 from catalog.tables import Table
 from data_files.batch_size import bytes_of
 from duckmesh.errors import Conflict, ErrorCode, Invalid, Unavailable
+from gateway.conform import check_batch
 from gateway.counts import WriteCount
 from gateway.identity import Identity
 from gateway.ingest_modes import ADDING, IngestMode
@@ -76,6 +77,7 @@ class PendingWrite:
         self._staging = staging
         self._pump = Pump(staging.add)
         self._received_bytes = 0
+        self._stored_bytes = 0
         self._count = count
 
     def append(self, batch: pa.RecordBatch) -> None:
@@ -84,11 +86,16 @@ class PendingWrite:
         Raises Invalid (INVALID_PAYLOAD, PAYLOAD_TOO_LARGE), Unavailable, Overloaded, Cancelled.
         """
         with self._count.refusals():
+            check_batch(batch)
             size_bytes = bytes_of(batch)
             self._received_bytes += size_bytes
             self._writes.check_size(self._received_bytes)
             self._pace(batch.num_rows, size_bytes)
-            self._pump.put(self._conformer.conform(batch))
+            for piece in self._conformer.pieces(batch):
+                # Few bytes may have become many: what is stored of them is bounded, too.
+                self._stored_bytes += bytes_of(piece)
+                self._writes.check_size(self._stored_bytes)
+                self._pump.put(piece)
 
     def commit(self) -> Receipt:
         """Accept the write: when this returns it is durable, and its receipt is final.

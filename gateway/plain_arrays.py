@@ -50,10 +50,13 @@ def plain_array(values: pa.Array) -> pa.Array:
 
 def _decoded_runs(values: pa.Array) -> pa.Array:
     """Every value of every run. By the number of its run, for Arrow decodes no run of lists."""
-    numbers = pa.array(range(len(values.values)), pa.int32())
-    runs = pa.RunEndEncodedArray.from_arrays(values.run_ends, numbers)
-    whole = pc.run_end_decode(runs)
-    return plain_array(values.values).take(whole.slice(values.offset, len(values)))
+    # Those of the slice alone: of a long array cut into many, each would undo all of them.
+    first, count = values.find_physical_offset(), values.find_physical_length()
+    ends = values.run_ends.slice(first, count)
+    ends = pc.subtract(ends, pa.scalar(values.offset, ends.type))
+    ends = pc.min_element_wise(ends, pa.scalar(len(values), ends.type))
+    runs = pa.RunEndEncodedArray.from_arrays(ends, pa.array(range(count), pa.int32()))
+    return plain_array(values.values.slice(first, count)).take(pc.run_end_decode(runs))
 
 
 def _offsets(values: pa.Array) -> pa.Array:

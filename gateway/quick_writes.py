@@ -8,6 +8,7 @@ then, on a thread, and what that looks up serves the next.
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Final
 
 import pyarrow as pa
 
@@ -16,7 +17,7 @@ from data_files.batch_size import bytes_of
 from duckmesh import tracing
 from duckmesh.errors import DuckMeshError
 from duckmesh.identifiers import check_idempotency_key, check_table_name
-from gateway.conform import Conformer
+from gateway.conform import Conformer, check_batch
 from gateway.counts import WriteCount
 from gateway.envelopes import envelope_of, gathered_inline
 from gateway.groups import KeyedRows
@@ -27,6 +28,9 @@ from gateway.limits import Backpressure
 from gateway.rates import IngestRates
 from ingest_bus.envelope import Envelope, Operation, Receipt
 from ingest_bus.port import IngestBus, Watch
+
+ROWS_MAX: Final = 65_536
+"""Of one write: few bytes may be many rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +116,21 @@ class QuickWrites:
     ) -> "Future[list[Receipt]] | None":
         """Several writes of one table in one transaction, all or none; a receipt for each.
 
-        None, with nothing accepted, when one is too large for the bus, deletes, or has so many rows
-        that their partitions are to be counted. Tokens follow the order of
-        `parts`, and of calls. Raises at once what the rows alone tell (Invalid, Overloaded); the
-        future raises Conflict and Unavailable: after the latter they may have been accepted.
-        `again` tells whether the caller goes the long way after an error, and is counted there.
+        None, with nothing accepted, when one is too large for the bus, has very many rows, deletes,
+        is to change its types, or has so many rows that their partitions are to be counted. Tokens
+        follow the order of `parts`, and of calls. Raises at once what the rows alone tell (Invalid,
+        Overloaded); the future raises Conflict and Unavailable: after the latter they may have been
+        accepted. `again` tells whether the caller goes the long way after an error, and is counted
+        there.
         `settled` and `watch` are as for the bus.
         """
+        for part in parts:
+            check_batch(part.rows)
         sizes = [bytes_of(part.rows) for part in parts]
         if sum(sizes) > self._inline_max_bytes or self._may_be_of_too_many(target, parts):
+            return None
+        if not target.conformer.keeps_types or any(p.rows.num_rows > ROWS_MAX for p in parts):
+            # How much they become would have to be found out, and is made on no event loop.
             return None
         if any(part.operation is not Operation.INSERT for part in parts):
             return None
@@ -155,6 +165,6 @@ def _envelope(
     key = part.idempotency_key
     # What is stored has no names: nothing here asks for them.
     gathered = gathered_inline(
-        target.conformer.checked(part.rows), target.conformer.event_time, hashed=key is not None
+        target.conformer.converted(part.rows), target.conformer.event_time, hashed=key is not None
     )
     return envelope_of(identity, target.table, gathered, idempotency_key=key, trace_id=trace_id)

@@ -65,6 +65,11 @@ class _OpenFile:
     arrow_bytes: int = 0
 
 
+_GROUP_MAX_BYTES: Final = 256 * 2**20
+_HASHED_GROUP_MAX_BYTES: Final = 2**30
+"""Rows as wide as that make a row group of fewer. A hash goes by whole groups: it is the same for a
+repeat that was cut another way only while the rows are not as wide."""
+
 # Parquet is about this much smaller than Arrow; only the size of a file depends on it.
 _PARQUET_RATIO: Final = 3
 
@@ -93,6 +98,7 @@ class Staging:
         self._partitioner = Partitioner(spec, schema, limit=limits.partitions_max) if spec else None
         self._rechunker = Rechunker(schema)
         self._hash = RowHash() if hashed else None
+        self._group_max_bytes = _HASHED_GROUP_MAX_BYTES if hashed else _GROUP_MAX_BYTES
         self._held: list[pa.RecordBatch] = []
         self._open: _OpenFile | None = None
         self._files: list[StagedFile] = []
@@ -110,8 +116,15 @@ class Staging:
         self.arrow_bytes += batch.nbytes
         for full in self._rechunker.add(batch):
             self._take(full)
+        if self._rechunker.waiting_bytes > self._group_max_bytes:
+            self._take_rest()
         if self.arrow_bytes > self._limits.inline_max_bytes:
             self._spill()
+
+    def _take_rest(self) -> None:
+        """The rows that are no whole row group."""
+        for rest in self._rechunker.flush():
+            self._take(rest)
 
     def _take(self, chunk: pa.RecordBatch) -> None:
         if self._hash is not None:
@@ -173,9 +186,7 @@ class Staging:
         Raises Invalid (TOO_MANY_PARTITIONS), as `add` does, and PAYLOAD_TOO_LARGE for a write that
         took so long that its first objects may be taken for orphans.
         """
-        rest = self._rechunker.flush()
-        if rest is not None:
-            self._take(rest)
+        self._take_rest()
         digest = self._hash.digest() if self._hash is not None else None
         if self._files or self._open or self.arrow_bytes > self._limits.inline_max_bytes:
             self._spill()

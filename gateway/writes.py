@@ -27,7 +27,7 @@ from duckmesh.identifiers import (
     check_idempotency_key,
     check_table_name,
 )
-from gateway.conform import Conformer
+from gateway.conform import Conformer, check_batch
 from gateway.counts import WriteCount
 from gateway.definitions import NO_VERSION, Definitions, table_exists
 from gateway.envelopes import envelope_of, gathered_inline
@@ -318,6 +318,7 @@ class Writes:
         """
         count = WriteCount(_span(identity, target.table.name))
         with count.refusals(), count.span.active():
+            check_batch(batch)
             self._rates.pace(identity, batch.num_rows, bytes_of(batch), stop)
             count.complete()
             answer = self._append_batch(
@@ -349,12 +350,12 @@ class Writes:
         self._backpressure.check(identity)
         self.check_size(bytes_of(batch))
         # What is stored has no names: nothing here asks for them.
-        conformed = target.conformer.checked(batch)
-        if bytes_of(conformed) > self._staging.inline_max_bytes:
+        conformed = target.conformer.converted_up_to(batch, self._staging.inline_max_bytes)
+        if conformed is None:
             return self._append_large(
                 identity,
                 target,
-                conformed,
+                batch,
                 idempotency_key=idempotency_key,
                 trace_id=trace_id,
                 session=session,

@@ -115,6 +115,17 @@ def ipc_messages(table: pa.Table) -> list[bytes]:
     return [schema, *(batch.serialize().to_pybytes() for batch in table.to_batches())]
 
 
+def stream_opening(schema: pa.Schema, table: str, *, body: bytes = b"") -> bytes:
+    """The first message of a stream by path; a `body` is more than it should have."""
+    message = schema.serialize().to_pybytes() + body
+    return flight_data(message, descriptor=path_descriptor(table.encode()))
+
+
+def batch_message(batch: pa.RecordBatch) -> bytes:
+    """The message of one batch of a stream."""
+    return flight_data(batch.serialize().to_pybytes())
+
+
 def _cut(message: bytes) -> tuple[bytes, bytes]:
     (size,) = struct.unpack_from("<i", message, 4)
     return message[8 : 8 + size], message[8 + size :]

@@ -10,7 +10,7 @@ import pytest
 
 from catalog.table_schema import TableSchema
 from duckmesh.errors import ErrorCode, Invalid
-from gateway.conform import Conformer
+from gateway.conform import Conformer, check_batch
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC).replace(tzinfo=None)
 MIDNIGHT = NOON.replace(hour=0)
@@ -279,3 +279,92 @@ def test_an_extension_is_taken_as_what_it_stores() -> None:
 def test_buffers_that_contradict_themselves_are_refused(broken: pa.Array) -> None:
     error = refused(broken, pa.field("v", pa.string()))
     assert error.code is ErrorCode.INVALID_PAYLOAD
+
+
+# ---- In pieces
+
+
+def pieces_of(batch: pa.RecordBatch, target: pa.Schema) -> list[pa.RecordBatch]:
+    check_batch(batch)
+    table = TableSchema.first(target).arrow
+    return list(Conformer.between(batch.schema, table).pieces(batch))
+
+
+def test_pieces_are_what_the_whole_batch_becomes(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = pa.array([f"{n % 17}" * 100 for n in range(200_000)]).dictionary_encode()
+    runs = pa.RunEndEncodedArray.from_arrays(
+        pa.array(range(1000, 200_001, 1000), pa.int32()), pa.array(range(200), pa.int32())
+    )
+    batch = pa.record_batch({"t": texts, "r": runs, "n": pa.nulls(200_000)})
+    target = pa.schema([("r", pa.int64()), ("n", pa.int64()), ("t", pa.utf8())])
+    table = TableSchema.first(target).arrow
+    conformer = Conformer.between(batch.schema, table)
+    whole = pa.Table.from_batches([conformer.conform(batch)])
+    monkeypatch.setattr("gateway.conform.PIECE_BYTES", 100_000)
+    pieces = list(conformer.pieces(batch))
+    assert len(pieces) > 10
+    assert max(piece.nbytes for piece in pieces) <= 100_000
+    assert pa.Table.from_batches(pieces).combine_chunks().equals(whole)
+
+
+def test_rows_that_keep_their_types_are_one_piece() -> None:
+    batch = pa.record_batch({"v": range(200_000)})
+    (piece,) = pieces_of(batch, batch.schema)
+    assert piece.column(0).equals(batch.column(0))
+
+
+def test_a_bad_value_of_a_later_piece_has_its_number_in_the_batch() -> None:
+    values = [1] * 150_000
+    values[140_000] = -1
+    batch = pa.record_batch({"v": pa.array(values, pa.int64())})
+    with pytest.raises(Invalid, match="record 140000 of the batch") as caught:
+        pieces_of(batch, pa.schema([("v", pa.uint64())]))
+    assert caught.value.context["record"] == 140_000
+
+
+def test_a_long_column_of_nulls_is_never_whole_in_memory() -> None:
+    batch = pa.record_batch({"v": pa.nulls(10_000_000)})
+    table = TableSchema.first(pa.schema([("v", pa.int64())])).arrow
+    before, count, most = pa.total_allocated_bytes(), 0, 0
+    for piece in Conformer.between(batch.schema, table).pieces(batch):
+        count += piece.num_rows
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert count == 10_000_000
+    assert most < 4 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("values", "target"),
+    [
+        (pa.nulls(10**9), pa.int64()),
+        (
+            pa.RunEndEncodedArray.from_arrays(pa.array([2**40], pa.int64()), pa.array([1])),
+            pa.int64(),
+        ),
+        (
+            pa.LargeListArray.from_arrays(
+                [0, 10**9],
+                pa.RunEndEncodedArray.from_arrays(pa.array([10**9], pa.int64()), pa.array([1])),
+            ),
+            pa.list_(pa.int64()),
+        ),
+    ],
+    ids=["nulls", "a run", "a run in a list"],
+)
+def test_few_bytes_that_would_be_gigabytes_are_refused(
+    values: pa.Array, target: pa.DataType
+) -> None:
+    before = pa.total_allocated_bytes()
+    with pytest.raises(Invalid, match="send fewer rows") as caught:
+        pieces_of(pa.record_batch({"v": values}), pa.schema([("v", target)]))
+    assert caught.value.code is ErrorCode.PAYLOAD_TOO_LARGE
+    refused_whole = refused(values, pa.field("v", target))
+    assert refused_whole.code is ErrorCode.PAYLOAD_TOO_LARGE
+    assert pa.total_allocated_bytes() - before < 2**20
+
+
+def test_a_large_row_that_came_as_large_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.conform.PIECE_BYTES", 1000)
+    batch = pa.record_batch({"v": pa.array(["x" * 10_000, "y"], pa.large_utf8())})
+    taken = pieces_of(batch, pa.schema([("v", pa.utf8())]))
+    assert [piece.num_rows for piece in taken] == [1, 1]

@@ -9,7 +9,7 @@ import pytest
 from duckmesh.errors import Conflict, Denied, ErrorCode, Invalid
 from gateway.groups import KeyedRows
 from gateway.identity import Identity, Role
-from gateway.quick_writes import QuickTarget
+from gateway.quick_writes import ROWS_MAX, QuickTarget
 from tests.processes import until
 from tests.rooms import Rooms, rows
 
@@ -99,3 +99,23 @@ def test_rows_too_large_for_the_bus_are_left_to_others(rooms: Rooms) -> None:
     assert (
         rooms.writes.quick.submit(rooms.identity("acme"), target, [KeyedRows(batch, None)]) is None
     )
+
+
+def test_rows_that_change_their_types_and_very_many_rows_are_left_to_others(rooms: Rooms) -> None:
+    rooms.write("t", rows(1))
+    known(rooms)
+    who, quick = rooms.identity("acme"), rooms.writes.quick
+
+    def submitted(values: pa.Array) -> bool:
+        batch = pa.record_batch({"v": values})
+        target = None
+        while target is None:
+            known(rooms)
+            target = quick.target_for(who, "t", batch.schema)
+        answer = quick.submit(who, target, [KeyedRows(batch, None)])
+        return answer is not None and bool(answer.result())
+
+    assert submitted(pa.array([2], pa.int64()))
+    assert not submitted(pa.array([2], pa.int32()))
+    assert not submitted(pa.nulls(1_000_000))
+    assert not submitted(pa.nulls(ROWS_MAX + 1, pa.int64()))

@@ -233,3 +233,21 @@ def test_texts_hash_by_where_they_are_cut() -> None:
         for texts in (["ab", "c"], ["a", "bc"], ["", "abc"], ["abc"], ["abc", None])
     }
     assert len(hashes) == 5
+
+
+@pytest.mark.parametrize("hashed", [False, True])
+def test_wide_rows_are_not_gathered_into_a_whole_row_group(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, *, hashed: bool
+) -> None:
+    monkeypatch.setattr("gateway.staging._GROUP_MAX_BYTES", 10_000)
+    monkeypatch.setattr("gateway.staging._HASHED_GROUP_MAX_BYTES", 20_000)
+    into, most = staging(store, hashed=hashed, inline_max_bytes=1_000), 0
+    table = pa.table([range(1_000), ["x" * 100] * 1_000], schema=SCHEMA)
+    for batch in table.to_batches(max_chunksize=10):
+        into.add(batch)
+        most = max(most, into._rechunker.waiting_bytes)
+    assert most <= (20_000 if hashed else 10_000)
+    gathered = into.finish()
+    (file,) = gathered.payload.files
+    read = pq.read_table(store.local_path(file.key))
+    assert read.to_pydict() == table.to_pydict()
