@@ -76,10 +76,20 @@ INSERT INTO snapshot_file (snapshot_id, file_id, table_id, change_type)
 SELECT %(snapshot_id)s, file_id, table_id, 'remove' FROM ended
 
 -- name: begin_schema_versions
-UPDATE table_schema_version v SET begin_snapshot = %(snapshot_id)s
-FROM unnest(%(table_ids)s::bigint[], %(versions)s::integer[]) AS n (table_id, schema_version)
-WHERE v.table_id = n.table_id AND v.schema_version = n.schema_version
-  AND v.begin_snapshot IS NULL
+-- With what begins here the table checks later writes, also when the writer that brought it died
+-- before he could say so. He nearly always has: then no row of a table is locked. Head row first,
+-- then the table's: as ALTER TABLE.
+WITH begun AS (
+    UPDATE table_schema_version v SET begin_snapshot = %(snapshot_id)s
+    FROM unnest(%(table_ids)s::bigint[], %(versions)s::integer[]) AS n (table_id, schema_version)
+    WHERE v.table_id = n.table_id AND v.schema_version = n.schema_version
+      AND v.begin_snapshot IS NULL
+    RETURNING v.table_id, v.schema_version
+)
+UPDATE table_def t SET schema_version = begun.schema_version
+FROM begun
+WHERE t.table_id = begun.table_id AND t.schema_version < begun.schema_version
+  AND t.end_snapshot IS NULL
 
 -- name: head
 SELECT h.snapshot_id, h.tenant_id, h.created_at, h.max_visibility_token

@@ -212,7 +212,9 @@ class MemoryIngestBus:
             kept = replace(e, payload_hash=None, raises_fence=False, session=None)
             event = _Event(token, kept, now)
             events.append(event)
-            receipts.append(Receipt(e.event_id, token, e.row_count))
+            receipts.append(
+                Receipt(e.event_id, token, e.row_count, schema_version=e.schema_version)
+            )
             if place is not None:
                 keys[place] = _Key(e.payload_hash, event, now)
             if e.raises_fence:
@@ -231,11 +233,12 @@ class MemoryIngestBus:
         *,
         below: SchemaVersion,
         within: Any | None = None,
-    ) -> None:
+    ) -> SchemaVersion:
         _refuse_transaction(within)
         with self._lock:
             tenant = self._tenants.setdefault(tenant_id, _Tenant())
             _raise_fence(tenant.fences, table_id, below)
+            return tenant.fences[table_id]
 
     # -- claiming
 
@@ -543,7 +546,13 @@ def _duplicate_receipt(envelope: Envelope, known: _Key) -> Receipt:
             visibility_token=event.visibility_token,
         )
     original = event.envelope
-    return Receipt(original.event_id, event.visibility_token, original.row_count, inserted=False)
+    return Receipt(
+        original.event_id,
+        event.visibility_token,
+        original.row_count,
+        inserted=False,
+        schema_version=original.schema_version,
+    )
 
 
 def _dead(tenant: _Tenant) -> dict[VisibilityToken, _Event]:

@@ -85,11 +85,12 @@ class IngestBus(Protocol):
         *,
         below: SchemaVersion,
         within: Any | None = None,
-    ) -> None:
+    ) -> SchemaVersion:
         """Send back every later envelope of the table whose schema version is below this one.
 
-        Every token issued before is smaller than every token issued after. `within` is as for
-        `ack`; then the fence stands when the transaction commits, and publishes wait for that.
+        Returns the fence as it stands, which is never lowered: a larger one is another's. Every
+        token issued before is smaller than every token issued after. `within` is as for `ack`; then
+        the fence stands when the transaction commits, and publishes wait for that.
         """
         ...
 

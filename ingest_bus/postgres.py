@@ -133,8 +133,8 @@ class PostgresIngestBus:
         *,
         below: SchemaVersion,
         within: Any | None = None,
-    ) -> None:
-        self._publisher.fence(tenant_id, table_id, below=below, within=within)
+    ) -> SchemaVersion:
+        return self._publisher.fence(tenant_id, table_id, below=below, within=within)
 
     # -- claiming
 

@@ -150,13 +150,18 @@ class Publisher:
         *,
         below: SchemaVersion,
         within: Connection | None,
-    ) -> None:
-        """Send back later envelopes of older versions, from the transaction's commit on."""
+    ) -> SchemaVersion:
+        """Send back later envelopes of older versions, from the transaction's commit on.
+
+        Returns the fence as it stands.
+        """
         values = {"tenant_id": tenant_id, "table_id": table_id, "below": below}
         with self._transaction(within) as connection:
             self._open_tenant(connection, tenant_id)
             connection.execute(_SQL["lock_counter"], values)
-            connection.execute(_SQL["set_fence"], values)
+            row = connection.execute(_SQL["set_fence"], values).fetchone()
+        assert row is not None  # noqa: S101 - RETURNING of one row
+        return SchemaVersion(row[0])
 
     def begin_group(
         self,
@@ -369,7 +374,7 @@ def _moment(value: datetime | None) -> bytes | None:
 def _receipts(envelopes: Sequence[Envelope], before: bytes) -> list[Receipt]:
     """Those of a group that is all new, after the token `before`."""
     return [
-        Receipt(e.event_id, VisibilityToken(token), e.row_count)
+        Receipt(e.event_id, VisibilityToken(token), e.row_count, schema_version=e.schema_version)
         for token, e in enumerate(envelopes, int(before) + 1)
     ]
 

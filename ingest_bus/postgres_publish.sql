@@ -206,10 +206,11 @@ INSERT INTO schema_fence AS f (tenant_id, table_id, min_schema_version)
 VALUES (%(tenant_id)s, %(table_id)s, %(below)s)
 ON CONFLICT (tenant_id, table_id) DO UPDATE
 SET min_schema_version = greatest(f.min_schema_version, excluded.min_schema_version)
+RETURNING f.min_schema_version
 
 -- name: receipts
 SELECT e.event_id = v.event_id AS inserted, v.event_id, v.visibility_token, v.row_count,
-       k.payload_hash IS NOT DISTINCT FROM decode(e.payload_hash, 'hex') AS same_payload,
+       v.schema_version, k.payload_hash IS NOT DISTINCT FROM decode(e.payload_hash, 'hex') AS same_payload,
        f.min_schema_version
 FROM json_to_recordset(%(envelopes)s::json)
      AS e (position bigint, event_id uuid, table_id bigint, key text, payload_hash text)

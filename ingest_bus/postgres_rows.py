@@ -70,7 +70,7 @@ def _payload_bytes(envelope: Envelope) -> bytes:
 
 def receipt_of(envelope: Envelope, row: tuple[Any, ...]) -> Receipt:
     """Read one row of `receipts`; raise what makes the whole call fail, which rolls it back."""
-    inserted, event_id, token, row_count, same_payload, min_schema_version = row
+    inserted, event_id, token, row_count, version, same_payload, min_schema_version = row
     if envelope.idempotency_key is not None and not same_payload:
         raise Conflict(
             ErrorCode.IDEMPOTENCY_CONFLICT,
@@ -85,7 +85,7 @@ def receipt_of(envelope: Envelope, row: tuple[Any, ...]) -> Receipt:
             "the table was given other columns meanwhile: check the rows against them again",
             min_schema_version=min_schema_version,
         )
-    return Receipt(event_id, token, row_count, inserted)
+    return Receipt(event_id, token, row_count, inserted, version)
 
 
 def event_of(tenant_id: TenantId, row: tuple[Any, ...]) -> AcceptedEvent:
