@@ -27,6 +27,9 @@ WITH born AS (
                record_count bigint, file_size_bytes bigint, min_event_time timestamptz,
                max_event_time timestamptz, stats text, partition text, min_token bigint,
                max_token bigint, delete_count bigint, content_start integer, content_bytes integer)
+    -- A table may have been dropped since its rows were gathered: nobody would end a file of it any
+    -- more. Whoever drops one holds the head's lock, so this stays true. Its objects are orphans.
+    WHERE (SELECT t.end_snapshot IS NULL FROM table_def t WHERE t.table_id = f.table_id)
 ), added AS (
     INSERT INTO data_file (file_id, tenant_id, table_id, path, schema_version, record_count,
                            file_size_bytes, min_event_time, max_event_time, stats, partition,
