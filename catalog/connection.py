@@ -4,7 +4,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Final, Self
 
@@ -96,7 +96,9 @@ class Lent:
     def lost(self, cause: Exception) -> Unavailable:
         """It failed under its borrower; the error to tell. Never blocks."""
         self.give_back()
-        threading.Thread(target=self._catalog.failed, args=(cause,), daemon=True).start()
+        # Where the system gives no thread, each later borrower finds out for himself.
+        with suppress(RuntimeError):
+            threading.Thread(target=self._catalog.failed, args=(cause,), daemon=True).start()
         return unavailable()
 
 

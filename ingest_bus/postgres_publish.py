@@ -335,6 +335,10 @@ class Begun:
         self._accepted()
         return _receipts(self._envelopes, before)
 
+    def give_up(self) -> Unavailable:
+        """Wait for it no more, without blocking: as after a lost connection, it may be accepted."""
+        return self._lent.lost(psycopg.OperationalError("nobody could wait for the answer"))
+
 
 def _usual(
     tenant_id: TenantId, envelopes: Sequence[Envelope], fence_epoch: int, *, as_one: bool = False
