@@ -23,6 +23,7 @@ from duckmesh.identifiers import (
     new_event_id,
 )
 from duckmesh.tokens import BEFORE_ALL, VisibilityToken
+from ingest_bus.conflicts import key_conflict
 from ingest_bus.dead_letters import fenced_off, not_dead
 from ingest_bus.envelope import (
     AcceptedEvent,
@@ -537,14 +538,9 @@ class MemoryIngestBus:
 
 def _duplicate_receipt(envelope: Envelope, known: _Key) -> Receipt:
     event = known.event
-    if known.payload_hash != envelope.payload_hash:
-        raise Conflict(
-            ErrorCode.IDEMPOTENCY_CONFLICT,
-            "this idempotency key was accepted with other rows: send the first rows again to get "
-            "their receipt, or use a new key for new rows",
-            idempotency_key=envelope.idempotency_key,
-            visibility_token=event.visibility_token,
-        )
+    asked = envelope.operation, envelope.payload_hash
+    if asked != (event.envelope.operation, known.payload_hash):
+        raise key_conflict(envelope, event.visibility_token)
     original = event.envelope
     return Receipt(
         original.event_id,
