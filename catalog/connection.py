@@ -86,11 +86,11 @@ class Lent:
         self.connection = connection
         self._catalog = catalog
         self._since = since
-        self._over = False
+        self.is_over = False
 
     def give_back(self) -> None:
-        if not self._over:
-            self._over = True
+        if not self.is_over:
+            self.is_over = True
             self._catalog.take_back(self.connection, self._since)
 
     def lost(self, cause: Exception) -> Unavailable:

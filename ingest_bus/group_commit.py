@@ -34,6 +34,10 @@ class Begun(Protocol):
         """Whether nothing is left to be sent."""
 
     @property
+    def is_over(self) -> bool:
+        """Whether it has its outcome, and may be asked no more."""
+
+    @property
     def descriptor(self) -> int:
         """What has bytes to read when it goes on."""
 
@@ -264,6 +268,9 @@ class GroupCommit:
     def _go_on(
         self, tenant_id: TenantId, group: Sequence[_Call], begun: Begun, watch: Watch
     ) -> None:
+        if begun.is_over:
+            # Told twice. Whoever ended it leads on.
+            return
         try:
             has_come = begun.has_come()
             receipts = begun.receipts() if has_come else None

@@ -79,6 +79,9 @@ class Borrowed(Protocol):
     @property
     def connection(self) -> Connection: ...
 
+    @property
+    def is_over(self) -> bool: ...
+
     def give_back(self) -> None: ...
 
     def lost(self, cause: Exception) -> Unavailable: ...
@@ -301,8 +304,14 @@ class Begun:
         self._lent.give_back()
         return False
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it has its outcome. Its connection may be another's by then."""
+        return self._lent.is_over
+
     def has_come(self) -> bool:
         """Whether `receipts` would not wait. Never blocks. Raises Unavailable."""
+        self._check_open()
         try:
             self._come = self._statement.has_come(self._lent.connection)
         except psycopg.Error as cause:
@@ -314,6 +323,7 @@ class Begun:
 
         Blocks until the answer has come. Raises Unavailable: then they may have been accepted.
         """
+        self._check_open()
         before: bytes | None = None
         try:
             if not self._come:
@@ -338,6 +348,10 @@ class Begun:
     def give_up(self) -> Unavailable:
         """Wait for it no more, without blocking: as after a lost connection, it may be accepted."""
         return self._lent.lost(psycopg.OperationalError("nobody could wait for the answer"))
+
+    def _check_open(self) -> None:
+        if self.is_over:
+            raise RuntimeError("a publish that is over was asked again")
 
 
 def _usual(
