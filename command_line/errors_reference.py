@@ -191,8 +191,8 @@ REFERENCE: Final[Mapping[ErrorCode, Entry]] = {
         NotYetVisible,
     ),
     ErrorCode.CATALOG_UNAVAILABLE: _met(
-        "Postgres cannot be reached, restarts, or has no connection free (Unavailable); an "
-        "embedded one is another process's (Conflict).",
+        "Postgres cannot be reached, restarts, only reads, or has no connection free "
+        "(Unavailable); an embedded one is another process's (Conflict).",
         Unavailable,
         Conflict,
     ),

@@ -70,6 +70,15 @@ _ACCEPT_ONE: Final = PreparedStatement(
     },
 )
 
+_SERVERS_FAULT: Final = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    # A server that only reads, or that finds itself broken.
+    psycopg.InternalError,
+    OSError,
+    ValueError,
+)
+
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
@@ -331,7 +340,7 @@ class Begun:
             before = self._statement.outcome(self._lent.connection)
         except pg.NotNullViolation:
             self._publisher.forget_fences(self._envelopes[0].tenant_id)
-        except (psycopg.OperationalError, psycopg.InterfaceError, OSError, ValueError) as cause:
+        except _SERVERS_FAULT as cause:
             raise self._lent.lost(cause) from cause
         except psycopg.Error:
             # Refused, for one of the group perhaps: the transaction finds out which.

@@ -84,6 +84,20 @@ def test_a_backend_that_ended_while_it_lay_at_hand_is_unavailable(
         assert isinstance(error, Unavailable)
 
 
+@pytest.mark.parametrize("way", ["watched", "on a thread"])
+def test_a_connection_that_only_reads_is_unavailable_and_let_go(house: House, way: str) -> None:
+    """As all are after a failover to a standby, until they are opened anew."""
+    with house.catalog.connect() as connection:
+        # It goes back, and is the first at hand.
+        connection.execute("SET default_transaction_read_only = on")
+    watch = house.watcher.watch if way == "watched" else None
+    error = house.bus.submit([house.row(key="k")], watch=watch).exception(PATIENCE_SECONDS)
+    assert isinstance(error, Unavailable)
+    assert error.code is ErrorCode.CATALOG_UNAVAILABLE
+    assert tokens_of([house.submit(house.row(key="k"))]) == [WARM + 1]
+    assert len(house.stored()) == WARM + 1
+
+
 def is_alive(pid: int) -> bool:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, 0)
