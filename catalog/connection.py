@@ -16,12 +16,14 @@ from psycopg.pq import TransactionStatus
 
 from catalog.notifications import Announcer, Listener, Subscriber
 from duckmesh.errors import DuckMeshError, ErrorCode, Unavailable
+from duckmesh.statements import Statements
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 """A connection in autocommit mode. A function that needs a transaction opens it itself."""
 
 
 _LOG = structlog.get_logger()
+_SQL = Statements("catalog", "connection.sql")
 _READ_ONLY: Final = "25006"
 _BROKEN: Final = "XX"
 _AT_HAND_MAX: Final = 2
@@ -130,6 +132,7 @@ class Catalog:
             max_size=pool_max,
             timeout=connect_timeout.total_seconds(),
             kwargs={"autocommit": True, "application_name": "duckmesh"},
+            configure=_wait_for_the_disk,
             open=False,
         )
         self._pool.open(wait=False)
@@ -211,6 +214,11 @@ class Catalog:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _wait_for_the_disk(connection: Connection) -> None:
+    """A token that was given out is never forgotten: its commit waits for the disk."""
+    connection.execute(_SQL["wait_for_the_disk"])
 
 
 def is_unavailable(error: psycopg.Error) -> bool:
