@@ -100,7 +100,8 @@ class Definitions:
     ) -> Table:
         """Create the table in the place of one of that name, if there is one. Atomic.
 
-        The old table keeps its rows in older snapshots; writes that began for it are refused.
+        The old table keeps its published rows in older snapshots; what was accepted for it and not
+        yet published is in none, and writes that began for it are refused.
         """
         tables_max = self._quotas.of(identity).tenant.tables
         with self._act(identity, "replace_table", name) as (connection, act):
@@ -127,7 +128,8 @@ class Definitions:
     def drop_table(self, identity: Identity, name: str, *, if_exists: bool = False) -> bool:
         """End a table in a new snapshot; False when there was none and that is no error.
 
-        Writes that were accepted before stay in older snapshots; later ones are refused.
+        Rows that were published before stay in older snapshots. Writes that were accepted and not
+        yet published go with the table, and are in none; later ones are refused.
         """
         with administrative_act(self._catalog, identity, "drop_table", name) as act:
             identity.require(Role.TABLE_ADMIN)
