@@ -4,14 +4,13 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 
 from catalog.embedded_postgres import EmbeddedPostgres
-from catalog.migrate import migrate_up
 from duckmesh.errors import ErrorCode, Unavailable
 from ingest_bus.envelope import Receipt
 from tests.bus_worlds import PATIENCE_SECONDS, until
@@ -20,15 +19,6 @@ from tests.ingest_bus.watched_house import (
     House,
     tokens_of,
 )
-
-
-@pytest.fixture(scope="module")
-def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    """A Postgres of this module's own, with its disk's safety on: it is killed."""
-    data_dir = tmp_path_factory.mktemp("killed") / "data"
-    with EmbeddedPostgres(data_dir, settings={"shared_buffers": "32MB"}) as started:
-        migrate_up(started.dsn)
-        yield started
 
 
 def test_a_backend_that_ends_under_a_commit_is_unavailable_and_the_lane_goes_on(
