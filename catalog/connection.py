@@ -4,22 +4,28 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Final, Self
 
 import psycopg
 import psycopg_pool
+import structlog
 from psycopg import errors as pg
 from psycopg.pq import TransactionStatus
 
 from catalog.notifications import Announcer, Listener, Subscriber
 from duckmesh.errors import DuckMeshError, ErrorCode, Unavailable
+from duckmesh.statements import Statements
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 """A connection in autocommit mode. A function that needs a transaction opens it itself."""
 
 
+_LOG = structlog.get_logger()
+_SQL = Statements("catalog", "connection.sql")
+_READ_ONLY: Final = "25006"
+_BROKEN: Final = "XX"
 _AT_HAND_MAX: Final = 2
 _AT_HAND_SECONDS: Final = 60.0
 
@@ -86,17 +92,22 @@ class Lent:
         self.connection = connection
         self._catalog = catalog
         self._since = since
-        self._over = False
+        self.is_over = False
 
     def give_back(self) -> None:
-        if not self._over:
-            self._over = True
+        if not self.is_over:
+            self.is_over = True
             self._catalog.take_back(self.connection, self._since)
 
     def lost(self, cause: Exception) -> Unavailable:
         """It failed under its borrower; the error to tell. Never blocks."""
+        if not self.is_over:
+            # It may be in the middle of something, and its server may serve no more.
+            self.connection.close()
         self.give_back()
-        threading.Thread(target=self._catalog.failed, args=(cause,), daemon=True).start()
+        # Where the system gives no thread, each later borrower finds out for himself.
+        with suppress(RuntimeError):
+            threading.Thread(target=self._catalog.failed, args=(cause,), daemon=True).start()
         return unavailable()
 
 
@@ -121,6 +132,7 @@ class Catalog:
             max_size=pool_max,
             timeout=connect_timeout.total_seconds(),
             kwargs={"autocommit": True, "application_name": "duckmesh"},
+            configure=_wait_for_the_disk,
             open=False,
         )
         self._pool.open(wait=False)
@@ -139,6 +151,11 @@ class Catalog:
             connection, since = self._at_hand.take()
             try:
                 yield connection
+            except psycopg.InternalError as cause:
+                if is_unavailable(cause):
+                    # Lent again, it would fail again, for as long as it lives.
+                    connection.close()
+                raise
             finally:
                 # In a transaction, or broken, it is for the pool to put right, or to replace.
                 self._at_hand.give(connection, since)
@@ -146,7 +163,9 @@ class Catalog:
             raise
         except psycopg_pool.PoolTimeout as cause:
             raise unavailable() from cause
-        except (psycopg.OperationalError, psycopg.InterfaceError) as cause:
+        except psycopg.Error as cause:
+            if not is_unavailable(cause):
+                raise
             raise self.failed(cause) from cause
 
     def lend_at_once(self) -> Lent | None:
@@ -160,9 +179,12 @@ class Catalog:
 
     def failed(self, cause: Exception) -> Unavailable:
         """The error for a connection that failed, once the others have been looked at."""
+        if isinstance(cause, psycopg.InternalError):
+            # The connections live. Each is let go by who finds that its server does no more.
+            _LOG.error("catalog_server_refuses", sqlstate=cause.sqlstate)
         # A restart leaves every idle connection of the pool dead. Replacing them now saves
         # each later borrower the same error.
-        if not isinstance(cause, pg.LockNotAvailable):
+        elif not isinstance(cause, pg.LockNotAvailable):
             self._at_hand.empty()
             self._pool.check()
         return unavailable()
@@ -192,6 +214,23 @@ class Catalog:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _wait_for_the_disk(connection: Connection) -> None:
+    """A token that was given out is never forgotten: its commit waits for the disk."""
+    connection.execute(_SQL["wait_for_the_disk"])
+
+
+def is_unavailable(error: psycopg.Error) -> bool:
+    """Whether the same may succeed later, or on another connection: it is the server's fault.
+
+    Besides a connection that is lost, a server that only reads, as a standby does to which an
+    address has moved (25006), and one that finds itself broken (class XX).
+    """
+    if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
+        return True
+    state = error.sqlstate or ""
+    return state == _READ_ONLY or state.startswith(_BROKEN)
 
 
 def unavailable() -> Unavailable:

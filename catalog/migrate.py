@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg
 
-from catalog.connection import Connection, unavailable
+from catalog.connection import Connection, is_unavailable, unavailable
 from duckmesh.errors import Corrupt, ErrorCode, Invalid
 from duckmesh.statements import Statements
 
@@ -74,7 +74,9 @@ def _locked(dsn: str) -> Iterator[Connection]:
             connection.execute(_SQL["lock"])
             connection.execute(_SQL["create_migration_table"])
             yield connection
-    except psycopg.OperationalError as cause:
+    except psycopg.Error as cause:
+        if not is_unavailable(cause):
+            raise
         raise unavailable() from cause
 
 

@@ -139,11 +139,21 @@ class Announcer:
             due = self._sent_at.get(channel, 0.0) + apart
             if self._waiting.get(name, inf) <= due:
                 return
+            if self._thread is None and not self._start():
+                return
             self._waiting[name] = due
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="announce", daemon=True)
-                self._thread.start()
             self._changed.notify()
+
+    def _start(self) -> bool:
+        """False when the system gives no thread; the next announcement tries again."""
+        thread = threading.Thread(target=self._run, name="announce", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as cause:
+            _LOG.warning("announcer_not_started", reason=str(cause))
+            return False
+        self._thread = thread
+        return True
 
     def _run(self) -> None:
         while not self._stopping:

@@ -165,7 +165,7 @@ def commit_snapshot(connection: Connection, publication: Publication) -> Snapsho
     The caller holds the transaction open, so that the bus may acknowledge in it. Raises Fenced,
     changing nothing, when the head's watermark is beyond `after_token` (another publisher was
     here, or this is a redelivery), when the epoch is older than the last publisher's, or when a
-    folded file is no longer live.
+    folded file is no longer live. Files of a table that was dropped meanwhile are left out.
     """
     head = lock_head(connection, publication.tenant_id)
     # A watermark below `after_token` is right: what lies between was dead-lettered.

@@ -27,6 +27,9 @@ WITH born AS (
                record_count bigint, file_size_bytes bigint, min_event_time timestamptz,
                max_event_time timestamptz, stats text, partition text, min_token bigint,
                max_token bigint, delete_count bigint, content_start integer, content_bytes integer)
+    -- A table may have been dropped since its rows were gathered: nobody would end a file of it any
+    -- more. Whoever drops one holds the head's lock, so this stays true. Its objects are orphans.
+    WHERE (SELECT t.end_snapshot IS NULL FROM table_def t WHERE t.table_id = f.table_id)
 ), added AS (
     INSERT INTO data_file (file_id, tenant_id, table_id, path, schema_version, record_count,
                            file_size_bytes, min_event_time, max_event_time, stats, partition,
@@ -76,10 +79,20 @@ INSERT INTO snapshot_file (snapshot_id, file_id, table_id, change_type)
 SELECT %(snapshot_id)s, file_id, table_id, 'remove' FROM ended
 
 -- name: begin_schema_versions
-UPDATE table_schema_version v SET begin_snapshot = %(snapshot_id)s
-FROM unnest(%(table_ids)s::bigint[], %(versions)s::integer[]) AS n (table_id, schema_version)
-WHERE v.table_id = n.table_id AND v.schema_version = n.schema_version
-  AND v.begin_snapshot IS NULL
+-- With what begins here the table checks later writes, also when the writer that brought it died
+-- before he could say so. He nearly always has: then no row of a table is locked. Head row first,
+-- then the table's: as ALTER TABLE.
+WITH begun AS (
+    UPDATE table_schema_version v SET begin_snapshot = %(snapshot_id)s
+    FROM unnest(%(table_ids)s::bigint[], %(versions)s::integer[]) AS n (table_id, schema_version)
+    WHERE v.table_id = n.table_id AND v.schema_version = n.schema_version
+      AND v.begin_snapshot IS NULL
+    RETURNING v.table_id, v.schema_version
+)
+UPDATE table_def t SET schema_version = begun.schema_version
+FROM begun
+WHERE t.table_id = begun.table_id AND t.schema_version < begun.schema_version
+  AND t.end_snapshot IS NULL
 
 -- name: head
 SELECT h.snapshot_id, h.tenant_id, h.created_at, h.max_visibility_token

@@ -284,7 +284,7 @@ def _next_version(
     if connection.execute(_SQL["lock_live_table"], values).fetchone() is None:
         raise table_not_found(table.name)
     if connection.execute(_SQL["is_published"], values).fetchone() != (True,):
-        raise _definition_changed(table.name)
+        raise definition_changed(table.name)
     row = connection.execute(_SQL["next_schema_version"], values).fetchone()
     assert row is not None  # noqa: S101 - an aggregate has one row
     version, next_field_id = row
@@ -303,7 +303,8 @@ def _named(table: Table) -> dict[str, Any]:
     return {"tenant_id": table.tenant_id, "table_id": table.table_id, "name": table.name}
 
 
-def _definition_changed(name: str) -> Conflict:
+def definition_changed(name: str) -> Conflict:
+    """The refusal of a change that was worked out for columns that the table has no more."""
     return Conflict(
         ErrorCode.SCHEMA_INCOMPATIBLE,
         f"table {name!r} is being given other columns at the same time: look at it, and send the "
@@ -314,12 +315,16 @@ def _definition_changed(name: str) -> Conflict:
 
 def adopt_schema_version(
     connection: Connection, tenant_id: TenantId, table_id: TableId, version: SchemaVersion
-) -> None:
-    """Check new writes against this version, or a newer one, from now on."""
-    connection.execute(
+) -> SchemaVersion | None:
+    """Check new writes against this version, or a newer one, from now on; None without a table.
+
+    Returns the version that they are checked against.
+    """
+    row = connection.execute(
         _SQL["adopt_schema_version"],
         {"tenant_id": tenant_id, "table_id": table_id, "version": version},
-    )
+    ).fetchone()
+    return None if row is None else SchemaVersion(row[0])
 
 
 def find_table(connection: Connection, tenant_id: TenantId, name: str) -> Table | None:

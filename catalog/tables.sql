@@ -27,6 +27,7 @@ WHERE v.table_id = %(table_id)s
 -- name: adopt_schema_version
 UPDATE table_def SET schema_version = greatest(schema_version, %(version)s)
 WHERE tenant_id = %(tenant_id)s AND table_id = %(table_id)s AND end_snapshot IS NULL
+RETURNING schema_version
 
 -- name: find_live_table
 SELECT t.table_id, t.name, t.creation_key, t.primary_key_cols, v.schema_version, v.arrow_schema,

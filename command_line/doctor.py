@@ -11,6 +11,7 @@ from typing import Final
 
 import click
 
+from catalog.durability import waits_for_its_disk
 from catalog.migrate import migration_status
 from catalog.postgres_binaries import find_binaries, major_version
 from command_line.catalog_access import catalog_dsn
@@ -19,6 +20,7 @@ from command_line.failures import CHECK_FAILED
 from command_line.invocation import Invocation
 from command_line.output import as_json, print_json
 from command_line.ports import check_port_is_free
+from command_line.readiness import fsync_is_off, refuses_fsync_off
 from duckmesh.errors import DuckMeshError, ErrorCode, Invalid, Unavailable
 from duckmesh.settings import Settings
 
@@ -97,8 +99,14 @@ def _has_catalog(settings: Settings) -> bool:
 
 def _postgres(settings: Settings) -> str:
     if _has_catalog(settings):
-        migration_status(catalog_dsn(settings))
-        return "catalog.dsn answers" if settings.catalog.dsn else "the one of `duckmesh up` answers"
+        dsn = catalog_dsn(settings)
+        migration_status(dsn)
+        said = "catalog.dsn" if settings.catalog.dsn else "the one of `duckmesh up`"
+        if waits_for_its_disk(dsn):
+            return f"{said} answers, and waits for its disk"
+        if refuses_fsync_off(settings):
+            raise fsync_is_off()
+        return f"{said} answers; {fsync_is_off().message}"
     return f"Postgres {major_version(find_binaries())} is here for `duckmesh up`"
 
 

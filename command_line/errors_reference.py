@@ -146,7 +146,9 @@ REFERENCE: Final[Mapping[ErrorCode, Entry]] = {
     ErrorCode.TABLE_EXISTS: _met(
         "`create` finds the table there, and the write is not the one that created it.", Conflict
     ),
-    ErrorCode.IDEMPOTENCY_CONFLICT: _met("The key was accepted before, with other rows.", Conflict),
+    ErrorCode.IDEMPOTENCY_CONFLICT: _met(
+        "The key was accepted before, with other rows or in another mode.", Conflict
+    ),
     ErrorCode.TRANSACTION_ENDED: _met(
         "The transaction was rolled back because its COMMIT was refused, or nothing was said in "
         "it for `transaction.idle_seconds`.",
@@ -189,8 +191,8 @@ REFERENCE: Final[Mapping[ErrorCode, Entry]] = {
         NotYetVisible,
     ),
     ErrorCode.CATALOG_UNAVAILABLE: _met(
-        "Postgres cannot be reached, restarts, or has no connection free (Unavailable); an "
-        "embedded one is another process's (Conflict).",
+        "Postgres cannot be reached, restarts, only reads, or has no connection free "
+        "(Unavailable); an embedded one is another process's (Conflict).",
         Unavailable,
         Conflict,
     ),

@@ -8,10 +8,11 @@ from tenacity import RetryError, Retrying, retry_if_exception_type, sleep_using_
 from tenacity import stop_when_event_set as unless_stopped
 from tenacity.wait import wait_exponential_jitter
 
+from catalog.durability import waits_for_its_disk
 from catalog.migrate import MigrationState, migration_status
 from command_line.catalog_access import catalog_dsn
-from duckmesh.errors import ErrorCode, Unavailable
-from duckmesh.settings import Settings
+from duckmesh.errors import ErrorCode, Invalid, Unavailable
+from duckmesh.settings import Profile, Settings
 from duckmesh.telemetry import get_logger
 
 READY: Final = "ready"
@@ -29,7 +30,8 @@ def await_catalog(settings: Settings, stop: threading.Event) -> bool:
     """Block until the catalog answers; False when `stop` was set first.
 
     A catalog that is down is asked again with backoff, without end: a process may start before its
-    catalog does. Raises Unavailable (NOT_READY) at once when migrations are pending, and what
+    catalog does. Raises Unavailable (NOT_READY) at once when migrations are pending, Invalid
+    (NOT_READY) in the profile `prod` when it may forget what was acknowledged, and what
     `migration_status` raises.
     """
     dsn = catalog_dsn(settings)
@@ -44,10 +46,27 @@ def await_catalog(settings: Settings, stop: threading.Event) -> bool:
     )
     try:
         states = retrying(migration_status, dsn)
+        waits = retrying(waits_for_its_disk, dsn)
     except RetryError:
         return False
     _check_migrated(states)
+    if not waits and refuses_fsync_off(settings):
+        raise fsync_is_off()
     return not stop.is_set()
+
+
+def refuses_fsync_off(settings: Settings) -> bool:
+    """Whether the catalog's Postgres must wait for its disk."""
+    return settings.profile is Profile.PROD and not settings.catalog.allow_fsync_off
+
+
+def fsync_is_off() -> Invalid:
+    return Invalid(
+        ErrorCode.NOT_READY,
+        "the catalog's Postgres has fsync off, and may forget what was acknowledged when its "
+        "machine dies: set fsync = on in its postgresql.conf and reload it, or "
+        "catalog.allow_fsync_off where its storage keeps commits by other means",
+    )
 
 
 def _check_migrated(states: list[MigrationState]) -> None:

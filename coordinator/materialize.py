@@ -140,7 +140,8 @@ class Materializer:
         rows, poison = gather(claim.events, schemas)
         with self._catalog.connect() as connection:
             places = tables.places(connection, claim.tenant_id, [t.table_id for t in rows])
-        # The writes of a table that was dropped since are resolved with it.
+        # The writes of a table that was dropped since are resolved with it. Dropped later: the
+        # commit leaves its files out.
         rows = [table for table in rows if not places[table.table_id].dropped]
         folded = self._tails.fold(claim.tenant_id, claim.epoch, rows, schemas)
         files = [

@@ -57,7 +57,8 @@ region = "eu-central-1"
 _PRODUCTION: Final = """
 `prod` refuses to start with `auth.open_mode`, without `catalog.dsn`, without `store.url`, and when
 `flight.host` or `http.host` is reachable from other machines without TLS (unless that door's
-`allow_plaintext` is set).
+`allow_plaintext` is set). Its processes refuse a Postgres with `fsync` off, which may forget what
+was acknowledged (unless `catalog.allow_fsync_off` is set).
 """
 
 

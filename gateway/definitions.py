@@ -100,7 +100,8 @@ class Definitions:
     ) -> Table:
         """Create the table in the place of one of that name, if there is one. Atomic.
 
-        The old table keeps its rows in older snapshots; writes that began for it are refused.
+        The old table keeps its published rows in older snapshots; what was accepted for it and not
+        yet published is in none, and writes that began for it are refused.
         """
         tables_max = self._quotas.of(identity).tenant.tables
         with self._act(identity, "replace_table", name) as (connection, act):
@@ -127,7 +128,8 @@ class Definitions:
     def drop_table(self, identity: Identity, name: str, *, if_exists: bool = False) -> bool:
         """End a table in a new snapshot; False when there was none and that is no error.
 
-        Writes that were accepted before stay in older snapshots; later ones are refused.
+        Rows that were published before stay in older snapshots. Writes that were accepted and not
+        yet published go with the table, and are in none; later ones are refused.
         """
         with administrative_act(self._catalog, identity, "drop_table", name) as act:
             identity.require(Role.TABLE_ADMIN)
@@ -157,10 +159,7 @@ class Definitions:
         table's columns are not those of `table` any more.
         """
         key = (identity.tenant_id, table.table_id)
-        with self._act(identity, "alter_table", table.name) as (connection, act):
-            # Counter row first, head row second: the lock order of ingest_bus.postgres. The first
-            # fence refuses nothing that the last did not; it takes the counter row.
-            self._bus.fence(*key, below=table.schema.version, within=connection)
+        with self._new_version(identity, "alter_table", table) as (connection, act):
             altered = tables.alter_table(
                 connection,
                 table,
@@ -172,6 +171,35 @@ class Definitions:
             act.done(connection, schema_version=altered.version)
         self._tables.forget(identity.tenant_id, table.name)
         return altered
+
+    @contextlib.contextmanager
+    def _new_version(
+        self, identity: Identity, name: str, table: Table
+    ) -> Iterator[tuple[Connection, AdministrativeAct]]:
+        """An act that makes the version after the one `table` has, beside no write of the tenant.
+
+        Raises Conflict (SCHEMA_INCOMPATIBLE) when a replacement by other columns was accepted that
+        the table was not told of, for its writer died, or is about to: then it is told now.
+        """
+        with self._act(identity, name, table.name) as (connection, act):
+            # Counter row first, head row second: the lock order of ingest_bus.postgres. This fence
+            # refuses nothing that the one at the end does not; it takes the counter row, so that
+            # no replacement is accepted between this look and the commit.
+            standing = self._bus.fence(
+                identity.tenant_id, table.table_id, below=table.schema.version, within=connection
+            )
+            # A table that was dropped is not found by the act.
+            if standing in (table.schema.version, NO_VERSION):
+                yield connection, act
+                return
+        self.adopt(table, standing)
+        raise tables.definition_changed(table.name)
+
+    def adopt(self, table: Table, version: SchemaVersion) -> None:
+        """Check later writes against this version of the table's columns, or a newer one."""
+        with self._catalog.connect() as connection:
+            tables.adopt_schema_version(connection, table.tenant_id, table.table_id, version)
+        self._tables.forget(table.tenant_id, table.name)
 
     def set_partition_spec(self, identity: Identity, table: Table, spec: PartitionSpec) -> None:
         """Cut the table's new files by this spec. Atomic; rows and older files stay as they are.
@@ -199,9 +227,7 @@ class Definitions:
         if new_name == table.name:
             return
         key = (identity.tenant_id, table.table_id)
-        with self._act(identity, "rename_table", table.name) as (connection, act):
-            # The locks and their order are those of `alter_table`.
-            self._bus.fence(*key, below=table.schema.version, within=connection)
+        with self._new_version(identity, "rename_table", table) as (connection, act):
             renamed = tables.rename_table(
                 connection, table, new_name, created_by=identity.principal
             )

@@ -11,7 +11,7 @@ import pyarrow as pa
 from catalog.table_schema import TableSchema
 from catalog.tables import Table
 from data_files.batch_size import bytes_of
-from duckmesh.errors import Conflict, ErrorCode, Invalid, Unavailable
+from duckmesh.errors import Conflict, DuckMeshError, ErrorCode, Invalid, Unavailable
 from gateway.conform import check_batch
 from gateway.counts import WriteCount
 from gateway.identity import Identity
@@ -135,11 +135,24 @@ class PendingWrite:
             # The commit may have happened: the staged objects must stay for it.
             self._staging.keep()
             raise
-        if not receipt.inserted:
+        if receipt.inserted:
+            # Whatever becomes of the answer: an accepted write names what was staged.
+            self._staging.keep()
+        else:
             self.abort()
-        elif overwrite and not receipt.is_held:
-            self._writes.adopt(table, table.schema.version)
+        if overwrite and not receipt.is_held:
+            self._adopt(table, receipt)
         return receipt
+
+    def _adopt(self, table: Table, receipt: Receipt) -> None:
+        """Tell the table of the columns that it was replaced by: of a repeat, the first one's.
+
+        Died before, or failed: the publication tells it, and so does who changes the table or is
+        sent back by the fence. The write stands, so its answer is its receipt in any case.
+        """
+        version = receipt.schema_version
+        with contextlib.suppress(DuckMeshError):
+            self._writes.adopt(table, table.schema.version if version is None else version)
 
     def _publish(self, table: Table, gathered: Gathered) -> Receipt:
         publish = partial(

@@ -8,7 +8,7 @@ COMMIT   one transaction of the catalog: the group is published, the state becom
 """
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
@@ -30,6 +30,7 @@ from duckmesh.identifiers import (
     SchemaVersion,
     SessionId,
     SnapshotId,
+    TableId,
     TransactionId,
     new_transaction_id,
 )
@@ -165,14 +166,7 @@ class Transactions:
             session = _session_of(record)
             envelopes = [_envelope_of(identity, write, session) for write in held]
             receipts = self._bus.publish(envelopes, as_one=True, within=connection)
-            for write in held:
-                if write.raises_fence:
-                    tables.adopt_schema_version(
-                        connection,
-                        identity.tenant_id,
-                        write.table_id,
-                        SchemaVersion(write.schema_version),
-                    )
+            _adopt(connection, identity, list(zip(held, receipts, strict=True)))
         last = max((receipt.visibility_token for receipt in receipts), default=None)
         transactions.commit(connection, record, last)
         unused = [
@@ -314,6 +308,32 @@ class ClientTransaction:
     def table(self, table: Table | None) -> Table | None:
         """The table with the columns that the transaction gives it."""
         return None if table is None else self.owner.table_in(self.record, table)
+
+
+def _adopt(
+    connection: Connection, identity: Identity, accepted: Sequence[tuple[HeldWrite, Receipt]]
+) -> None:
+    """Check later writes against the columns that the transaction's replacements bring.
+
+    Raises Conflict (SCHEMA_INCOMPATIBLE) when a replacement is the repeat of one that was accepted
+    before, and other writes are of the columns that it would have brought: no query has those.
+    """
+    newest: dict[TableId, SchemaVersion] = {}
+    for write, receipt in accepted:
+        if write.raises_fence:
+            version = receipt.schema_version or SchemaVersion(write.schema_version)
+            now = tables.adopt_schema_version(
+                connection, identity.tenant_id, write.table_id, version
+            )
+            newest[write.table_id] = version if now is None else now
+    for write, receipt in accepted:
+        known = newest.get(write.table_id)
+        if receipt.inserted and known is not None and write.schema_version > known:
+            raise Conflict(
+                ErrorCode.SCHEMA_INCOMPATIBLE,
+                "a replacement of the transaction was accepted before, by its idempotency key, and "
+                "other rows are of the columns that it was to bring again: leave it out",
+            )
 
 
 def transaction_ended() -> Conflict:

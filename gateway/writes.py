@@ -12,7 +12,6 @@ from typing import Final
 
 import pyarrow as pa
 
-from catalog import tables
 from catalog.connection import Catalog
 from catalog.table_schema import TableSchema, as_written, not_null
 from catalog.tables import Table, table_not_found
@@ -84,7 +83,6 @@ class Writes:
     ) -> None:
         self._quotas = KnownQuotas(catalog) if quotas is None else quotas
         self._rates = IngestRates(self._quotas)
-        self._catalog = catalog
         self._bus = bus
         self._store = store
         self._limits = limits
@@ -589,10 +587,8 @@ class Writes:
         return table
 
     def adopt(self, table: Table, version: SchemaVersion) -> None:
-        """Check later writes against this version of the table's columns."""
-        with self._catalog.connect() as connection:
-            tables.adopt_schema_version(connection, table.tenant_id, table.table_id, version)
-        self._tables.forget(table.tenant_id, table.name)
+        """Check later writes against this version of the table's columns, or a newer one."""
+        self.definitions.adopt(table, version)
 
     def adopt_fence(self, table: Table, conflict: Conflict) -> None:
         """Sent back by a fence: adopt its version, in case the replacement died before it could."""

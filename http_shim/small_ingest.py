@@ -163,8 +163,10 @@ class Watched:
         """Call `act` once when there are bytes to read; False once the loop has ended."""
         if self._ended:
             return False
-        self._acts[descriptor] = act
+        # What could not be watched is another's to wait for: noted first, it would be called at the
+        # end of the loop, on a connection that has gone back.
         asyncio.get_running_loop().add_reader(descriptor, self._seen, descriptor)
+        self._acts[descriptor] = act
         return True
 
     def close(self) -> None:

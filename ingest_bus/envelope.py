@@ -122,6 +122,8 @@ class Receipt:
     """Zero for a write that a transaction holds: COMMIT gives it one."""
     row_count: int
     inserted: bool = True
+    schema_version: SchemaVersion | None = field(default=None, compare=False)
+    """Of the rows as they were accepted: a repeat may have been prepared for another one."""
 
     @property
     def is_held(self) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from duckmesh import metrics
 from duckmesh.errors import DuckMeshError, ErrorCode, Unavailable
@@ -34,6 +34,10 @@ class Begun(Protocol):
         """Whether nothing is left to be sent."""
 
     @property
+    def is_over(self) -> bool:
+        """Whether it has its outcome, and may be asked no more."""
+
+    @property
     def descriptor(self) -> int:
         """What has bytes to read when it goes on."""
 
@@ -42,6 +46,9 @@ class Begun(Protocol):
 
     def receipts(self) -> list[Receipt] | None:
         """The receipts; None when it takes `Commit`, with nothing accepted."""
+
+    def give_up(self) -> DuckMeshError:
+        """Wait no more, and never block; the error to tell. It may be accepted all the same."""
 
 
 GROUP_MAX_ENVELOPES: Final = 1_000
@@ -60,6 +67,10 @@ class _Submitted:
         # A publish under way cannot be taken back. A caller that could cancel its answer would
         # leave the group's other callers without theirs.
         self.future.set_running_or_notify_cancel()
+
+    @property
+    def answered(self) -> bool:
+        return self.future.done()
 
     def answer(self, receipts: list[Receipt]) -> None:
         self.future.set_result(receipts)
@@ -165,14 +176,15 @@ class GroupCommit:
         """Publish without waiting. Calls of one thread keep their order.
 
         `settled` is called when the answer is there, once for all of a group that name it. With
-        `watch` its caller waits for the commits that are led from here.
+        `watch` its caller waits for the commits that are led from here. Without, this blocks after
+        all while the system gives no thread.
         """
         call = _Submitted(envelopes, settled)
         if self._enqueue(tenant_id, call):
-            if watch is None:
-                self._leaders.run(partial(self._lead, tenant_id))
-            else:
+            if watch is not None:
                 self._lead_watching(tenant_id, watch)
+            elif not self._on_a_thread(self._lead, tenant_id):
+                self._lead(tenant_id, until=call)
         return call.future
 
     def close(self) -> None:
@@ -205,67 +217,78 @@ class GroupCommit:
             with self._lock:
                 call.here = False
                 leads = call.leads
-            if leads:
-                self._leaders.run(partial(self._lead, tenant_id))
+            if leads and not self._on_a_thread(self._lead, tenant_id):
+                self._lead(tenant_id, until=call)
             raise
 
-    def _lead(self, tenant_id: TenantId, *, until: _Waiting | None = None) -> None:
+    def _lead(self, tenant_id: TenantId, *, until: _Call | None = None) -> None:
         """Commit group after group until the lane is empty, or `until` is answered.
 
         A leader with an answer in hand gives the lead away rather than keep its caller waiting.
         """
         while group := self._next_group(tenant_id):
             self._commit_group(tenant_id, group)
-            if until is not None and until.answered:
-                self._hand_over(tenant_id)
+            if until is not None and until.answered and self._hand_over(tenant_id):
                 return
 
     def _lead_watching(self, tenant_id: TenantId, watch: Watch) -> None:
         """Lead without waiting: begin the next group's commit, and go on when it has come."""
-        group = self._next_group(tenant_id)
-        if not group:
-            return
+        while group := self._next_group(tenant_id):
+            if self._begin_watching(tenant_id, group, watch):
+                return
+            _settle(group)
+
+    def _begin_watching(self, tenant_id: TenantId, group: Sequence[_Call], watch: Watch) -> bool:
+        """False when the group has failed, for want of a thread that waits for it."""
         begun = None
         if self._begin is not None:
             # What goes wrong here goes wrong on the thread as well, and is told from there.
             with contextlib.suppress(Exception):
                 begun = self._begin(tenant_id, [e for call in group for e in call.envelopes])
         if begun is None:
-            self._leaders.run(partial(self._lead_with, tenant_id, group))
-            return
-        self._watch(tenant_id, group, begun, watch)
+            return self._lead_elsewhere(tenant_id, group)
+        return self._watch(tenant_id, group, begun, watch)
 
     def _watch(
         self, tenant_id: TenantId, group: Sequence[_Call], begun: Begun, watch: Watch
-    ) -> None:
+    ) -> bool:
+        """False when the group has failed, for want of anybody who waits for it."""
         go_on = partial(self._go_on, tenant_id, group, begun, watch)
-        watched = False
         # Whatever becomes of the watch, the lane must not lose its leader.
         if begun.is_sent:
             with contextlib.suppress(Exception):
-                watched = watch(begun.descriptor, go_on)
-        if not watched:
-            # Nobody watches any more, or there is more to send: a thread waits.
-            self._leaders.run(partial(self._end_begun, tenant_id, group, begun))
+                if watch(begun.descriptor, go_on):
+                    return True
+        # Nobody watches any more, or there is more to send: a thread waits.
+        if self._on_a_thread(self._end_begun, tenant_id, group, begun):
+            return True
+        _fail(group, begun.give_up())
+        return False
 
     def _go_on(
         self, tenant_id: TenantId, group: Sequence[_Call], begun: Begun, watch: Watch
     ) -> None:
+        if begun.is_over:
+            # Told twice. Whoever ended it leads on.
+            return
         try:
-            if not begun.has_come():
-                self._watch(tenant_id, group, begun, watch)
-                return
-            receipts = begun.receipts()
+            has_come = begun.has_come()
+            receipts = begun.receipts() if has_come else None
         except Exception as error:  # noqa: BLE001 - every caller must get an answer
             _fail(group, error)
         else:
-            if receipts is None:
-                self._leaders.run(partial(self._lead_with, tenant_id, group))
+            if receipts is not None:
+                _answer(group, receipts)
+            elif has_come:
+                if self._lead_elsewhere(tenant_id, group):
+                    return
+            elif self._watch(tenant_id, group, begun, watch):
                 return
-            _answer(group, receipts)
-        # The next group is under way before this one's callers hear of theirs.
-        self._lead_watching(tenant_id, watch)
-        _settle(group)
+        try:
+            # The next group is under way before this one's callers hear of theirs.
+            self._lead_watching(tenant_id, watch)
+        finally:
+            _settle(group)
 
     def _end_begun(self, tenant_id: TenantId, group: Sequence[_Call], begun: Begun) -> None:
         """Wait for what was begun, then lead on."""
@@ -286,17 +309,35 @@ class GroupCommit:
         self._commit_group(tenant_id, group)
         self._lead(tenant_id)
 
-    def _hand_over(self, tenant_id: TenantId) -> None:
+    def _lead_elsewhere(self, tenant_id: TenantId, group: Sequence[_Call]) -> bool:
+        """Let a thread commit a group of which nothing is sent; False when it has failed."""
+        if self._on_a_thread(self._lead_with, tenant_id, group):
+            return True
+        _fail(group, _no_thread())
+        return False
+
+    def _hand_over(self, tenant_id: TenantId) -> bool:
+        """Give the lead away, or end it; False when nobody takes it: then it is kept."""
         with self._lock:
             lane = self._lanes[tenant_id]
             if not lane.waiting:
                 self._end_lead(lane)
-                return
+                return True
             for call in lane.waiting:
                 if isinstance(call, _Waiting) and call.here:
                     call.call_to_lead()
-                    return
-        self._leaders.run(partial(self._lead, tenant_id))
+                    return True
+        return self._on_a_thread(self._lead, tenant_id)
+
+    def _on_a_thread(self, act: Callable[..., None], *given: Any) -> bool:
+        """Go on with `act` on a thread of the pool; False when the system gives none."""
+        try:
+            self._leaders.run(partial(act, *given))
+        except RuntimeError:
+            # At the limit of processes or of memory. Raised on, it would leave the lane without a
+            # leader, and might call a write failed that is committed.
+            return False
+        return True
 
     def _next_group(self, tenant_id: TenantId) -> list[_Call]:
         """Take the calls of the next transaction; an empty lane ends the lead."""
@@ -366,3 +407,9 @@ def _settle(group: Sequence[_Call]) -> None:
 def _fail(group: Sequence[_Call], error: BaseException) -> None:
     for call in group:
         call.fail(error)
+
+
+def _no_thread() -> Unavailable:
+    return Unavailable(
+        ErrorCode.NOT_READY, "this process has no thread left: retry with backoff, or with another"
+    )

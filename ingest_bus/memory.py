@@ -23,6 +23,7 @@ from duckmesh.identifiers import (
     new_event_id,
 )
 from duckmesh.tokens import BEFORE_ALL, VisibilityToken
+from ingest_bus.conflicts import key_conflict
 from ingest_bus.dead_letters import fenced_off, not_dead
 from ingest_bus.envelope import (
     AcceptedEvent,
@@ -212,7 +213,9 @@ class MemoryIngestBus:
             kept = replace(e, payload_hash=None, raises_fence=False, session=None)
             event = _Event(token, kept, now)
             events.append(event)
-            receipts.append(Receipt(e.event_id, token, e.row_count))
+            receipts.append(
+                Receipt(e.event_id, token, e.row_count, schema_version=e.schema_version)
+            )
             if place is not None:
                 keys[place] = _Key(e.payload_hash, event, now)
             if e.raises_fence:
@@ -231,11 +234,12 @@ class MemoryIngestBus:
         *,
         below: SchemaVersion,
         within: Any | None = None,
-    ) -> None:
+    ) -> SchemaVersion:
         _refuse_transaction(within)
         with self._lock:
             tenant = self._tenants.setdefault(tenant_id, _Tenant())
             _raise_fence(tenant.fences, table_id, below)
+            return tenant.fences[table_id]
 
     # -- claiming
 
@@ -534,16 +538,17 @@ class MemoryIngestBus:
 
 def _duplicate_receipt(envelope: Envelope, known: _Key) -> Receipt:
     event = known.event
-    if known.payload_hash != envelope.payload_hash:
-        raise Conflict(
-            ErrorCode.IDEMPOTENCY_CONFLICT,
-            "this idempotency key was accepted with other rows: send the first rows again to get "
-            "their receipt, or use a new key for new rows",
-            idempotency_key=envelope.idempotency_key,
-            visibility_token=event.visibility_token,
-        )
+    asked = envelope.operation, envelope.payload_hash
+    if asked != (event.envelope.operation, known.payload_hash):
+        raise key_conflict(envelope, event.visibility_token)
     original = event.envelope
-    return Receipt(original.event_id, event.visibility_token, original.row_count, inserted=False)
+    return Receipt(
+        original.event_id,
+        event.visibility_token,
+        original.row_count,
+        inserted=False,
+        schema_version=original.schema_version,
+    )
 
 
 def _dead(tenant: _Tenant) -> dict[VisibilityToken, _Event]:

@@ -49,13 +49,13 @@ class IngestBus(Protocol):
     ) -> list[Receipt]:
         """Accept envelopes of one tenant, all or none, and return a receipt for each, in order.
 
-        On return they are durable. A key that the (tenant, table) has seen with an equal payload
-        hash adds nothing and returns the original receipt with `inserted` False. With another hash
-        the call raises Conflict (IDEMPOTENCY_CONFLICT). An envelope of a schema version below the
-        table's fence raises Conflict (SCHEMA_INCOMPATIBLE), `min_schema_version` in its context.
-        Concurrent publishes of one key accept one. Another caller's failure never fails this one.
-        The record of a session that an envelope names knows the token when this returns; a bus
-        that joins the catalog's transactions moves it in its own.
+        On return they are durable. A key that the (tenant, table) has seen with the same operation
+        and an equal payload hash adds nothing and returns the original receipt with `inserted`
+        False. With others the call raises Conflict (IDEMPOTENCY_CONFLICT). An envelope of a schema
+        version below the table's fence raises Conflict (SCHEMA_INCOMPATIBLE), `min_schema_version`
+        in its context. Concurrent publishes of one key accept one. Another caller's failure never
+        fails this one. The record of a session that an envelope names knows the token when this
+        returns; a bus that joins the catalog's transactions moves it in its own.
 
         `as_one` makes a group of them: no other token lies between theirs, no claim holds a part
         of them, and when the bus gives one up it gives up all. `within` is as for `ack`: they are
@@ -85,11 +85,12 @@ class IngestBus(Protocol):
         *,
         below: SchemaVersion,
         within: Any | None = None,
-    ) -> None:
+    ) -> SchemaVersion:
         """Send back every later envelope of the table whose schema version is below this one.
 
-        Every token issued before is smaller than every token issued after. `within` is as for
-        `ack`; then the fence stands when the transaction commits, and publishes wait for that.
+        Returns the fence as it stands, which is never lowered: a larger one is another's. Every
+        token issued before is smaller than every token issued after. `within` is as for `ack`; then
+        the fence stands when the transaction commits, and publishes wait for that.
         """
         ...
 

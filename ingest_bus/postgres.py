@@ -15,6 +15,7 @@ from operator import itemgetter
 from typing import Any, Final, Protocol
 
 import psycopg
+import structlog
 
 from duckmesh.errors import Fenced
 from duckmesh.identifiers import ConsumerId, EventId, SchemaVersion, TableId, TenantId, new_batch_id
@@ -40,6 +41,7 @@ from ingest_bus.postgres_publish import Begun, Borrowed, Publisher
 from ingest_bus.postgres_rows import event_of, record_of
 from ingest_bus.prepared import INT8, INT8_ARRAY, PreparedStatement
 
+_LOG = structlog.get_logger()
 _SQL = Statements("ingest_bus", "postgres.sql")
 _HAS_UNRESOLVED: Final = PreparedStatement(
     "duckmesh_unresolved",
@@ -124,7 +126,12 @@ class PostgresIngestBus:
         return self._publisher.begin_group(tenant_id, envelopes, accepted=self._tell_accepted)
 
     def _tell_accepted(self) -> None:
-        self._database.announce(ACCEPTED_CHANNEL, patience=_ACCEPTED_PATIENCE)
+        # Behind the commit: raised from here, an error would have the group accepted once more. A
+        # coordinator that is not told finds the writes when it polls.
+        try:
+            self._database.announce(ACCEPTED_CHANNEL, patience=_ACCEPTED_PATIENCE)
+        except Exception:  # noqa: BLE001 - the writes stand, whatever it is
+            _LOG.exception("acceptance_not_announced")
 
     def fence(
         self,
@@ -133,8 +140,8 @@ class PostgresIngestBus:
         *,
         below: SchemaVersion,
         within: Any | None = None,
-    ) -> None:
-        self._publisher.fence(tenant_id, table_id, below=below, within=within)
+    ) -> SchemaVersion:
+        return self._publisher.fence(tenant_id, table_id, below=below, within=within)
 
     # -- claiming
 

@@ -70,6 +70,15 @@ _ACCEPT_ONE: Final = PreparedStatement(
     },
 )
 
+_SERVERS_FAULT: Final = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    # A server that only reads, or that finds itself broken.
+    psycopg.InternalError,
+    OSError,
+    ValueError,
+)
+
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
@@ -78,6 +87,9 @@ class Borrowed(Protocol):
 
     @property
     def connection(self) -> Connection: ...
+
+    @property
+    def is_over(self) -> bool: ...
 
     def give_back(self) -> None: ...
 
@@ -150,13 +162,18 @@ class Publisher:
         *,
         below: SchemaVersion,
         within: Connection | None,
-    ) -> None:
-        """Send back later envelopes of older versions, from the transaction's commit on."""
+    ) -> SchemaVersion:
+        """Send back later envelopes of older versions, from the transaction's commit on.
+
+        Returns the fence as it stands.
+        """
         values = {"tenant_id": tenant_id, "table_id": table_id, "below": below}
         with self._transaction(within) as connection:
             self._open_tenant(connection, tenant_id)
             connection.execute(_SQL["lock_counter"], values)
-            connection.execute(_SQL["set_fence"], values)
+            row = connection.execute(_SQL["set_fence"], values).fetchone()
+        assert row is not None  # noqa: S101 - RETURNING of one row
+        return SchemaVersion(row[0])
 
     def begin_group(
         self,
@@ -296,8 +313,14 @@ class Begun:
         self._lent.give_back()
         return False
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it has its outcome. Its connection may be another's by then."""
+        return self._lent.is_over
+
     def has_come(self) -> bool:
         """Whether `receipts` would not wait. Never blocks. Raises Unavailable."""
+        self._check_open()
         try:
             self._come = self._statement.has_come(self._lent.connection)
         except psycopg.Error as cause:
@@ -309,6 +332,7 @@ class Begun:
 
         Blocks until the answer has come. Raises Unavailable: then they may have been accepted.
         """
+        self._check_open()
         before: bytes | None = None
         try:
             if not self._come:
@@ -316,7 +340,7 @@ class Begun:
             before = self._statement.outcome(self._lent.connection)
         except pg.NotNullViolation:
             self._publisher.forget_fences(self._envelopes[0].tenant_id)
-        except (psycopg.OperationalError, psycopg.InterfaceError, OSError, ValueError) as cause:
+        except _SERVERS_FAULT as cause:
             raise self._lent.lost(cause) from cause
         except psycopg.Error:
             # Refused, for one of the group perhaps: the transaction finds out which.
@@ -329,6 +353,14 @@ class Begun:
             return None
         self._accepted()
         return _receipts(self._envelopes, before)
+
+    def give_up(self) -> Unavailable:
+        """Wait for it no more, without blocking: as after a lost connection, it may be accepted."""
+        return self._lent.lost(psycopg.OperationalError("nobody could wait for the answer"))
+
+    def _check_open(self) -> None:
+        if self.is_over:
+            raise RuntimeError("a publish that is over was asked again")
 
 
 def _usual(
@@ -369,7 +401,7 @@ def _moment(value: datetime | None) -> bytes | None:
 def _receipts(envelopes: Sequence[Envelope], before: bytes) -> list[Receipt]:
     """Those of a group that is all new, after the token `before`."""
     return [
-        Receipt(e.event_id, VisibilityToken(token), e.row_count)
+        Receipt(e.event_id, VisibilityToken(token), e.row_count, schema_version=e.schema_version)
         for token, e in enumerate(envelopes, int(before) + 1)
     ]
 

@@ -206,13 +206,17 @@ INSERT INTO schema_fence AS f (tenant_id, table_id, min_schema_version)
 VALUES (%(tenant_id)s, %(table_id)s, %(below)s)
 ON CONFLICT (tenant_id, table_id) DO UPDATE
 SET min_schema_version = greatest(f.min_schema_version, excluded.min_schema_version)
+RETURNING f.min_schema_version
 
 -- name: receipts
 SELECT e.event_id = v.event_id AS inserted, v.event_id, v.visibility_token, v.row_count,
-       k.payload_hash IS NOT DISTINCT FROM decode(e.payload_hash, 'hex') AS same_payload,
+       v.schema_version,
+       v.operation = e.operation
+           AND k.payload_hash IS NOT DISTINCT FROM decode(e.payload_hash, 'hex') AS same_write,
        f.min_schema_version
 FROM json_to_recordset(%(envelopes)s::json)
-     AS e (position bigint, event_id uuid, table_id bigint, key text, payload_hash text)
+     AS e (position bigint, event_id uuid, table_id bigint, operation text, key text,
+           payload_hash text)
 LEFT JOIN idempotency_key k
   ON k.tenant_id = %(tenant_id)s AND k.table_id = e.table_id AND k.key = e.key
 JOIN ingest_event v ON v.event_id = coalesce(k.event_id, e.event_id)

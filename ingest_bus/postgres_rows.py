@@ -7,6 +7,7 @@ import orjson
 
 from duckmesh.errors import Conflict, ErrorCode
 from duckmesh.identifiers import TenantId
+from ingest_bus.conflicts import key_conflict
 from ingest_bus.envelope import (
     AcceptedEvent,
     DeadLetter,
@@ -70,22 +71,16 @@ def _payload_bytes(envelope: Envelope) -> bytes:
 
 def receipt_of(envelope: Envelope, row: tuple[Any, ...]) -> Receipt:
     """Read one row of `receipts`; raise what makes the whole call fail, which rolls it back."""
-    inserted, event_id, token, row_count, same_payload, min_schema_version = row
-    if envelope.idempotency_key is not None and not same_payload:
-        raise Conflict(
-            ErrorCode.IDEMPOTENCY_CONFLICT,
-            "this idempotency key was accepted with other rows: send the first rows again to get "
-            "their receipt, or use a new key for new rows",
-            idempotency_key=envelope.idempotency_key,
-            visibility_token=token,
-        )
+    inserted, event_id, token, row_count, version, same_write, min_schema_version = row
+    if envelope.idempotency_key is not None and not same_write:
+        raise key_conflict(envelope, token)
     if inserted and min_schema_version and envelope.schema_version < min_schema_version:
         raise Conflict(
             ErrorCode.SCHEMA_INCOMPATIBLE,
             "the table was given other columns meanwhile: check the rows against them again",
             min_schema_version=min_schema_version,
         )
-    return Receipt(event_id, token, row_count, inserted)
+    return Receipt(event_id, token, row_count, inserted, version)
 
 
 def event_of(tenant_id: TenantId, row: tuple[Any, ...]) -> AcceptedEvent:

@@ -22,6 +22,11 @@ class CatalogSettings(Group):
         default=5, gt=0, le=300, description="How long a call waits for a connection."
     )
     connect_timeout = Span("connect_timeout_seconds")
+    allow_fsync_off: bool = Field(
+        default=False,
+        description="Whether `prod` may run on a Postgres with `fsync` off, whose storage keeps "
+        "commits by other means.",
+    )
 
 
 class StoreSettings(Group):

@@ -3,9 +3,11 @@
 import contextlib
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from catalog import snapshots, tenants
 from catalog.connection import Catalog, Connection
@@ -112,6 +114,68 @@ def test_a_deadlock_is_unavailable_to_the_one_who_gave_up(catalog: Catalog) -> N
 
     one, other = together(lambda: lock("a", "b"), lambda: lock("b", "a"))
     assert {type(one), type(other)} == {str, Unavailable}
+
+
+def read_only(dsn: str, state: str) -> None:
+    """Let sessions that begin from now on read only, as after a failover to a standby, or not."""
+    name = sql.Identifier(psycopg.conninfo.conninfo_to_dict(dsn)["dbname"])
+    statement = sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = {}")
+    with psycopg.connect(
+        dsn, autocommit=True, options="-c default_transaction_read_only=off"
+    ) as connection:
+        connection.execute(statement.format(name, sql.SQL(state)))
+
+
+def test_a_server_that_only_reads_is_unavailable_and_its_connections_are_let_go(
+    database_dsn: str,
+) -> None:
+    def make(tenant: str) -> str:
+        with catalog.connect() as connection:
+            return tenants.ensure_tenant(connection, tenant, created_by="test").name
+
+    def made(tenant: str) -> bool:
+        with contextlib.suppress(Unavailable):
+            return make(tenant) == tenant
+        return False
+
+    read_only(database_dsn, "on")
+    with Catalog(database_dsn, pool_min=4) as catalog:
+        for _ in range(3):
+            with pytest.raises(Unavailable) as raised:
+                make("acme")
+            assert raised.value.code is ErrorCode.CATALOG_UNAVAILABLE
+            assert ask(catalog) == 1, "it reads all the while"
+        read_only(database_dsn, "off")
+        until(lambda: made("acme"))
+        # None is kept of those that were opened before.
+        until(lambda: together(*[partial(made, f"t{n}") for n in range(4)]) == [True] * 4)
+
+
+@pytest.mark.parametrize("state", ["XX000", "XX001", "XX002"])
+def test_a_server_that_finds_itself_broken_is_unavailable(catalog: Catalog, state: str) -> None:
+    def backend() -> int:
+        with catalog.connect() as connection:
+            return connection.info.backend_pid
+
+    before = backend()
+    with pytest.raises(Unavailable), catalog.connect() as connection:
+        connection.execute(f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{state}'; END $$")
+    assert backend() != before
+
+
+def test_a_fault_of_ours_keeps_its_name_and_its_connection(catalog: Catalog) -> None:
+    def go_on_after_an_error() -> None:
+        with catalog.connect() as connection, connection.transaction():
+            with contextlib.suppress(psycopg.errors.UndefinedTable):
+                connection.execute("SELECT FROM nothing")
+            connection.execute("SELECT 1")
+
+    with catalog.connect() as connection:
+        before = connection.info.backend_pid
+    with pytest.raises(psycopg.errors.InFailedSqlTransaction):
+        go_on_after_an_error()
+    with catalog.connect() as connection:
+        assert connection.info.backend_pid == before
 
 
 def test_a_restart_under_the_pool_is_unavailable_at_most_for_a_moment(

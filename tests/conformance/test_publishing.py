@@ -19,6 +19,7 @@ from duckmesh.identifiers import (
 )
 from duckmesh.tokens import VisibilityToken
 from ingest_bus.envelope import (
+    Envelope,
     EventState,
     Operation,
     Receipt,
@@ -198,6 +199,31 @@ def test_a_key_with_another_payload_hash_is_a_conflict(bus: IngestBus, acme: Ten
     error = refusal(lambda: bus.publish([write(acme, key="k", content=b"two")]), Conflict)
     assert error.code is ErrorCode.IDEMPOTENCY_CONFLICT
     assert error.context["idempotency_key"] == "k"
+    assert bus.last_token(acme) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (Operation.INSERT, Operation.OVERWRITE),
+        (Operation.OVERWRITE, Operation.INSERT),
+        (Operation.INSERT, Operation.DELETE),
+    ],
+)
+def test_a_key_for_another_operation_is_a_conflict(
+    world: World, bus: IngestBus, acme: TenantId, first: Operation, second: Operation
+) -> None:
+    """Taken for a repeat, the table would never be replaced, and the caller told that it was."""
+
+    def of(operation: Operation) -> Envelope:
+        overwrites = operation is Operation.OVERWRITE
+        return write(acme, key="k", operation=operation, raises_fence=overwrites)
+
+    receipt = bus.publish([of(first)])[0]
+    for each in (bus, world.another_bus()):
+        error = refusal(lambda each=each: each.publish([of(second)]), Conflict)
+        assert error.code is ErrorCode.IDEMPOTENCY_CONFLICT
+        assert bus.publish([of(first)]) == [replace(receipt, inserted=False)]
     assert bus.last_token(acme) == 1
 
 

@@ -1,6 +1,7 @@
 """Accepted writes become visible: once, all together, in token order, whatever dies."""
 
 from datetime import timedelta
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -11,7 +12,7 @@ from duckmesh.errors import Fenced, NotFound, Unavailable
 from duckmesh.identifiers import SchemaVersion, new_event_id
 from gateway.ingest_modes import IngestMode
 from ingest_bus.envelope import Envelope, EventState, InlinePayload
-from tests.rooms import Rooms, rows
+from tests.rooms import Rooms, open_rooms, rows
 
 STEPS = ("claimed", "put", "inserted", "resolved", "committed")
 
@@ -290,3 +291,41 @@ def test_an_event_that_does_not_decode_takes_its_group_with_it(rooms):
     assert values(rooms, "u") == [0, 1]
     states = [e.state for e in rooms.bus.recent_events(identity.tenant_id, limit=4)]
     assert states == [EventState.COMMITTED] * 2 + [EventState.FAILED] * 2
+
+
+@pytest.mark.parametrize(
+    ("staged_above", "inline_file_max_bytes"),
+    [(2**20, 2**20), (2**20, 0), (0, 0)],
+    ids=["inline", "objects", "staged"],
+)
+def test_a_table_dropped_under_its_publication_leaves_no_file(
+    database_dsn: str, tmp_path: Path, staged_above: int, inline_file_max_bytes: int
+) -> None:
+    with open_rooms(database_dsn, tmp_path, inline_max_bytes=staged_above) as rooms:
+        rooms.write("t", rows(*range(1_000)))
+        rooms.write("u", rows(1))
+
+        def drop(step: str) -> None:
+            if step == "put":
+                rooms.execute("DROP TABLE t")
+
+        publisher = rooms.materializer(step=drop, inline_file_max_bytes=inline_file_max_bytes)
+        assert publisher.publish_next() is not None
+        assert values(rooms, "u") == [1]
+        assert rooms.bus.backlog(rooms.acme.tenant_id).events == 0
+        with rooms.catalog.connect() as connection:
+            files_and_bytes = connection.execute(
+                "SELECT count(*), sum(file_size_bytes) FROM data_file WHERE end_snapshot IS NULL"
+            ).fetchone()
+            live = connection.execute(
+                "SELECT 1, live_bytes FROM publication_head WHERE tenant_id = %s",
+                (rooms.acme.tenant_id,),
+            ).fetchone()
+            contents = connection.execute("SELECT count(*) FROM data_file_content").fetchone()
+        assert files_and_bytes == live, "one file, and its bytes are all that the quota counts"
+        assert contents == (1 if inline_file_max_bytes else 0,)
+        rooms.advance(timedelta(days=2))
+        rooms.collect()
+        left = [each.key for each in rooms.store.list("acme/")]
+        assert len(left) == (0 if inline_file_max_bytes else 1), "the others were orphans"
+        assert values(rooms, "u") == [1]

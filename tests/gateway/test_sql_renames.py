@@ -51,7 +51,7 @@ def elsewhere(rooms: Rooms) -> Iterator[Writes]:
     """The writes of another process, whose memory of tables lasts as long as the test."""
     bus = PostgresIngestBus(rooms.catalog)
     writes = Writes(rooms.catalog, bus, rooms.store, limits=IngestLimits(), staging=StagingLimits())
-    writes._tables = KnownTables(rooms.catalog, monotonic=lambda: 0.0)
+    writes._tables = writes.definitions._tables = KnownTables(rooms.catalog, monotonic=lambda: 0.0)
     yield writes
     bus.close()
 

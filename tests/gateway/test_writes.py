@@ -265,6 +265,19 @@ def test_of_concurrent_replacements_the_table_holds_exactly_one(rooms: Rooms) ->
     assert numbers == [numbers[0]] * numbers[0]
 
 
+def test_what_is_accepted_and_not_yet_published_goes_with_its_table(rooms: Rooms) -> None:
+    rooms.write("t", rows(1))
+    rooms.publish_all()
+    before = rooms.visibility.newest(rooms.acme.tenant_id).snapshot_id
+    rooms.write("t", rows(2))
+    rooms.execute("DROP TABLE t")
+    rooms.publish_all()
+    assert rooms.query_at("SELECT v FROM t", before)["v"].to_pylist() == [1]
+    with pytest.raises(NotFound):
+        rooms.query("SELECT v FROM t")
+    assert rooms.bus.backlog(rooms.acme.tenant_id).events == 0
+
+
 def test_a_dropped_table_refuses_what_began_before(rooms: Rooms) -> None:
     rooms.write("t", rows(1))
     rooms.publish_all()

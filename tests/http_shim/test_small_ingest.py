@@ -1,6 +1,7 @@
 """Small requests to write records: answered on the event loop, with every check."""
 
 import asyncio
+import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -10,7 +11,7 @@ import pytest
 from duckmesh.errors import Conflict, ErrorCode
 from gateway import tenancy
 from gateway.identity import Role
-from http_shim.small_ingest import Arrivals
+from http_shim.small_ingest import Arrivals, Watched
 from tests.http_shim.conftest import OpenHttp
 from tests.processes import until
 from tests.rooms import Rooms, rows
@@ -109,3 +110,22 @@ def test_futures_that_other_threads_complete_are_awaited() -> None:
     for number, found in enumerate(others, 1):
         assert str(found) == str(number)
         assert isinstance(found, Conflict) == (number % 10 == 9)
+
+
+def test_what_could_not_be_watched_is_not_called_when_the_loop_ends() -> None:
+    """Whoever asked waits elsewhere then, and the connection has gone back."""
+    watched = Watched()
+    called: list[str] = []
+
+    async def run() -> int:
+        with pytest.raises((ValueError, OSError)):
+            watched.watch(-1, lambda: called.append("not watched"))
+        read, write = os.pipe()
+        assert watched.watch(read, lambda: called.append("watched"))
+        os.close(write)
+        return read
+
+    read = asyncio.run(run())
+    watched.close()
+    os.close(read)
+    assert called == ["watched"]

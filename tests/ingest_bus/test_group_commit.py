@@ -17,6 +17,7 @@ from ingest_bus.group_commit import (
     _Waiting,
 )
 from tests.bus_worlds import PATIENCE_SECONDS, until, write
+from tests.ingest_bus.watched_house import no_threads
 
 ACME = TenantId(1)
 
@@ -236,3 +237,53 @@ def test_what_comes_after_close_is_refused_and_may_be_retried_elsewhere(
     with pytest.raises(Unavailable) as refused:
         groups.publish(ACME, [write(ACME)])
     assert refused.value.code is ErrorCode.NOT_READY
+
+
+# -- where the system gives no thread
+
+
+def test_a_submit_is_committed_by_its_caller(groups: GroupCommit) -> None:
+    with no_threads(groups):
+        answers = [groups.submit(ACME, [write(ACME)]) for _ in range(3)]
+        assert [a.result(0)[0].visibility_token for a in answers] == [1, 2, 3]
+    assert groups.submit(ACME, [write(ACME)]).result(PATIENCE_SECONDS)[0].visibility_token == 4
+
+
+def test_a_leader_who_finds_nobody_to_lead_after_him_is_answered_and_leads_on(
+    ledger: Ledger,
+    groups: GroupCommit,
+    threads: ThreadPoolExecutor,
+) -> None:
+    held = hold_one(ledger, groups, threads)
+    answers = [groups.submit(ACME, [write(ACME)]) for _ in range(5)]
+    with no_threads(groups):
+        ledger.gate.set()
+        assert held.exception(PATIENCE_SECONDS) is None
+        tokens = [a.result(PATIENCE_SECONDS)[0].visibility_token for a in answers]
+    assert tokens == [2, 3, 4, 5, 6]
+    assert groups.publish(ACME, [write(ACME)])[0].visibility_token == 7
+
+
+def test_a_caller_who_is_interrupted_as_he_is_to_lead_leads_before_he_goes(
+    ledger: Ledger,
+    groups: GroupCommit,
+    threads: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hold_one(ledger, groups, threads)
+    wait = _Waiting.wait
+
+    def interrupted(call: _Waiting) -> None:
+        wait(call)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Waiting, "wait", interrupted)
+    leaving = threads.submit(groups.publish, ACME, [write(ACME)])
+    until(lambda: len(groups._lanes[ACME].waiting) == 1)
+    submitted = groups.submit(ACME, [write(ACME)])
+    with no_threads(groups):
+        ledger.gate.set()
+        assert isinstance(leaving.exception(PATIENCE_SECONDS), KeyboardInterrupt)
+        assert submitted.result(PATIENCE_SECONDS)[0].visibility_token == 3
+    monkeypatch.undo()
+    assert groups.publish(ACME, [write(ACME)])[0].visibility_token == 4

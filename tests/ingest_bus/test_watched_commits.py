@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -132,6 +133,35 @@ def test_a_group_of_the_largest_size_that_is_sent_at_once_comes_to_its_end(
                 house.end_backends()
         first = before + 1
         assert [r.visibility_token for r in receipts] == list(range(first, first + count))
+
+
+def test_a_watch_that_tells_twice_harms_nothing(house: House) -> None:
+    acts: list[Callable[[], None]] = []
+
+    def watch(descriptor: int, act: Callable[[], None]) -> bool:
+        acts.append(act)
+        return house.watcher.watch(descriptor, act)
+
+    answer = house.bus.submit([house.row()], watch=watch)
+    assert tokens_of([answer]) == [WARM + 1]
+    until(lambda: not house.bus._groups._lanes[house.acme].leading)
+    for act in acts:
+        act()
+    assert tokens_of([house.submit(house.row())]) == [WARM + 2]
+    assert is_as_told(house, [answer])
+
+
+def test_a_publish_that_is_over_touches_its_connection_no_more(house: House) -> None:
+    begun = house.bus._publisher.begin_group(house.acme, [house.row()], accepted=lambda: None)
+    assert begun is not None
+    receipts = begun.receipts()
+    assert receipts is not None
+    assert [r.visibility_token for r in receipts] == [WARM + 1]
+    # Another has the connection now.
+    for ask in (begun.has_come, begun.receipts):
+        with pytest.raises(RuntimeError):
+            ask()
+    assert tokens_of([house.submit(house.row())]) == [WARM + 2]
 
 
 def test_without_a_connection_at_hand_a_thread_commits(house: House) -> None:

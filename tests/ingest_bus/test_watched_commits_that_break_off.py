@@ -4,14 +4,13 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 
 from catalog.embedded_postgres import EmbeddedPostgres
-from catalog.migrate import migrate_up
 from duckmesh.errors import ErrorCode, Unavailable
 from ingest_bus.envelope import Receipt
 from tests.bus_worlds import PATIENCE_SECONDS, until
@@ -20,15 +19,6 @@ from tests.ingest_bus.watched_house import (
     House,
     tokens_of,
 )
-
-
-@pytest.fixture(scope="module")
-def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    """A Postgres of this module's own, with its disk's safety on: it is killed."""
-    data_dir = tmp_path_factory.mktemp("killed") / "data"
-    with EmbeddedPostgres(data_dir, settings={"shared_buffers": "32MB"}) as started:
-        migrate_up(started.dsn)
-        yield started
 
 
 def test_a_backend_that_ends_under_a_commit_is_unavailable_and_the_lane_goes_on(
@@ -82,6 +72,20 @@ def test_a_backend_that_ended_while_it_lay_at_hand_is_unavailable(
         error = house.bus.submit([house.row()], watch=watch).exception(PATIENCE_SECONDS)
         assert house.accepted_at_last(key=f"after {sent}, {way}").inserted
         assert isinstance(error, Unavailable)
+
+
+@pytest.mark.parametrize("way", ["watched", "on a thread"])
+def test_a_connection_that_only_reads_is_unavailable_and_let_go(house: House, way: str) -> None:
+    """As all are after a failover to a standby, until they are opened anew."""
+    with house.catalog.connect() as connection:
+        # It goes back, and is the first at hand.
+        connection.execute("SET default_transaction_read_only = on")
+    watch = house.watcher.watch if way == "watched" else None
+    error = house.bus.submit([house.row(key="k")], watch=watch).exception(PATIENCE_SECONDS)
+    assert isinstance(error, Unavailable)
+    assert error.code is ErrorCode.CATALOG_UNAVAILABLE
+    assert tokens_of([house.submit(house.row(key="k"))]) == [WARM + 1]
+    assert len(house.stored()) == WARM + 1
 
 
 def is_alive(pid: int) -> bool:

@@ -10,11 +10,13 @@ from datetime import timedelta
 from typing import Any
 
 import psycopg
+import pytest
 
 from catalog import tenants
 from catalog.connection import Catalog
 from duckmesh.errors import Unavailable
 from ingest_bus.envelope import Envelope, Receipt
+from ingest_bus.group_commit import GroupCommit
 from ingest_bus.postgres import PostgresIngestBus
 from tests.bus_worlds import PATIENCE_SECONDS, until, write
 
@@ -181,3 +183,15 @@ def is_as_told(house: House, answers: Sequence[Answer]) -> bool:
     stored = house.stored()
     receipts = [r for answer in answers for r in answer.result(0)]
     return all(stored[r.visibility_token] == r.event_id for r in receipts)
+
+
+@contextlib.contextmanager
+def no_threads(groups: GroupCommit) -> Iterator[None]:
+    """No thread of the group commit begins within the block."""
+
+    def refuse(_work: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(groups._leaders, "run", refuse)
+        yield

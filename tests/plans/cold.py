@@ -16,6 +16,8 @@ _RESTORE = "a restore, made by hand: it reads what changed since"
 
 COLD: Final[dict[str, dict[str, str]]] = {
     "catalog/compaction": dict.fromkeys(("layered_tables", "live_files"), _OF_KEYED),
+    "catalog/connection": {"wait_for_the_disk": _NO_TABLE},
+    "catalog/durability": {"fsync": _NO_TABLE},
     "catalog/embedded_postgres": {
         "database_exists": _AT_START,
         "create_database": _AT_START,

@@ -1,0 +1,2 @@
+-- name: fsync
+SELECT current_setting('fsync')
