@@ -7,7 +7,7 @@ https://arrow.apache.org/docs/format/Columnar.html#encapsulated-message-format
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from duckmesh.errors import ErrorCode, Invalid
@@ -44,10 +44,11 @@ class BatchHead:
     buffers: tuple[int, ...]
     """The place in the body and the length of each, one after the other."""
 
-    @property
-    def size_bytes(self) -> int:
-        """The bytes of all buffers as they lie in the body."""
-        return sum(self.buffers[1::2])
+    size_bytes: int = field(init=False)
+    """Of all buffers as they lie in the body."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size_bytes", sum(self.buffers[1::2]))
 
     def check_size(self, body: Message) -> None:
         """Raise Invalid (PAYLOAD_TOO_LARGE) for more bytes than a batch may become, and ValueError

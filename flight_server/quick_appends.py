@@ -31,7 +31,7 @@ from flight_server.counts import CallCount
 from flight_server.flight_data import FlightData, has_dictionaries
 from flight_server.headers import read_options, traceparent_of
 from flight_server.ingest import accepted_fields, failure_json, key_of_batch, table_of_path
-from flight_server.ipc_metadata import batch_head
+from flight_server.ipc_metadata import BatchHead, batch_head
 from gateway.groups import KeyedRows
 from gateway.identity import Identity
 from gateway.quick_writes import ROWS_MAX, QuickTarget
@@ -49,6 +49,7 @@ _RECEIPTS_MAX_BYTES: Final = 256 * 1024
 """Of receipts that their client does not take: no more are made for it here."""
 
 _REMEMBERED: Final = 1_000
+_HEADER_BYTES: Final = 4096
 _RECENT_SECONDS: Final = 0.02
 """So little that it adds nothing to how long memory itself may be behind."""
 
@@ -104,6 +105,7 @@ class QuickAppends:
         # What clients say again and again: a table's name, and the columns of its rows.
         self._names: dict[bytes, str | None] = {}
         self._schemas: dict[bytes, pa.Schema | None] = {}
+        self._heads: dict[bytes, BatchHead | None] = {}
         self._recent: dict[tuple[int, str], _Recent] = {}
         self._monotonic = time.monotonic
 
@@ -156,6 +158,17 @@ class QuickAppends:
                 self._schemas.clear()
             self._schemas[data.header] = _schema(data)
         return self._schemas[data.header]
+
+    def head(self, header: bytes) -> BatchHead | None:
+        """What a message says of its rows. Raises ValueError for one that is damaged."""
+        head = self._heads.get(header)
+        if head is None:
+            head = batch_head(header)
+            if len(self._heads) >= _REMEMBERED:
+                self._heads.clear()
+            if len(header) <= _HEADER_BYTES:
+                self._heads[header] = head
+        return head
 
     def knows(self, rpc: Rpc) -> bool:
         """Whether memory knows who calls. Raises Denied."""
@@ -397,7 +410,7 @@ class _Stream:
         key = key_of_batch(data.app_metadata, self._stream_key, self._taken)
         if not data.header:
             return None
-        head = batch_head(data.header)
+        head = self._desk.head(data.header)
         if head is None or head.row_count > ROWS_MAX or head.is_compressed:
             raise ValueError("a thread takes it")
         head.check_size(data.body)
