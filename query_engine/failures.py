@@ -58,12 +58,14 @@ def clean(message: str, hidden: Iterable[str]) -> str:
 def timed_out(limit: timedelta, used_seconds: float) -> Exceeded:
     """The refusal of a query that ran too long, with the time that it had by then."""
     seconds = limit.total_seconds()
+    used = round(used_seconds * 1000)
     return Exceeded(
         ErrorCode.QUERY_TIMEOUT,
-        f"the query ran {used_seconds:.2f} s and may run {seconds:g} s; read less, or ask for more "
+        # From the rounded figure: the text and the context say the same.
+        f"the query ran {used / 1000:.2f} s and may run {seconds:g} s; read less, or ask for more "
         "time",
         quota=Quota.QUERY_TIME_MS.value,
-        used=round(used_seconds * 1000),
+        used=used,
         limit=round(seconds * 1000),
         limit_seconds=seconds,
     )

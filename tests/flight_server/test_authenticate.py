@@ -10,9 +10,12 @@ import adbc_driver_manager
 import grpc
 import pyarrow as pa
 import pytest
+from pyarrow import flight
 
+from flight_server import messages
 from flight_server.authenticate import Authentication
 from flight_server.sessions import TOKEN_PREFIX
+from tests import wire
 from tests.processes import until
 
 AUTHORIZATION = adbc_driver_flightsql.DatabaseOptions.AUTHORIZATION_HEADER.value
@@ -178,15 +181,17 @@ def test_the_drivers_call_headers_reach_the_options(uri):
 
 @pytest.fixture
 def held():
-    """Open a call that names a table and no more, so that it stays; what it gives ends it."""
+    """Open a call that is about to bind rows, so that it stays; what it gives ends it."""
     channels = []
 
     def hold(door):
         channel = grpc.insecure_channel(f"127.0.0.1:{door.port}")
         channels.append(channel)
         said, ends = queue.Queue(), object()
-        # FlightData with a descriptor of the path "t", and no schema yet.
-        said.put(b"\x0a\x05\x08\x01\x1a\x01t")
+        binds = messages.sql("CommandPreparedStatementQuery")(prepared_statement_handle=b"any")
+        (opening, *_) = wire.ipc_messages(pa.table({"parameter": [1]}))
+        descriptor = flight.FlightDescriptor.for_command(messages.wrap(binds)).serialize()
+        said.put(wire.flight_data(opening, descriptor=descriptor))
         path = "/arrow.flight.protocol.FlightService/DoPut"
         call = channel.stream_stream(path)(iter(said.get, ends))
         until(lambda: door.calls_in_flight == 1)
