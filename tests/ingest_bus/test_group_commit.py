@@ -118,13 +118,8 @@ def test_who_waits_on_a_thread_of_his_own_leads_the_next_group(
     assert len(ledger.groups) == 2
 
 
-def test_a_caller_who_is_interrupted_as_he_is_to_lead_leaves_the_lane_a_leader(
-    ledger: Ledger,
-    groups: GroupCommit,
-    threads: ThreadPoolExecutor,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    hold_one(ledger, groups, threads)
+def interrupt_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on whoever has waited for his answer, or for the lead, is interrupted."""
     wait = _Waiting.wait
 
     def interrupted(call: _Waiting) -> None:
@@ -132,6 +127,16 @@ def test_a_caller_who_is_interrupted_as_he_is_to_lead_leaves_the_lane_a_leader(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(_Waiting, "wait", interrupted)
+
+
+def test_a_caller_who_is_interrupted_as_he_is_to_lead_leaves_the_lane_a_leader(
+    ledger: Ledger,
+    groups: GroupCommit,
+    threads: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hold_one(ledger, groups, threads)
+    interrupt_who_waits(monkeypatch)
     leaving = threads.submit(groups.publish, ACME, [write(ACME)])
     until(lambda: len(groups._lanes[ACME].waiting) == 1)
     submitted = groups.submit(ACME, [write(ACME)])
@@ -271,13 +276,7 @@ def test_a_caller_who_is_interrupted_as_he_is_to_lead_leads_before_he_goes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hold_one(ledger, groups, threads)
-    wait = _Waiting.wait
-
-    def interrupted(call: _Waiting) -> None:
-        wait(call)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(_Waiting, "wait", interrupted)
+    interrupt_who_waits(monkeypatch)
     leaving = threads.submit(groups.publish, ACME, [write(ACME)])
     until(lambda: len(groups._lanes[ACME].waiting) == 1)
     submitted = groups.submit(ACME, [write(ACME)])
