@@ -34,6 +34,17 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield server.dsn
 
 
+@pytest.fixture(scope="module")
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """A migrated server of a module's own, with its disk's safety on: to be killed or restarted."""
+    from catalog.migrate import migrate_up
+
+    data_dir = tmp_path_factory.mktemp("own") / "data"
+    with EmbeddedPostgres(data_dir, settings={"shared_buffers": "32MB"}) as started:
+        migrate_up(started.dsn)
+        yield started
+
+
 @pytest.fixture(scope="session")
 def template_database(postgres_server: str) -> Iterator[str]:
     """The name of a migrated database that nobody is connected to."""

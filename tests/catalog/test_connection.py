@@ -12,7 +12,6 @@ from psycopg import sql
 from catalog import snapshots, tenants
 from catalog.connection import Catalog, Connection
 from catalog.embedded_postgres import EmbeddedPostgres
-from catalog.migrate import migrate_up
 from duckmesh.errors import ErrorCode, NotFound, Unavailable
 from ingest_bus.postgres import PostgresIngestBus
 from tests.bus_worlds import PATIENCE_SECONDS, claimed, together, tokens_of, until, write
@@ -21,20 +20,11 @@ from tests.catalog.publications import publish, up_to
 SHORT = timedelta(seconds=1)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    """A server of this module's own, to be restarted."""
-    data_dir = tmp_path_factory.mktemp("restarted") / "data"
-    with EmbeddedPostgres(data_dir, settings={"shared_buffers": "32MB"}) as started:
-        migrate_up(started.dsn)
-        yield started
-
-
 @pytest.fixture
-def restarted(server: EmbeddedPostgres) -> Iterator[Catalog]:
+def restarted(own_server: EmbeddedPostgres) -> Iterator[Catalog]:
     """A catalog on the server that the test restarts."""
-    server.start()
-    with Catalog(server.dsn, pool_min=4, connect_timeout=SHORT) as opened:
+    own_server.start()
+    with Catalog(own_server.dsn, pool_min=4, connect_timeout=SHORT) as opened:
         yield opened
 
 
@@ -179,31 +169,31 @@ def test_a_fault_of_ours_keeps_its_name_and_its_connection(catalog: Catalog) -> 
 
 
 def test_a_restart_under_the_pool_is_unavailable_at_most_for_a_moment(
-    server: EmbeddedPostgres, restarted: Catalog
+    own_server: EmbeddedPostgres, restarted: Catalog
 ) -> None:
     assert together(*[lambda: ask(restarted)] * 4) == [1] * 4
-    server.restart()
+    own_server.restart()
     # Idle connections are dead now. The first call may meet one; then all are replaced.
     until(lambda: answers(restarted))
     assert together(*[lambda: ask(restarted)] * 4) == [1] * 4
 
 
 def test_a_stopped_postgres_is_unavailable_and_heals_when_it_is_back(
-    server: EmbeddedPostgres, restarted: Catalog
+    own_server: EmbeddedPostgres, restarted: Catalog
 ) -> None:
     assert ask(restarted) == 1
-    server.stop()
+    own_server.stop()
     for _ in range(3):
         with pytest.raises(Unavailable):
             ask(restarted)
-    server.start()
+    own_server.start()
     # Its address is a new one now; a catalog on it answers at once.
-    with Catalog(server.dsn, connect_timeout=timedelta(seconds=PATIENCE_SECONDS)) as again:
+    with Catalog(own_server.dsn, connect_timeout=timedelta(seconds=PATIENCE_SECONDS)) as again:
         assert ask(again) == 1
 
 
 def test_a_transaction_under_a_restart_is_unavailable_and_leaves_nothing(
-    server: EmbeddedPostgres, restarted: Catalog
+    own_server: EmbeddedPostgres, restarted: Catalog
 ) -> None:
     with restarted.connect() as connection:
         acme = tenants.ensure_tenant(connection, "interrupted", created_by="test")
@@ -211,7 +201,7 @@ def test_a_transaction_under_a_restart_is_unavailable_and_leaves_nothing(
     def publish_over_a_restart() -> None:
         with restarted.connect() as connection, connection.transaction():
             snapshots.commit_snapshot(connection, up_to(acme.tenant_id, 1))
-            server.restart()
+            own_server.restart()
 
     with pytest.raises(Unavailable):
         publish_over_a_restart()
@@ -222,7 +212,7 @@ def test_a_transaction_under_a_restart_is_unavailable_and_leaves_nothing(
 
 
 def test_what_was_accepted_or_published_survives_a_crash_of_postgres(
-    server: EmbeddedPostgres, restarted: Catalog
+    own_server: EmbeddedPostgres, restarted: Catalog
 ) -> None:
     with restarted.connect() as connection:
         acme = tenants.ensure_tenant(connection, "crashed", created_by="test")
@@ -234,7 +224,7 @@ def test_what_was_accepted_or_published_survives_a_crash_of_postgres(
             connection, up_to(acme.tenant_id, 1, epoch=held.epoch, after=held.after_token)
         )
         bus.ack(held, [held.events[0].envelope.event_id], within=connection)
-    server.restart()
+    own_server.restart()
     until(lambda: answers(restarted))
     with restarted.connect() as connection:
         assert snapshots.newest(connection, acme.tenant_id).max_visibility_token == 1

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from catalog.embedded_postgres import EmbeddedPostgres
-from catalog.migrate import migrate_up
 from duckmesh.identifiers import TenantId
 from ingest_bus.port import IngestBus
 from tests.bus_worlds import PostgresWorld
@@ -34,12 +32,3 @@ def acme(world: PostgresWorld) -> TenantId:
 def house(database_dsn: str) -> Iterator[House]:
     with contextlib.closing(House(database_dsn)) as opened:
         yield opened
-
-
-@pytest.fixture(scope="module")
-def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    """A Postgres of this module's own, with its disk's safety on: it is killed."""
-    data_dir = tmp_path_factory.mktemp("killed") / "data"
-    with EmbeddedPostgres(data_dir, settings={"shared_buffers": "32MB"}) as started:
-        migrate_up(started.dsn)
-        yield started
