@@ -11,7 +11,13 @@ from importlib import import_module, resources
 from pathlib import Path
 from typing import Final
 
-SOURCES: Final = ("flight_sql.proto", "flight_session.proto", "flight_status.proto", "sealed.proto")
+SOURCES: Final = (
+    "flight_sql.proto",
+    "flight_session.proto",
+    "flight_data.proto",
+    "flight_status.proto",
+    "sealed.proto",
+)
 ROOM: Final = Path(__file__).parent
 TARGET: Final = ROOM / "flight_sql.binpb"
 

@@ -8,13 +8,14 @@ https://github.com/apache/arrow/blob/main/format/Flight.proto
 import io
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.types as pat
 
 from duckmesh.errors import ErrorCode, Invalid
+from flight_server import messages
+from flight_server.messages import DecodeError
 from grpc_transport.calls import Part
 from grpc_transport.messages import Message, joined, size_of
 
@@ -32,12 +33,13 @@ _PUT_RESULT_TAG: Final = b"\x0a"
 _CONTINUATION: Final = b"\xff\xff\xff\xff"
 _IPC_PREFIX: Final = struct.Struct("<4si")
 _ALIGNMENT: Final = 8
+_SMALL_BYTES: Final = 64 * 1024
+_parsed: Final = messages.session("FlightData").FromString
 _GATHERED_FROM_BYTES: Final = 64 * 1024
 """A batch of so many bytes is sent as the buffers it has; a smaller one is put together."""
 
 
-@dataclass(frozen=True, slots=True)
-class FlightData:
+class FlightData(NamedTuple):
     """One message. An empty header says that it has no rows and no schema."""
 
     header: bytes = b""
@@ -59,15 +61,28 @@ class FlightData:
 def read(message: Message) -> FlightData:
     """The message that these bytes are. Raises Invalid (INVALID_PAYLOAD)."""
     try:
+        if len(message) == 1 and len(message[0]) <= _SMALL_BYTES:
+            return _read_small(message[0])
         try:
             return _read(message)
         except _Split:
             # What stands before the body nearly always comes at once.
             return _read([joined(message)])
-    except (IndexError, _Split, struct.error):
+    except (DecodeError, IndexError, _Split, struct.error):
         raise Invalid(
             ErrorCode.INVALID_PAYLOAD, "the stream is not valid Arrow Flight: nothing was taken"
         ) from None
+
+
+def _read_small(message: Part) -> FlightData:
+    """By the library, which copies the body: of a small one that is the cheapest."""
+    found = _parsed(message)
+    return FlightData(
+        found.data_header,
+        [found.data_body],
+        found.app_metadata if found.HasField("app_metadata") else None,
+        found.flight_descriptor if found.HasField("flight_descriptor") else None,
+    )
 
 
 class _Split(Exception):

@@ -5,7 +5,6 @@ A sender who breaks off is told apart from one who has finished: the reader rais
 
 import json
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -39,6 +38,7 @@ from gateway.pending_write import PendingWrite
 from gateway.reads import Reads
 from gateway.writes import Writes
 from grpc_transport.calls import Gone
+from ingest_bus.acceptance import Acceptance
 from ingest_bus.envelope import Receipt
 from query_engine.relations import CATALOG, MAIN_SCHEMA
 
@@ -128,7 +128,7 @@ class IngestDesk:
         target = self._writes.open_stream(call.identity, table, _schema_of(reader))
         numbers = _Numbers(begun)
 
-        def answer(number: int, receipts: Future[list[Receipt]]) -> bytes:
+        def answer(number: int, receipts: Acceptance) -> bytes:
             accepted = self.awaited(call, receipts.result()[0])
             return orjson.dumps({"batch": number, **accepted.fields()})
 

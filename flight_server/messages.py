@@ -59,7 +59,7 @@ def sql(name: str) -> Any:
 
 
 def session(name: str) -> Any:
-    """A session or cancellation message class of the Flight RPC specification."""
+    """A message class of the Flight RPC specification that is its own, and not of Flight SQL."""
     return message_class(f"{SESSION_PACKAGE}.{name}")
 
 

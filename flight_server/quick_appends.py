@@ -11,7 +11,6 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -39,7 +38,7 @@ from gateway.writes import Writes
 from grpc_transport.calls import Call as Rpc
 from grpc_transport.header_blocks import Request
 from grpc_transport.messages import Message, size_of
-from ingest_bus.envelope import Receipt
+from ingest_bus.acceptance import Acceptance
 from ingest_bus.port import Watch
 
 BATCH_MAX_BYTES: Final = 64 * 1024
@@ -54,8 +53,6 @@ _RECENT_SECONDS: Final = 0.02
 """So little that it adds nothing to how long memory itself may be behind."""
 
 _log = structlog.get_logger(__name__)
-
-Answer = Future[list[Receipt]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +115,7 @@ class QuickAppends:
 
     # ---- Answers that other threads have
 
-    def note(self, stream: "_Stream", _answer: Answer) -> None:
+    def note(self, stream: "_Stream", _answer: Acceptance) -> None:
         """From any thread: one of the stream's batches has its answer. `settled` follows."""
         self._answered.append(stream)
 
@@ -207,7 +204,7 @@ class QuickAppends:
         target: QuickTarget,
         rows: KeyedRows,
         trace_id: str,
-    ) -> Answer | None:
+    ) -> Acceptance | None:
         """Hand a batch to the bus; None when it is not for here, with nothing accepted."""
         answer = self._writes.quick.submit(
             identity,
@@ -253,7 +250,7 @@ class _Stream:
         self._stream_key: str | None = None
         self._taken = 0
         self._answered = 0
-        self._unanswered: deque[Answer] = deque()
+        self._unanswered: deque[Acceptance] = deque()
         self._first: Message | None = None
         """The first batch, until it is answered: a thread may have to take it once more."""
         self._leaving: list[Message] | None = None

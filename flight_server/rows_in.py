@@ -1,7 +1,7 @@
 """The rows of a DoPut as they come: a descriptor, a schema, then batches."""
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -150,7 +150,7 @@ def _checked(data: FlightData) -> FlightData:
         return data
     if head.is_compressed and len(data.body) > 1:
         # In one piece the lengths are found in it, and Arrow takes it so without another copy.
-        data = replace(data, body=[joined(data.body)])
+        data = data._replace(body=[joined(data.body)])
     head.check_size(data.body)
     return data
 

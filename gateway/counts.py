@@ -3,13 +3,13 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from types import TracebackType
 from typing import Final
 
 from duckmesh import metrics
 from duckmesh.errors import DuckMeshError, ErrorCode, NotYetVisible
 from duckmesh.tracing import NOTHING, Span
+from ingest_bus.acceptance import Acceptance
 from ingest_bus.envelope import Receipt
 
 _ACCEPTED: Final = metrics.INGEST_REQUESTS.labels(metrics.OK)
@@ -75,10 +75,8 @@ class WriteCount:
         """Nothing came of it, without an error."""
         self.span.end(ErrorCode.INGEST_CANCELLED.value)
 
-    def answered(self, answer: "Future[list[Receipt]]") -> None:
-        """Count as the future ends: a callback for it."""
-        if answer.cancelled():
-            return
+    def answered(self, answer: Acceptance) -> None:
+        """Count as the write ends: a callback for it."""
         error = answer.exception()
         if error is None:
             self.accepted(answer.result())

@@ -6,7 +6,6 @@ then, on a thread, and what that looks up serves the next.
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,7 +25,8 @@ from gateway.known_quotas import Allowance, KnownQuotas
 from gateway.known_tables import KnownTables
 from gateway.limits import Backpressure
 from gateway.rates import IngestRates
-from ingest_bus.envelope import Envelope, Operation, Receipt
+from ingest_bus.acceptance import Acceptance
+from ingest_bus.envelope import Envelope, Operation
 from ingest_bus.port import IngestBus, Watch
 
 ROWS_MAX: Final = 65_536
@@ -113,15 +113,15 @@ class QuickWrites:
         trace_id: str | None = None,
         settled: Callable[[], None] | None = None,
         watch: Watch | None = None,
-    ) -> "Future[list[Receipt]] | None":
+    ) -> Acceptance | None:
         """Several writes of one table in one transaction, all or none; a receipt for each.
 
         None, with nothing accepted, when one is too large for the bus, has very many rows, deletes,
         is to change its types, or has so many rows that their partitions are to be counted. Tokens
         follow the order of `parts`, and of calls. Raises at once what the rows alone tell (Invalid,
-        Overloaded); the future raises Conflict and Unavailable: after the latter they may have been
-        accepted. `again` tells whether the caller goes the long way after an error, and is counted
-        there.
+        Overloaded); the outcome raises Conflict and Unavailable: after the latter they may have
+        been accepted. `again` tells whether the caller goes the long way after an error, and is
+        counted there.
         `settled` and `watch` are as for the bus.
         """
         for part in parts:

@@ -5,7 +5,6 @@ A write is accepted whole or not at all. Its commit is one publish of the bus; w
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -42,6 +41,7 @@ from gateway.quick_writes import QuickWrites
 from gateway.rates import IngestRates
 from gateway.staging import Gathered, Staging, StagingLimits
 from gateway.transactions import ClientTransaction
+from ingest_bus.acceptance import Acceptance
 from ingest_bus.envelope import (
     Operation,
     Receipt,
@@ -305,13 +305,13 @@ class Writes:
         session: WritingSession | None = None,
         at_once: bool = False,
         stop: Interruption | None = None,
-    ) -> "Future[list[Receipt]]":
-        """Accept one batch as one write, without waiting for it; the future holds one receipt.
+    ) -> Acceptance:
+        """Accept one batch as one write, without waiting for it; the outcome is one receipt.
 
         Blocks while batches come faster than the caller's quota, until `stop` is pressed.
-        With `at_once` it is accepted on this thread, and the future is done: a lone small write
+        With `at_once` it is accepted on this thread, and the outcome is there: a lone small write
         waits for no other thread. Tokens follow the order of calls. Raises at once what the rows
-        alone tell (Invalid, Overloaded); the future raises Conflict and Unavailable, and what a
+        alone tell (Invalid, Overloaded); the outcome raises Conflict and Unavailable, and what a
         first batch finds that comes to a table changed since: NotFound, Invalid.
         """
         count = WriteCount(_span(identity, target.table.name))
@@ -341,7 +341,7 @@ class Writes:
         trace_id: str | None,
         session: WritingSession | None,
         at_once: bool,
-    ) -> "Future[list[Receipt]]":
+    ) -> Acceptance:
         first, target.begun = not target.begun, True
         if idempotency_key is not None:
             check_idempotency_key(idempotency_key)
@@ -375,7 +375,7 @@ class Writes:
             return self._bus.submit([envelope])
         try:
             with tracing.span("commit", events=1):
-                return _done(self._bus.publish([envelope]))
+                return Acceptance.of(self._bus.publish([envelope]))
         except Conflict as conflict:
             if first and conflict.code is ErrorCode.SCHEMA_INCOMPATIBLE:
                 again = partial(
@@ -389,17 +389,17 @@ class Writes:
                     at_once=True,
                 )
                 return self._append_anew(identity, target, conflict, again)
-            return _failed(conflict)
+            return Acceptance.failed(conflict)
         except DuckMeshError as error:
-            return _failed(error)
+            return Acceptance.failed(error)
 
     def _append_anew(
         self,
         identity: Identity,
         target: StreamTarget,
         conflict: Conflict,
-        again: "Callable[[], Future[list[Receipt]]]",
-    ) -> "Future[list[Receipt]]":
+        again: Callable[[], Acceptance],
+    ) -> Acceptance:
         """Sent back by a fence at the first batch: the table in memory was out of date."""
         stale = target.table
         try:
@@ -407,10 +407,10 @@ class Writes:
             renewed = self.open_stream(identity, stale.name, target.offered)
             target.table, target.conformer = renewed.table, renewed.conformer
             if same_version(stale, target.table):
-                return _failed(conflict)
+                return Acceptance.failed(conflict)
             return again()
         except DuckMeshError as error:
-            return _failed(error)
+            return Acceptance.failed(error)
 
     def append_group(
         self,
@@ -500,7 +500,7 @@ class Writes:
         idempotency_key: str | None,
         trace_id: str | None,
         session: WritingSession | None,
-    ) -> "Future[list[Receipt]]":
+    ) -> Acceptance:
         """A batch too large for the bus goes through the store, in its turn."""
         write = self._begin(
             identity,
@@ -517,14 +517,12 @@ class Writes:
             count=WriteCount.of_another(),
             pace=_at_once,
         )
-        answer: Future[list[Receipt]] = Future()
         try:
             write.append(batch)
-            answer.set_result([write.commit()])
+            return Acceptance.of([write.commit()])
         except DuckMeshError:
             write.abort()
             raise
-        return answer
 
     # -- tables
 
@@ -618,18 +616,6 @@ def _span(identity: Identity, table_name: str) -> tracing.Span:
 
 def _at_once(_rows: int, _size_bytes: int) -> None:
     """The pace of rows that were waited with already."""
-
-
-def _done(receipts: list[Receipt]) -> "Future[list[Receipt]]":
-    answer: Future[list[Receipt]] = Future()
-    answer.set_result(receipts)
-    return answer
-
-
-def _failed(error: DuckMeshError) -> "Future[list[Receipt]]":
-    answer: Future[list[Receipt]] = Future()
-    answer.set_exception(error)
-    return answer
 
 
 def _staging_limits(usual: StagingLimits, transaction: ClientTransaction | None) -> StagingLimits:

@@ -14,7 +14,7 @@ from typing import Final
 
 from grpc_transport import frames
 from grpc_transport.calls import MET_BYTES, Call, Field, Gone, Part
-from grpc_transport.frame_reader import FRAME_BYTES, FrameReader, Span
+from grpc_transport.frame_reader import FRAME_BYTES, FrameReader
 from grpc_transport.frames import (
     ACK,
     END_STREAM,
@@ -39,6 +39,10 @@ WINDOW_BYTES: Final = 2 * 2**20
 CONNECTION_WINDOW_BYTES: Final = 64 * 2**20
 HELD_MAX_BYTES: Final = 32 * 2**20
 """So much is kept of all calls of a connection that nobody has let in; then it sends no more."""
+
+_CALL_DUE_BYTES: Final = WINDOW_BYTES // 2
+_CONNECTION_DUE_BYTES: Final = CONNECTION_WINDOW_BYTES // 2
+"""So much has come, and the client is told that it may send as much again."""
 
 _MESSAGE_BYTES: Final = 128
 _PIECE_BYTES: Final = 64
@@ -346,26 +350,30 @@ class Connection:
         if flags & END_STREAM:
             self._half_close(call)
 
-    def take_data(self, span: Span, flags: int, counted: int) -> None:
+    def take_data(  # noqa: PLR0917 - see Receiver
+        self, stream_id: int, content: bytes, at: int, end: int, flags: int, counted: int
+    ) -> None:
         self._allowance -= counted
         self._due += counted
         if self._allowance < 0:
             raise ConnectionFault(Fault.FLOW_CONTROL_ERROR, "more DATA than the window lets in")
-        self._give_back_to_all()
-        call = self._calls.get(span.stream_id)
+        if self._due >= _CONNECTION_DUE_BYTES:
+            self._give_back_to_all()
+        call = self._calls.get(stream_id)
         if call is None:
-            self._stray_data(span.stream_id)
+            self._stray_data(stream_id)
             return
         try:
-            self._add_data(call, span, counted)
+            if counted or call.half_closed:
+                self._add_data(call, content, at, end, counted)
             if flags & END_STREAM:
                 self._half_close(call)
         except StreamFault as fault:
-            self.fail(span.stream_id, fault)
+            self.fail(stream_id, fault)
         except Refused as refused:
             self._refuse(call, refused)
 
-    def _add_data(self, call: Call, span: Span, counted: int) -> None:
+    def _add_data(self, call: Call, content: bytes, at: int, end: int, counted: int) -> None:
         if call.half_closed:
             raise StreamFault(Fault.STREAM_CLOSED, "DATA after the end of a request")
         call.allowance -= counted
@@ -373,19 +381,20 @@ class Connection:
         if call.allowance < 0:
             raise StreamFault(Fault.FLOW_CONTROL_ERROR, "more DATA than the window lets in")
         if call.content_left is not None:
-            call.content_left -= span.end - span.at
+            call.content_left -= end - at
             if call.content_left < 0:
                 raise StreamFault(Fault.PROTOCOL_ERROR, "more DATA than content-length says")
-        messages = call.assembly.take(span.data, span.at, span.end)
+        messages = call.assembly.take(content, at, end)
         for message in messages:
             call.has_spoken = True
             call.inbox.append(message)
             call.inbox_bytes += _kept_bytes(message)
         if not call.is_let_in:
-            kept = span.end - span.at + _PIECE_BYTES
+            kept = end - at + _PIECE_BYTES
             call.held_bytes += kept
             self._held_bytes += kept
-        self._give_back(call)
+        if call.due >= _CALL_DUE_BYTES:
+            self._give_back(call)
         if messages or (not call.is_let_in and call.is_to_be_met):
             self._tell(call)
 
@@ -418,7 +427,7 @@ class Connection:
 
     def _give_back(self, call: Call) -> None:
         """Let the client send on, unless too much waits to be taken."""
-        if call.half_closed or call.due < WINDOW_BYTES // 2 or call.inbox_bytes > WINDOW_BYTES:
+        if call.half_closed or call.due < _CALL_DUE_BYTES or call.inbox_bytes > WINDOW_BYTES:
             return
         if not call.is_let_in and call.held_bytes > MET_BYTES:
             return
@@ -429,20 +438,21 @@ class Connection:
     def _give_back_to_all(self) -> None:
         # Whoever takes it: one call that nobody reads must not hold up the others. What is kept of
         # those that are not let in yet does: they are let in, or refused, in a moment.
-        if self._due >= CONNECTION_WINDOW_BYTES // 2 and self._held_bytes <= HELD_MAX_BYTES:
+        if self._due >= _CONNECTION_DUE_BYTES and self._held_bytes <= HELD_MAX_BYTES:
             self._allowance += self._due
             self._out.put(frames.window_update(0, self._due))
             self._due = 0
 
     def _hold_no_more(self, call: Call) -> None:
-        self._held_bytes -= call.held_bytes
-        call.held_bytes = 0
-        self._give_back_to_all()
+        if call.held_bytes:
+            self._held_bytes -= call.held_bytes
+            call.held_bytes = 0
+            self._give_back_to_all()
 
     def _next_message(self, call: Call) -> Message:
         message = call.inbox.popleft()
         call.inbox_bytes -= _kept_bytes(message)
-        if call.due >= WINDOW_BYTES // 2 and not (call.cancelled or call.ended or self._closed):
+        if call.due >= _CALL_DUE_BYTES and not (call.cancelled or call.ended or self._closed):
             self._give_back(call)
             self._out.flush()
         return message

@@ -24,6 +24,11 @@ FRAME_BYTES: Final = frames.FRAME_BYTES_MIN
 
 BLOCK_MAX_BYTES: Final = 64 * 1024
 _FRAMES_PER_BLOCK: Final = 64
+
+# Looked up here, and not for each frame.
+_HEAD_BYTES: Final = frames.HEAD_BYTES
+_DATA: Final = int(Kind.DATA)
+_read_head: Final = frames.HEAD.unpack_from
 _PRIORITY_BYTES: Final = 5
 _PRIORITY: Final = struct.Struct(">IB")
 _OF_STREAMS: Final = frozenset(
@@ -35,8 +40,13 @@ _OF_CONNECTION: Final = frozenset({Kind.SETTINGS, Kind.PING, Kind.GOAWAY})
 class Receiver(Protocol):
     """Who is told of frames. Each of these raises ConnectionFault."""
 
-    def data(self, span: "Span", flags: int, counted: int) -> None:
-        """Bytes of a stream. `counted` of them count against its windows, padding with them."""
+    def data(  # noqa: PLR0917 - each frame passes here, and names and objects cost
+        self, stream_id: int, content: bytes, at: int, end: int, flags: int, counted: int
+    ) -> None:
+        """Bytes of a stream where they lie: `content[at:end]`.
+
+        `counted` of them count against its windows, padding with them.
+        """
 
     def block(self, stream_id: int, flags: int, block: bytes) -> None:
         """A whole header block."""
@@ -46,18 +56,6 @@ class Receiver(Protocol):
 
     def fault_of_stream(self, stream_id: int, fault: StreamFault) -> None:
         """A frame that only its own stream suffers from."""
-
-
-class Span:
-    """Bytes of a stream where they lie: `data[at:end]`."""
-
-    __slots__ = ("at", "data", "end", "stream_id")
-
-    def __init__(self, stream_id: int, data: bytes, at: int, end: int) -> None:
-        self.stream_id = stream_id
-        self.data = data
-        self.at = at
-        self.end = end
 
 
 class FrameReader:
@@ -85,41 +83,42 @@ class FrameReader:
         at, end = 0, len(data)
         if self._preface_left:
             at = self._read_preface(data)
-        while not self._preface_left:
-            if self._data_left:
-                at = self._read_data(data, at, end)
-                if self._data_left:
-                    return
-            if end - at < frames.HEAD_BYTES:
-                break
-            high, low, kind, flags, stream_id = frames.HEAD.unpack_from(data, at)
+        if self._data_left:
+            at = self._read_data(data, at, end)
+        while end - at >= _HEAD_BYTES:
+            high, low, kind, flags, stream_id = _read_head(data, at)
             length = high << 8 | low
-            stream_id &= STREAM_MASK
             if length > FRAME_BYTES:
                 raise ConnectionFault(Fault.FRAME_SIZE_ERROR, "a frame is larger than was agreed")
-            stop = at + frames.HEAD_BYTES + length
-            if kind == Kind.DATA and not flags & PADDED:
-                self._check(kind, stream_id)
-                self._data_of, self._data_left = (stream_id, flags), length
-                at += frames.HEAD_BYTES
-                if not length:
-                    self._receiver.data(Span(stream_id, b"", 0, 0), flags, 0)
+            stream_id &= STREAM_MASK
+            stop = at + _HEAD_BYTES + length
+            if kind == _DATA and not flags & PADDED:
+                if self._block is not None or not self._greeted or not stream_id:
+                    self._check(kind, stream_id)
+                at += _HEAD_BYTES
+                if stop > end:
+                    self._data_of, self._data_left = (stream_id, flags), length
+                    at = self._read_data(data, at, end)
+                else:
+                    self._receiver.data(stream_id, data, at, stop, flags, length)
+                    at = stop
             elif stop > end:
                 break
             else:
                 self._check(kind, stream_id)
-                self._read_frame(kind, flags, stream_id, data[at + frames.HEAD_BYTES : stop])
+                self._read_frame(kind, flags, stream_id, data[at + _HEAD_BYTES : stop])
                 at = stop
         if at < end:
             self._rest = data[at:]
 
     def _read_preface(self, data: bytes) -> int:
-        """Where the frames begin; 0 while the preface is not whole."""
+        """Where the frames begin; the end of what is here while the preface is not whole."""
         length = min(len(data), len(frames.PREFACE))
         if data[:length] != frames.PREFACE[:length]:
             raise ConnectionFault(Fault.PROTOCOL_ERROR, "this port speaks gRPC over HTTP/2")
         if length < len(frames.PREFACE):
-            return 0
+            self._rest = data
+            return length
         self._preface_left = False
         return length
 
@@ -130,7 +129,7 @@ class FrameReader:
         if stop > at:
             self._data_left -= stop - at
             flags = flags & ~END_STREAM if self._data_left else flags
-            self._receiver.data(Span(stream_id, data, at, stop), flags, stop - at)
+            self._receiver.data(stream_id, data, at, stop, flags, stop - at)
         return stop
 
     def _check(self, kind: int, stream_id: int) -> None:
@@ -152,8 +151,7 @@ class FrameReader:
                 self._continuation(stream_id, flags, payload)
             case Kind.DATA:
                 content = frames.unpadded(payload)
-                span = Span(stream_id, content, 0, len(content))
-                self._receiver.data(span, flags, len(payload))
+                self._receiver.data(stream_id, content, 0, len(content), flags, len(payload))
             case Kind.PRIORITY:
                 self._priority(stream_id, payload)
             case _:

@@ -13,6 +13,9 @@ from grpc_transport.status import Status
 PREFIX: Final = struct.Struct(">BI")
 """What stands before each message: whether it is compressed, and its length."""
 
+_PREFIX_BYTES: Final = PREFIX.size
+_read_prefix: Final = PREFIX.unpack_from
+
 MESSAGE_MAX_BYTES: Final = 2**31 - 1
 ENCODINGS: Final = "identity,deflate,gzip"
 """How a client may compress what it sends. What is sent to it is not compressed."""
@@ -71,6 +74,16 @@ class Assembly:
 
     def take(self, data: bytes, start: int, end: int) -> list[Message]:
         """The messages that are whole with these bytes of `data`. Raises Refused."""
+        if not (self._missing or self._prefix) and end - start > _PREFIX_BYTES:
+            flag, length = _read_prefix(data, start)
+            if (
+                not flag
+                and start + _PREFIX_BYTES + length == end
+                and length <= _COPIED_BYTES
+                and length <= self._limit
+            ):
+                # As nearly every small one comes: whole, and alone.
+                return [[data[start + _PREFIX_BYTES : end]]]
         whole: list[Message] = []
         while start < end:
             if not self._missing:
@@ -97,16 +110,16 @@ class Assembly:
 
     def _begin(self, data: bytes, start: int, end: int) -> int:
         """Read the prefix of the next message, or what there is of it; where its content begins."""
-        if not self._prefix and end - start >= PREFIX.size:
-            flag, length = PREFIX.unpack_from(data, start)
-            start += PREFIX.size
+        if not self._prefix and end - start >= _PREFIX_BYTES:
+            flag, length = _read_prefix(data, start)
+            start += _PREFIX_BYTES
         else:
-            stop = min(end, start + PREFIX.size - len(self._prefix))
+            stop = min(end, start + _PREFIX_BYTES - len(self._prefix))
             self._prefix += data[start:stop]
             start = stop
-            if len(self._prefix) < PREFIX.size:
+            if len(self._prefix) < _PREFIX_BYTES:
                 return start
-            flag, length = PREFIX.unpack(self._prefix)
+            flag, length = _read_prefix(self._prefix)
             self._prefix = b""
         if flag > 1:
             raise Refused(Status.INTERNAL, "a message begins with an unknown flag")

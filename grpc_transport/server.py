@@ -8,7 +8,6 @@ what is ready; what may block is given to threads by the service.
 import contextlib
 import logging
 import os
-import selectors
 import socket
 import ssl
 import tempfile
@@ -18,11 +17,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from grpc_transport.calls import Call, Part
 from grpc_transport.connection import Connection
+from grpc_transport.poller import READ, WRITE, Poller, best_poller
 
 _log = logging.getLogger(__name__)
 _READ_BYTES: Final = 256 * 1024
@@ -92,20 +93,20 @@ class GrpcServer:
         self._service = arrived
         self._connections_max = connections_max
         self._tls = None if tls is None else tls.context()
-        self._selector = selectors.DefaultSelector()
+        self.poller: Poller = best_poller()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
         self._listener.setblocking(False)
         self.port: int = self._listener.getsockname()[1]
-        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self.poller.register(self._listener.fileno(), READ, self._accept)
         self._woken, self._wake = socket.socketpair()
         self._woken.setblocking(False)
         self._wake.setblocking(False)
-        self._selector.register(self._woken, selectors.EVENT_READ, self._woken_up)
+        self.poller.register(self._woken.fileno(), READ, self._woken_up)
         self._links: set[_Link] = set()
         self._requests: deque[Callable[[], None]] = deque()
         self._turn = threading.Lock()
-        """Held while bytes are moved. Between two times the selector is waited for without it."""
+        """Held while bytes are moved. Between two times the poller waits without it."""
         self._with_deadlines: set[Call] = set()
         self._greeting: dict[_Link, float] = {}
         self._look_at = 0.0
@@ -144,17 +145,17 @@ class GrpcServer:
         with self._watching:
             if self._ended:
                 return False
-            self._selector.register(
-                descriptor, selectors.EVENT_READ, lambda _: self._seen(descriptor)
-            )
+            # First: the other thread may see it at once.
             self._watched[descriptor] = act
+            try:
+                self.poller.once(descriptor, partial(self._seen, descriptor))
+            except BaseException:
+                del self._watched[descriptor]
+                raise
             return True
 
-    def _seen(self, descriptor: int) -> None:
-        with self._watching:
-            act = self._watched.pop(descriptor, None)
-            if act is not None:
-                self._selector.unregister(descriptor)
+    def _seen(self, descriptor: int, _events: int = READ) -> None:
+        act = self._watched.pop(descriptor, None)
         if act is not None:
             _run(act)
 
@@ -171,10 +172,10 @@ class GrpcServer:
 
     def _run(self) -> None:
         while not self._closing:
-            ready = self._selector.select(self._pause())
+            ready = self.poller.wait(self._pause())
             with self._turn:
-                for key, events in ready:
-                    key.data(events)
+                for act, events in ready:
+                    act(events)
                 if self._with_deadlines:
                     self._look_at_deadlines()
                 if self._links or self._deaf_until is not None:
@@ -188,7 +189,7 @@ class GrpcServer:
         for descriptor in watched:
             # Whoever waits finds that he has to look for himself.
             self._seen(descriptor)
-        self._selector.close()
+        self.poller.close()
         for each in (self._woken, self._wake):
             each.close()
 
@@ -206,7 +207,7 @@ class GrpcServer:
             return
         except OSError:
             # No file descriptor is free, say: the next one waits, and this thread must not spin.
-            self._selector.unregister(self._listener)
+            self.poller.unregister(self._listener.fileno())
             self._deaf_until = time.monotonic() + _DEAF_SECONDS
             return
         if len(self._links) >= self._connections_max and not self._make_room():
@@ -241,10 +242,6 @@ class GrpcServer:
         self._links.discard(link)
         self._greeting.pop(link, None)
 
-    @property
-    def selector(self) -> selectors.BaseSelector:
-        return self._selector
-
     def _end(self) -> None:
         """Have the thread come back from its wait, and find that it is over."""
         self._closing = True
@@ -270,7 +267,7 @@ class GrpcServer:
         if self._deaf_until is not None and self._deaf_until < now:
             self._deaf_until = None
             if self._listener.fileno() >= 0:
-                self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+                self.poller.register(self._listener.fileno(), READ, self._accept)
         if now < self._look_at:
             return
         self._look_at = now + _LOOK_SECONDS
@@ -285,7 +282,7 @@ class GrpcServer:
     def _stop_listening(self) -> None:
         if self._listener.fileno() >= 0:
             if self._deaf_until is None:
-                self._selector.unregister(self._listener)
+                self.poller.unregister(self._listener.fileno())
             self._listener.close()
         for link in self._links:
             link.connection.leave()
@@ -305,11 +302,11 @@ class _Link:
         )
         self.connection = Connection(self._wire, server.arrived, time.monotonic, server.ask)
         self.heard_at = time.monotonic()
-        self._events = selectors.EVENT_READ
+        self._events = READ
         self._over = False
         self._paused = False
         self._interest = threading.Lock()
-        """Of what the selector waits for. Nothing else is locked under it."""
+        """Of what the poller waits for. Nothing else is locked under it."""
 
     @property
     def is_quiet(self) -> bool:
@@ -317,7 +314,7 @@ class _Link:
 
     def begin(self) -> None:
         """Serve it from now on."""
-        self._server.selector.register(self._wire.socket, self._events, self._ready)
+        self._server.poller.register(self._wire.socket.fileno(), self._events, self._ready)
         if isinstance(self._wire, _Plain):
             self.connection.writable()
 
@@ -327,7 +324,7 @@ class _Link:
             if self._over:
                 return
             self._over = True
-            self._server.selector.unregister(self._wire.socket)
+            self._server.poller.unregister(self._wire.socket.fileno())
         self._server.ended(self)
         # First: nobody sends after it. Else one who is about to would find the number of the
         # socket given to another client's.
@@ -336,15 +333,15 @@ class _Link:
 
     def _ready(self, events: int) -> None:
         if self._over:
-            # Ended by another thread since the selector told of it.
+            # Ended by another thread since the poller told of it.
             return
         try:
             if not self._wire.is_open and not self._open():
                 return
-            if events & selectors.EVENT_WRITE:
-                self._listen_for(selectors.EVENT_READ)
+            if events & WRITE:
+                self._listen_for(READ)
                 self.connection.writable()
-            if events & selectors.EVENT_READ or self._paused:
+            if events & READ or self._paused:
                 self._read()
         except OSError:
             self.end()
@@ -359,7 +356,7 @@ class _Link:
         if wanted:
             self._listen_for(wanted)
             return False
-        self._listen_for(selectors.EVENT_READ)
+        self._listen_for(READ)
         self.connection.writable()
         return True
 
@@ -367,7 +364,7 @@ class _Link:
         self._paused = self.connection.is_choked
         if self._paused:
             # It asks and does not take: it is heard again when it has taken something.
-            self._listen_for(selectors.EVENT_WRITE)
+            self._listen_for(WRITE)
             return
         data = self._wire.receive()
         if data is None:
@@ -380,13 +377,13 @@ class _Link:
 
     def _ask_to_write(self) -> None:
         # Under the connection's lock, on any thread: nothing else may be run here.
-        self._listen_for(selectors.EVENT_READ | selectors.EVENT_WRITE)
+        self._listen_for(READ | WRITE)
 
     def _listen_for(self, events: int) -> None:
         with self._interest:
             if not self._over and events != self._events:
                 self._events = events
-                self._server.selector.modify(self._wire.socket, events, self._ready)
+                self._server.poller.modify(self._wire.socket.fileno(), events)
 
 
 class _Plain:
@@ -442,9 +439,9 @@ class _Encrypted:
             with self._lock:
                 self.socket.do_handshake()
         except ssl.SSLWantReadError:
-            return selectors.EVENT_READ
+            return READ
         except ssl.SSLWantWriteError:
-            return selectors.EVENT_WRITE
+            return WRITE
         self.is_open = True
         return 0
 

@@ -10,8 +10,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Final, TypeVar
+from typing import Final
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -28,12 +27,13 @@ from http_shim.passage import Passage
 from http_shim.receipts import Wish, answered
 from http_shim.record_ingest import ingest_records, may_be_out_of_date, records_of
 from http_shim.rooms import Door
+from ingest_bus.acceptance import Acceptance
+from ingest_bus.envelope import Receipt
 
 _PREFIX: Final = "/v1/ingest/"
 _WISHES: Final = {b"": Wish(), b"results=records": Wish(records=True)}
 _BODY_MAX_BYTES: Final = 8 * 2**10
 """So little that the loop is not held up by it."""
-_T = TypeVar("_T")
 
 
 class SmallIngest:
@@ -111,7 +111,7 @@ class SmallIngest:
 
 
 class Arrivals:
-    """Futures that end on other threads or on the loop, awaited on one event loop.
+    """Acceptances that end on other threads or on the loop, awaited on one event loop.
 
     Those that end together wake the loop once: each wake-up is a system call, and a fight for the
     interpreter.
@@ -122,19 +122,19 @@ class Arrivals:
         self._woken = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def of(self, future: "Future[_T]") -> _T:
-        """Its result, or its error raised; `settled` follows its end. Leaving early is harmless."""
+    async def of(self, acceptance: Acceptance) -> list[Receipt]:
+        """Its receipts, or its error; `settled` follows its end. Leaving early is harmless."""
         self._loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = self._loop.create_future()
-        future.add_done_callback(lambda _: self._arrived.append(waiter))
-        if future.done():
+        acceptance.add_done_callback(lambda _: self._arrived.append(waiter))
+        if acceptance.done():
             # It may have been told of before it was noted.
             self.settled()
         await waiter
-        return future.result()
+        return acceptance.result()
 
     def settled(self) -> None:
-        """From any thread: futures have ended."""
+        """From any thread: some have ended."""
         # In this order, and `_deliver` in the other one: whoever finds the loop woken already is
         # delivered by that wake-up.
         loop = self._loop

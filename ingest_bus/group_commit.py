@@ -10,7 +10,6 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Protocol
@@ -19,6 +18,7 @@ from duckmesh import metrics
 from duckmesh.errors import DuckMeshError, ErrorCode, Unavailable
 from duckmesh.identifiers import TenantId
 from duckmesh.threads import Threads
+from ingest_bus.acceptance import Acceptance
 from ingest_bus.envelope import Envelope, Receipt
 from ingest_bus.port import Watch
 
@@ -55,34 +55,25 @@ GROUP_MAX_ENVELOPES: Final = 1_000
 GROUP_MAX_BYTES: Final = 16 * 2**20
 
 
-class _Submitted:
+class _Submitted(Acceptance):
     """Envelopes whose caller goes on, and the answer that he may ask for."""
 
-    __slots__ = ("envelopes", "future", "settled")
+    __slots__ = ("envelopes", "settled")
 
     def __init__(self, envelopes: Sequence[Envelope], settled: Callable[[], None] | None) -> None:
+        super().__init__()
         self.envelopes = envelopes
         self.settled = settled
-        self.future: Future[list[Receipt]] = Future()
-        # A publish under way cannot be taken back. A caller that could cancel its answer would
-        # leave the group's other callers without theirs.
-        self.future.set_running_or_notify_cancel()
 
     @property
     def answered(self) -> bool:
-        return self.future.done()
-
-    def answer(self, receipts: list[Receipt]) -> None:
-        self.future.set_result(receipts)
-
-    def fail(self, error: BaseException) -> None:
-        self.future.set_exception(error)
+        return self.done()
 
 
 class _Waiting:
     """Envelopes whose caller waits on his own thread, until he is answered or is to lead.
 
-    A bare lock wakes him: a Future costs several times that, and every small write would pay.
+    A bare lock wakes him: all that can do more costs more, and every small write would pay.
     """
 
     __slots__ = ("_outcome", "_wake", "answered", "envelopes", "here", "leads")
@@ -172,7 +163,7 @@ class GroupCommit:
         *,
         settled: Callable[[], None] | None = None,
         watch: Watch | None = None,
-    ) -> "Future[list[Receipt]]":
+    ) -> Acceptance:
         """Publish without waiting. Calls of one thread keep their order.
 
         `settled` is called when the answer is there, once for all of a group that name it. With
@@ -185,7 +176,7 @@ class GroupCommit:
                 self._lead_watching(tenant_id, watch)
             elif not self._on_a_thread(self._lead, tenant_id):
                 self._lead(tenant_id, until=call)
-        return call.future
+        return call
 
     def close(self) -> None:
         """Finish everything submitted so far; what comes later is refused."""

@@ -5,7 +5,6 @@ One lock stands for the database: whatever a method changes, it changes under it
 
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -23,6 +22,7 @@ from duckmesh.identifiers import (
     new_event_id,
 )
 from duckmesh.tokens import BEFORE_ALL, VisibilityToken
+from ingest_bus.acceptance import Acceptance
 from ingest_bus.conflicts import key_conflict
 from ingest_bus.dead_letters import fenced_off, not_dead
 from ingest_bus.envelope import (
@@ -186,12 +186,11 @@ class MemoryIngestBus:
         *,
         settled: Callable[[], None] | None = None,
         watch: Watch | None = None,  # noqa: ARG002 - nothing here waits
-    ) -> "Future[list[Receipt]]":
-        answer: Future[list[Receipt]] = Future()
+    ) -> Acceptance:
         try:
-            answer.set_result(self.publish(envelopes))
+            answer = Acceptance.of(self.publish(envelopes))
         except DuckMeshError as error:
-            answer.set_exception(error)
+            answer = Acceptance.failed(error)
         if settled is not None:
             settled()
         return answer

@@ -1,12 +1,12 @@
 """The IngestBus port. Its docstrings are the contract; tests/conformance/ proves each sentence."""
 
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Future
 from datetime import timedelta
 from typing import Any, Protocol
 
 from duckmesh.identifiers import ConsumerId, EventId, SchemaVersion, TableId, TenantId
 from duckmesh.tokens import BEFORE_ALL, VisibilityToken
+from ingest_bus.acceptance import Acceptance
 from ingest_bus.envelope import (
     Backlog,
     Claim,
@@ -69,10 +69,10 @@ class IngestBus(Protocol):
         *,
         settled: Callable[[], None] | None = None,
         watch: Watch | None = None,
-    ) -> "Future[list[Receipt]]":
+    ) -> Acceptance:
         """`publish` without waiting. Tokens follow the order of one caller's submits.
 
-        `settled` is called when the future has ended; once for all that ended together and named
+        `settled` is called when the outcome is there; once for all that ended together and named
         the same. It must not block. With `watch` the caller waits for what the backend waits for,
         beside all else that it waits for, and no thread of the bus need do it.
         """

@@ -7,7 +7,6 @@ DDL, counter first.
 
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -21,6 +20,7 @@ from duckmesh.errors import Fenced
 from duckmesh.identifiers import ConsumerId, EventId, SchemaVersion, TableId, TenantId, new_batch_id
 from duckmesh.statements import Statements
 from duckmesh.tokens import BEFORE_ALL, VisibilityToken
+from ingest_bus.acceptance import Acceptance
 from ingest_bus.envelope import (
     Backlog,
     Claim,
@@ -104,16 +104,14 @@ class PostgresIngestBus:
         *,
         settled: Callable[[], None] | None = None,
         watch: Watch | None = None,
-    ) -> "Future[list[Receipt]]":
+    ) -> Acceptance:
         if envelopes:
             return self._groups.submit(
                 envelopes[0].tenant_id, envelopes, settled=settled, watch=watch
             )
-        nothing: Future[list[Receipt]] = Future()
-        nothing.set_result([])
         if settled is not None:
             settled()
-        return nothing
+        return Acceptance.of([])
 
     def _commit_group(
         self, tenant_id: TenantId, envelopes: Sequence[Envelope], *, as_one: bool = False

@@ -1,6 +1,5 @@
 """What every bus tells of what it holds, and how to wait for it (ingest_bus.port)."""
 
-from concurrent.futures import Future
 from datetime import timedelta
 
 from duckmesh.identifiers import (
@@ -8,11 +7,11 @@ from duckmesh.identifiers import (
     TenantId,
 )
 from duckmesh.tokens import VisibilityToken
+from ingest_bus.acceptance import Acceptance
 from ingest_bus.envelope import (
     Backlog,
     EventState,
     Lag,
-    Receipt,
 )
 from ingest_bus.port import IngestBus
 from tests.bus_worlds import (
@@ -195,7 +194,7 @@ def test_wake_ends_a_wait_or_the_next_one(bus: IngestBus) -> None:
 
 
 def test_close_finishes_what_was_submitted(bus: IngestBus, acme: TenantId) -> None:
-    answers: list[Future[list[Receipt]]] = [bus.submit([write(acme)]) for _ in range(50)]
+    answers: list[Acceptance] = [bus.submit([write(acme)]) for _ in range(50)]
     bus.close()
     assert all(answer.done() for answer in answers)
     assert [a.result()[0].visibility_token for a in answers] == list(range(1, 51))

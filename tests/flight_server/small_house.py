@@ -10,7 +10,6 @@ over the gateway.
 
 import contextlib
 import threading
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,6 +30,7 @@ from gateway.reads import DescribedTable
 from gateway.sql_steps import Executed
 from gateway.transactions import ClientTransaction, Committed
 from gateway.turns import TenantTurns, Turns
+from ingest_bus.acceptance import Acceptance
 from ingest_bus.envelope import Receipt
 from object_store.file_cache import PinnedFiles
 from query_engine.engine import QueryEngine
@@ -202,18 +202,18 @@ class SmallHouse:
             session=session,
         )
         write.append(batch)
-        future = Future()
-        threading.Thread(target=self._settle, args=(write, future), daemon=True).start()
-        return future
+        acceptance = Acceptance()
+        threading.Thread(target=self._settle, args=(write, acceptance), daemon=True).start()
+        return acceptance
 
-    def _settle(self, write, future):
+    def _settle(self, write, acceptance):
         if self.gate is not None and not self.gate.wait(20):
-            future.set_exception(TimeoutError())
+            acceptance.fail(TimeoutError())
             return
         try:
-            future.set_result([write.commit()])
+            acceptance.answer([write.commit()])
         except Exception as error:  # noqa: BLE001 - handed on
-            future.set_exception(error)
+            acceptance.fail(error)
 
     def publish(self, write):
         with self.lock:

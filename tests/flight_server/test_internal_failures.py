@@ -2,7 +2,6 @@
 
 import json
 import re
-from concurrent.futures import Future
 
 import pyarrow as pa
 import pytest
@@ -13,6 +12,7 @@ from duckmesh import errors
 from duckmesh.errors import ErrorCode
 from flight_server import messages
 from flight_server.boundary import grpc_code
+from ingest_bus.acceptance import Acceptance
 from tests import wire
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -34,9 +34,7 @@ def fail(*_args, **_options):
 
 
 def failed(*_args, **_options):
-    future = Future()
-    future.set_exception(Fault())
-    return future
+    return Acceptance.failed(Fault())
 
 
 class BreakingWrite:

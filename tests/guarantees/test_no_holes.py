@@ -6,7 +6,6 @@ INSERT, as a plain identity column would give them. It must find holes.
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from duckmesh.errors import DuckMeshError
+from ingest_bus.acceptance import Acceptance
 from ingest_bus.envelope import Envelope, Receipt
 from ingest_bus.postgres import PostgresIngestBus
 from tests.guarantees.load import Load, Row
@@ -117,10 +117,8 @@ class SequenceTokensBus(PostgresIngestBus):
             (claim.last_token, claim.tenant_id),
         )
 
-    def submit(self, envelopes: Sequence[Envelope]) -> "Future[list[Receipt]]":
-        answer: Future[list[Receipt]] = Future()
-        answer.set_result(self.publish(envelopes))
-        return answer
+    def submit(self, envelopes: Sequence[Envelope]) -> Acceptance:
+        return Acceptance.of(self.publish(envelopes))
 
 
 def _run_in_rooms(rooms: Rooms, bus_class: type[PostgresIngestBus]) -> Load:
@@ -134,8 +132,8 @@ def _run_in_rooms(rooms: Rooms, bus_class: type[PostgresIngestBus]) -> Load:
     def write(number: int, row: Row) -> int:
         writes = doors[number % 2]
         target = writes.open_stream(rooms.acme, "t", SCHEMA)
-        future = writes.append_batch(rooms.acme, target, one_row(row), idempotency_key=None)
-        return int(future.result()[0].visibility_token)
+        accepted = writes.append_batch(rooms.acme, target, one_row(row), idempotency_key=None)
+        return int(accepted.result()[0].visibility_token)
 
     stop = threading.Event()
     coordinator = threading.Thread(target=_coordinate, args=(rooms, stop))

@@ -3,15 +3,19 @@
 import asyncio
 import os
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
 from duckmesh.errors import Conflict, ErrorCode
+from duckmesh.identifiers import new_event_id
+from duckmesh.tokens import VisibilityToken
 from gateway import tenancy
 from gateway.identity import Role
 from http_shim.small_ingest import Arrivals, Watched
+from ingest_bus.acceptance import Acceptance
+from ingest_bus.envelope import Receipt
 from tests.http_shim.conftest import OpenHttp
 from tests.processes import until
 from tests.rooms import Rooms, rows
@@ -78,22 +82,23 @@ def test_what_is_no_small_request_is_judged_by_its_route(http, rooms, headers, p
     assert rooms.bus.backlog(rooms.identity("acme").tenant_id).events == 1
 
 
-def test_futures_that_other_threads_complete_are_awaited() -> None:
+def test_acceptances_that_other_threads_end_are_awaited() -> None:
     arrivals, count = Arrivals(), 200
-    futures: list[Future[int]] = [Future() for _ in range(count)]
+    acceptances = [Acceptance() for _ in range(count)]
+    event = new_event_id()
 
     def complete(first: int) -> None:
         for number in range(first, count, 4):
             if number % 10 == 9:
-                futures[number].set_exception(Conflict(ErrorCode.TABLE_EXISTS, str(number)))
+                acceptances[number].fail(Conflict(ErrorCode.TABLE_EXISTS, str(number)))
             else:
-                futures[number].set_result(number)
+                acceptances[number].answer([Receipt(event, VisibilityToken(number), 1)])
             if number % 3 == 0:
                 arrivals.settled()
         arrivals.settled()
 
-    async def wait() -> list[int | BaseException]:
-        waiting = [asyncio.create_task(arrivals.of(each)) for each in futures]
+    async def wait() -> list[list[Receipt] | BaseException]:
+        waiting = [asyncio.create_task(arrivals.of(each)) for each in acceptances]
         left_early = waiting[0]
         await asyncio.sleep(0)
         left_early.cancel()
@@ -108,8 +113,11 @@ def test_futures_that_other_threads_complete_are_awaited() -> None:
     first, *others = asyncio.run(wait())
     assert isinstance(first, asyncio.CancelledError)
     for number, found in enumerate(others, 1):
-        assert str(found) == str(number)
-        assert isinstance(found, Conflict) == (number % 10 == 9)
+        if number % 10 == 9:
+            assert isinstance(found, Conflict)
+            assert str(found) == str(number)
+        else:
+            assert found == [Receipt(event, VisibilityToken(number), 1)]
 
 
 def test_what_could_not_be_watched_is_not_called_when_the_loop_ends() -> None:

@@ -9,6 +9,7 @@ import pytest
 from duckmesh.errors import Conflict, ErrorCode, Unavailable
 from duckmesh.identifiers import TenantId
 from duckmesh.tokens import VisibilityToken
+from ingest_bus.acceptance import Acceptance
 from ingest_bus.envelope import Envelope, Receipt
 from ingest_bus.group_commit import (
     GROUP_MAX_BYTES,
@@ -67,7 +68,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-Calls = list["Future[list[Receipt]]"]
+Calls = list[Acceptance]
 
 
 def hold_one(ledger: Ledger, groups: GroupCommit, threads: ThreadPoolExecutor) -> Future[object]:
@@ -197,17 +198,6 @@ def test_when_the_database_fails_the_whole_group_is_told_and_nothing_is_repeated
     assert all(isinstance(c.exception(PATIENCE_SECONDS), Unavailable) for c in calls)
     assert len(ledger.groups) == 1
     assert groups.publish(ACME, [write(ACME)])[0].visibility_token == 2
-
-
-def test_a_cancelled_answer_takes_nobody_elses_with_it(
-    ledger: Ledger, groups: GroupCommit, threads: ThreadPoolExecutor
-) -> None:
-    hold_one(ledger, groups, threads)
-    calls = [groups.submit(ACME, [write(ACME)]) for _ in range(3)]
-    assert not calls[0].cancel()
-    ledger.gate.set()
-    assert [c.result(PATIENCE_SECONDS)[0].visibility_token for c in calls] == [2, 3, 4]
-    assert groups.publish(ACME, [write(ACME)])[0].visibility_token == 5
 
 
 def test_an_interrupted_leader_leaves_nobody_waiting(

@@ -13,12 +13,12 @@ from catalog.connection import Catalog
 from catalog.embedded_postgres import EmbeddedPostgres
 from duckmesh.errors import Conflict, ErrorCode, Unavailable
 from duckmesh.identifiers import SchemaVersion, TableId
+from ingest_bus.acceptance import Acceptance
 from ingest_bus.envelope import Receipt
 from ingest_bus.postgres import PostgresIngestBus
 from tests.bus_worlds import PATIENCE_SECONDS, together, until, write
 from tests.ingest_bus.watched_house import (
     WARM,
-    Answer,
     House,
     is_as_told,
     tokens_of,
@@ -59,7 +59,7 @@ def test_submits_that_come_during_a_commit_become_one_group(house: House) -> Non
 
 
 def test_settled_is_called_once_for_a_group_when_all_of_it_has_ended(house: House) -> None:
-    answers: list[Answer] = []
+    answers: list[Acceptance] = []
     ended: list[int] = []
     others: list[int] = []
 
@@ -77,7 +77,7 @@ def test_settled_is_called_once_for_a_group_when_all_of_it_has_ended(house: Hous
 
 def test_settled_is_called_once_for_a_group_that_fails(house: House) -> None:
     calls: list[list[bool]] = []
-    answers: list[Answer] = []
+    answers: list[Acceptance] = []
     with house.held_back():
         answers.append(
             house.submit(

@@ -5,7 +5,6 @@ import os
 import selectors
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from datetime import timedelta
 from typing import Any
 
@@ -15,12 +14,12 @@ import pytest
 from catalog import tenants
 from catalog.connection import Catalog
 from duckmesh.errors import Unavailable
+from ingest_bus.acceptance import Acceptance
 from ingest_bus.envelope import Envelope, Receipt
 from ingest_bus.group_commit import GroupCommit
 from ingest_bus.postgres import PostgresIngestBus
 from tests.bus_worlds import PATIENCE_SECONDS, until, write
 
-Answer = Future[list[Receipt]]
 WARM = 4
 """So many tokens a house has issued when its test begins."""
 
@@ -89,7 +88,7 @@ class House:
         self.bus.publish([write(self.acme), write(self.acme)])
         self.bus.publish([write(self.acme, key="warm")])
 
-    def submit(self, *envelopes: Envelope, settled: Callable[[], None] | None = None) -> Answer:
+    def submit(self, *envelopes: Envelope, settled: Callable[[], None] | None = None) -> Acceptance:
         return self.bus.submit(envelopes, settled=settled, watch=self.watcher.watch)
 
     def row(self, **fields: Any) -> Envelope:
@@ -135,7 +134,7 @@ class House:
         )
         return [pid for (pid,) in rows]
 
-    def one_under_way(self, **fields: Any) -> Answer:
+    def one_under_way(self, **fields: Any) -> Acceptance:
         """A commit that stands at the lock of `held_back`: whatever comes now gathers behind."""
         under_way = self.submit(self.row(**fields))
         until(lambda: len(self.commits_under_way()) == 1)
@@ -175,11 +174,11 @@ class House:
         self.catalog.close()
 
 
-def tokens_of(answers: Sequence[Answer]) -> list[int]:
+def tokens_of(answers: Sequence[Acceptance]) -> list[int]:
     return [r.visibility_token for answer in answers for r in answer.result(PATIENCE_SECONDS)]
 
 
-def is_as_told(house: House, answers: Sequence[Answer]) -> bool:
+def is_as_told(house: House, answers: Sequence[Acceptance]) -> bool:
     stored = house.stored()
     receipts = [r for answer in answers for r in answer.result(0)]
     return all(stored[r.visibility_token] == r.event_id for r in receipts)
