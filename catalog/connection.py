@@ -64,7 +64,7 @@ class _AtHand:
 
     def give(self, connection: Connection, since: float) -> None:
         """Lend it again, or let the pool look after it: when it is old, or in some transaction."""
-        clean = connection.info.transaction_status is TransactionStatus.IDLE
+        clean = connection.pgconn.transaction_status == TransactionStatus.IDLE
         # The pool renews what has served for long.
         if clean and time.monotonic() - since < _AT_HAND_SECONDS:
             with self._lock:

@@ -90,7 +90,9 @@ class CallsInFlight:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._work_limit = max(1, limit - limit // _RESERVED)
-        self._left = threading.Condition(threading.Lock())
+        # The lock alone for what every call passes: a condition's own gate costs several times it.
+        self._lock = threading.Lock()
+        self._left = threading.Condition(self._lock)
         self._places: set[Place] = set()
         self._working: set[Place] = set()
         self._cancels: dict[Place, list[Callable[[], None]]] = {}
@@ -109,7 +111,7 @@ class CallsInFlight:
         calls that finish something. Never blocks.
         """
         place = Place(self, rpc)
-        with self._left:
+        with self._lock:
             if self._draining and not finishes:
                 raise shutting_down()
             if len(self._places) >= self._limit:
@@ -147,7 +149,7 @@ class CallsInFlight:
         return not self._places
 
     def _work(self, place: Place) -> None:
-        with self._left:
+        with self._lock:
             if place in self._working or place not in self._places:
                 return
             if len(self._working) >= self._work_limit:
@@ -155,29 +157,35 @@ class CallsInFlight:
             self._working.add(place)
 
     def _release_later(self, place: Place, release: Callable[[], None]) -> None:
-        with self._left:
+        with self._lock:
             if place in self._places:
                 self._releases.setdefault(place, []).append(release)
                 return
         release()
 
     def _watch(self, place: Place, cancel: Callable[[], None]) -> None:
-        with self._left:
+        with self._lock:
             if place in self._places:
                 self._cancels.setdefault(place, []).append(cancel)
 
     def _leave(self, place: Place) -> None:
-        with self._left:
+        with self._lock:
             self._working.discard(place)
             self._cancels.pop(place, None)
             releases = self._releases.pop(place, ())
+            if not releases:
+                self._end(place)
+                return
         for release in releases:
             _run(release)
-        with self._left:
-            # Last of all: who waits for the calls to end waits for what they held, too.
-            self._places.discard(place)
-            if not self._places:
-                self._left.notify_all()
+        with self._lock:
+            self._end(place)
+
+    def _end(self, place: Place) -> None:
+        # Last of all: who waits for the calls to end waits for what they held, too.
+        self._places.discard(place)
+        if not self._places:
+            self._left.notify_all()
 
 
 def shutting_down() -> Unavailable:

@@ -13,7 +13,7 @@ from typing import Final
 
 from duckmesh.errors import ErrorCode, Invalid
 from duckmesh.identifiers import SnapshotId, check_idempotency_key, check_tag
-from duckmesh.telemetry import parse_trace_id
+from duckmesh.telemetry import new_trace_id, parse_trace_id
 from duckmesh.tokens import VisibilityToken, parse_token
 
 MIN_TOKEN: Final = "x-duckmesh-min-visibility-token"  # noqa: S105 - a header's name
@@ -100,6 +100,8 @@ def read_options(headers: RawHeaders) -> CallOptions:
 
 def trace_id_of(headers: RawHeaders) -> str:
     """The caller's trace id, or a new one. Never raises: a bad trace id is not worth a failure."""
+    if TRACE_ID not in headers and TRACEPARENT not in headers:
+        return new_trace_id()
     x_trace_id, traceparent = _values(headers, TRACE_ID), _values(headers, TRACEPARENT)
     return parse_trace_id(
         x_trace_id=x_trace_id[-1] if x_trace_id else None,
@@ -109,6 +111,8 @@ def trace_id_of(headers: RawHeaders) -> str:
 
 def traceparent_of(headers: RawHeaders, trace_id: str) -> str | None:
     """The caller's `traceparent`, when it is what the trace id was taken from. Never raises."""
+    if TRACEPARENT not in headers:
+        return None
     sent = _values(headers, TRACEPARENT)
     return sent[-1] if sent and trace_id in sent[-1] else None
 

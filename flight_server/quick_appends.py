@@ -55,7 +55,7 @@ _RECENT_SECONDS: Final = 0.02
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Arrival:
     """A DoPut that has arrived, and what begins it on a thread."""
 
@@ -64,6 +64,15 @@ class Arrival:
     count: CallCount
     trace_id: str
     run: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    """Who calls, as memory said a moment ago."""
+
+    until: float
+    request: Request
+    identity: Identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +112,8 @@ class QuickAppends:
         self._names: dict[bytes, str | None] = {}
         self._schemas: dict[bytes, pa.Schema | None] = {}
         self._heads: dict[bytes, BatchHead | None] = {}
+        # A client says the same with each call, and its connection has one object for it.
+        self._callers: dict[int, _Caller] = {}
         self._recent: dict[tuple[int, str], _Recent] = {}
         self._monotonic = time.monotonic
 
@@ -167,15 +178,23 @@ class QuickAppends:
                 self._heads[header] = head
         return head
 
-    def knows(self, rpc: Rpc) -> bool:
-        """Whether memory knows who calls. Raises Denied."""
-        return self._authentication.recall(rpc.headers) is not None
+    def caller(self, rpc: Rpc) -> Identity | None:
+        """Who calls, by memory. Raises Denied."""
+        request, now = rpc.request, self._monotonic()
+        known = self._callers.get(id(request))
+        if known is not None and now < known.until and known.request is request:
+            return known.identity
+        identity = self._authentication.recall(request.headers)
+        if identity is not None:
+            if len(self._callers) >= _REMEMBERED:
+                self._callers.clear()
+            self._callers[id(request)] = _Caller(now + _RECENT_SECONDS, request, identity)
+        return identity
 
     def recalled(
         self, rpc: Rpc, table: str, schema: pa.Schema
     ) -> tuple[Identity, QuickTarget] | None:
         """Who writes and what to, by memory. Raises what forbids the write."""
-        # A client says the same with each call, and its connection has one object for it.
         key, now = (id(rpc.request), table), self._monotonic()
         known = self._recent.get(key)
         if (
@@ -185,7 +204,7 @@ class QuickAppends:
             and known.schema is schema
         ):
             return known.found
-        identity = self._authentication.recall(rpc.headers)
+        identity = self.caller(rpc)
         if identity is None:
             return None
         target = self._writes.quick.target_for(identity, table, schema)
@@ -271,6 +290,9 @@ class _Stream:
             self._leave_place()
             self._arrival.count.left()
             return
+        if self._unanswered and not self._unanswered[0].done() and not self.rpc.inbox:
+            # As when the sender says that it was all: the answer comes first.
+            return
         try:
             self._look()
         except Exception as error:  # noqa: BLE001 - mapped, and logged
@@ -350,7 +372,7 @@ class _Stream:
     def _opens(self, message: Message) -> bool:
         try:
             # First of all: for nobody else is anything remembered.
-            if not self._desk.knows(self.rpc) or size_of(message) > BATCH_MAX_BYTES:
+            if self._desk.caller(self.rpc) is None or size_of(message) > BATCH_MAX_BYTES:
                 return False
             data = flight_data.read(message)
             options = read_options(self.rpc.headers)

@@ -51,12 +51,19 @@ class WriteCount:
         if self._ended:
             return
         self._ended = True
-        self.span.note(rows=sum(each.row_count for each in receipts))
+        rows = inserted = duplicates = 0
+        for each in receipts:
+            rows += each.row_count
+            if each.inserted:
+                inserted += each.row_count
+            else:
+                duplicates += 1
+        self.span.note(rows=rows)
         self.span.end()
         metrics.INGEST_ACK_SECONDS.observe(time.perf_counter() - self._began)
         _ACCEPTED.inc(len(receipts))
-        metrics.INGEST_RECORDS.inc(sum(each.row_count for each in receipts if each.inserted))
-        if duplicates := sum(not each.inserted for each in receipts):
+        metrics.INGEST_RECORDS.inc(inserted)
+        if duplicates:
             metrics.INGEST_DUPLICATES.inc(duplicates)
 
     def refused(self, error: BaseException) -> None:

@@ -62,7 +62,8 @@ class QuickWrites:
         self._backpressure = backpressure
         self._tables = tables
         self._inline_max_bytes = inline_max_bytes
-        self._partitions_max = partitions_max
+        # Each row may be of another partition.
+        self._partitioned_rows_max = min(partitions_max, ROWS_MAX)
 
     def target(self, identity: Identity, table_name: str) -> QuickTarget | None:
         """What a write needs, when memory has all of it; None when the catalog must be asked.
@@ -124,15 +125,18 @@ class QuickWrites:
         counted there.
         `settled` and `watch` are as for the bus.
         """
-        for part in parts:
-            check_batch(part.rows)
-        sizes = [bytes_of(part.rows) for part in parts]
-        if sum(sizes) > self._inline_max_bytes or self._may_be_of_too_many(target, parts):
-            return None
-        if not target.conformer.keeps_types or any(p.rows.num_rows > ROWS_MAX for p in parts):
+        if not target.conformer.keeps_types:
             # How much they become would have to be found out, and is made on no event loop.
             return None
-        if any(part.operation is not Operation.INSERT for part in parts):
+        rows_max = self._partitioned_rows_max if target.table.partition_spec else ROWS_MAX
+        rows = size_bytes = 0
+        for part in parts:
+            check_batch(part.rows)
+            if part.operation is not Operation.INSERT or part.rows.num_rows > rows_max:
+                return None
+            rows += part.rows.num_rows
+            size_bytes += bytes_of(part.rows)
+        if size_bytes > self._inline_max_bytes:
             return None
         span = tracing.begin("ingest", tenant_id=identity.tenant_id, table=target.table.name)
         count = WriteCount(span, again=again)
@@ -140,9 +144,8 @@ class QuickWrites:
             for part in parts:
                 if part.idempotency_key is not None:
                     check_idempotency_key(part.idempotency_key)
-            rows = sum(part.rows.num_rows for part in parts)
             # Together or not at all: rows that are here already can be held back no more.
-            self._rates.charge_by(target.allowance, identity, rows, sum(sizes))
+            self._rates.charge_by(target.allowance, identity, rows, size_bytes)
             carried = span.carried(trace_id)
             answer = self._bus.submit(
                 [_envelope(identity, target, part, carried) for part in parts],
@@ -151,12 +154,6 @@ class QuickWrites:
             )
         answer.add_done_callback(count.answered)
         return answer
-
-    def _may_be_of_too_many(self, target: QuickTarget, parts: Sequence[KeyedRows]) -> bool:
-        """Whether more partitions of the table than one write may have could be in the rows."""
-        return bool(target.table.partition_spec) and any(
-            part.rows.num_rows > self._partitions_max for part in parts
-        )
 
 
 def _envelope(

@@ -101,10 +101,15 @@ class Connection:
 
     def received(self, data: bytes) -> bool:
         """Take what came in; whether the connection goes on."""
+        out = self._out
         with self._lock:
-            self._out.begin_read()
+            out.begin_read()
             goes_on = self._read(data)
-            events, self._events = self._events, []
+            events = self._events
+            if not events:
+                out.uncork()
+                return goes_on
+            self._events = []
         failures: list[Exception] = []
         while events:
             for event in events:
@@ -115,9 +120,8 @@ class Connection:
                     failures.append(failure)
             with self._lock:
                 events, self._events = self._events, []
-        with self._lock:
-            self._out.corked = False
-            self._out.flush()
+                if not events:
+                    out.uncork()
         if failures:
             raise failures[0]
         return goes_on
@@ -197,6 +201,9 @@ class Connection:
             return self._next_message(call)
 
     def take(self, call: Call) -> Message | None:
+        # What is not here yet is told when it comes.
+        if not call.inbox:
+            return None
         with self._lock:
             return self._next_message(call) if call.inbox else None
 

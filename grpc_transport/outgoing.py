@@ -28,7 +28,7 @@ _CHOKED_BUFFERS: Final = 16 * 1024
 
 _FRAME_BYTES_MAX: Final = 2**20
 _SMALL_BYTES: Final = 16 * 1024
-"""Up to this size a frame is put together: one buffer costs less than several."""
+"""Up to this size frames are put together: one buffer costs less than several."""
 
 _BUFFERS_PER_SEND: Final = 256
 _ANSWERS_MAX_BYTES: Final = 2**20
@@ -115,6 +115,11 @@ class Outgoing:
         """Frames of the client's follow."""
         self.corked = True
         self._walked = 0
+
+    def uncork(self) -> None:
+        """All that came in one read was looked at: what it led to goes out together."""
+        self.corked = False
+        self.flush()
 
     def unstick(self) -> None:
         """The socket takes bytes again."""
@@ -281,33 +286,40 @@ class Outgoing:
         self.let_go_on()
 
     def flush(self) -> None:
-        if self.corked or self._stuck or self._closed:
+        if not self._outbox or self.corked or self._stuck or self._closed:
             return
-        outbox = self._outbox
-        while outbox:
-            buffers = list(itertools.islice(outbox, _BUFFERS_PER_SEND))
-            try:
-                sent = self._wire.send(buffers)
-            except OSError:
-                # The thread that reads finds the socket ended, and says so to all.
-                outbox.clear()
-                self._outbox_bytes = 0
-                break
-            if not sent:
-                self._stuck = True
-                self._wire.wants_to_write()
-                break
-            self._outbox_bytes -= sent
-            for buffer in buffers:
-                if sent < len(buffer):
-                    if sent:
-                        outbox[0] = memoryview(buffer)[sent:]
-                    break
-                sent -= len(buffer)
-                outbox.popleft()
-        if not outbox:
+        if len(self._outbox) > 1 and self._outbox_bytes <= _SMALL_BYTES:
+            together = b"".join(self._outbox)
+            self._outbox.clear()
+            self._outbox.append(together)
+        try:
+            while self._outbox and not self._stuck:
+                self._send_some()
+        except OSError:
+            # The thread that reads finds the socket ended, and says so to all.
+            self._outbox.clear()
+            self._outbox_bytes = 0
+        if not self._outbox:
             self._answers_bytes = 0
         self.let_go_on()
+
+    def _send_some(self) -> None:
+        outbox = self._outbox
+        first = outbox[0]
+        buffers = [first] if len(outbox) == 1 else [*itertools.islice(outbox, _BUFFERS_PER_SEND)]
+        sent = self._wire.send(buffers)
+        if not sent:
+            self._stuck = True
+            self._wire.wants_to_write()
+            return
+        self._outbox_bytes -= sent
+        for buffer in buffers:
+            if sent < len(buffer):
+                if sent:
+                    outbox[0] = memoryview(buffer)[sent:]
+                return
+            sent -= len(buffer)
+            outbox.popleft()
 
     def wait_for_room(self, call: Call) -> None:
         """Wait until little is ahead of what the call sends next. Raises Gone."""

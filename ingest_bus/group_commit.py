@@ -77,6 +77,8 @@ class _Waiting:
     """
 
     __slots__ = ("_outcome", "_wake", "answered", "envelopes", "here", "leads")
+    settled: Callable[[], None] | None = None
+    """Nobody else is told."""
 
     def __init__(self, envelopes: Sequence[Envelope]) -> None:
         self.envelopes = envelopes
@@ -336,22 +338,26 @@ class GroupCommit:
         envelopes = size_bytes = 0
         with self._lock:
             lane = self._lanes[tenant_id]
-            while lane.waiting:
-                call = lane.waiting[0]
+            waiting = lane.waiting
+            if not waiting:
+                self._end_lead(lane)
+            while waiting:
+                call = waiting[0]
                 envelopes += len(call.envelopes)
-                size_bytes += sum(e.byte_count for e in call.envelopes)
+                for e in call.envelopes:
+                    size_bytes += e.byte_count
                 full = envelopes > GROUP_MAX_ENVELOPES or size_bytes > GROUP_MAX_BYTES
                 if group and full:
                     break
-                group.append(lane.waiting.popleft())
-            if not group:
-                self._end_lead(lane)
+                group.append(waiting.popleft())
         return group
 
     def _end_lead(self, lane: _Lane) -> None:
         """Under the lock: the next call of the lane leads again."""
         lane.leading = False
-        self._idle.notify_all()
+        # Nobody waits for it before the end.
+        if self._closed:
+            self._idle.notify_all()
 
     def _commit_group(self, tenant_id: TenantId, group: Sequence[_Call]) -> None:
         self._answer_group(tenant_id, group)
@@ -390,7 +396,7 @@ def _answer(group: Sequence[_Call], receipts: Sequence[Receipt]) -> None:
 
 def _settle(group: Sequence[_Call]) -> None:
     # Waking somebody gives Python's lock away: once, when all is answered.
-    for settled in {call.settled for call in group if isinstance(call, _Submitted)}:
+    for settled in {call.settled for call in group}:
         if settled is not None:
             settled()
 

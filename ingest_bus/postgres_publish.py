@@ -190,12 +190,12 @@ class Publisher:
         fences = self._fences.get(tenant_id)
         if tenant_id not in self._known_tenants or fences is None:
             return None
-        known = fences.versions
-        if any(
-            e.raises_fence or e.schema_version < known.get(e.table_id, _NEVER) for e in envelopes
-        ):
-            return None
-        if sum(e.byte_count for e in envelopes) > _SENT_AT_ONCE_BYTES:
+        known, size_bytes = fences.versions, 0
+        for e in envelopes:
+            if e.raises_fence or e.schema_version < known.get(e.table_id, _NEVER):
+                return None
+            size_bytes += e.byte_count
+        if size_bytes > _SENT_AT_ONCE_BYTES:
             return None
         # Before anything is borrowed: it may fail.
         statement, values = _usual(tenant_id, envelopes, fences.epoch)
@@ -367,12 +367,18 @@ def _usual(
     tenant_id: TenantId, envelopes: Sequence[Envelope], fence_epoch: int, *, as_one: bool = False
 ) -> tuple[PreparedStatement, dict[str, bytes | None]]:
     """The statement that accepts a usual group, and its parameters."""
-    plain = all(e.idempotency_key is None and e.session is None for e in envelopes)
-    if plain and len(envelopes) == 1 and not as_one:
-        only = envelopes[0]
+    only = envelopes[0]
+    plain = only.idempotency_key is None and only.session is None
+    if (
+        plain
+        and len(envelopes) == 1
+        and not as_one
+        and isinstance(only.payload, InlinePayload)
         # A parameter ends at a NUL, and would be stored without its rest.
-        if isinstance(only.payload, InlinePayload) and "\0" not in (only.trace_id or ""):
-            return _ACCEPT_ONE, _one_value(only, only.payload.content, fence_epoch)
+        and "\0" not in (only.trace_id or "")
+    ):
+        return _ACCEPT_ONE, _one_value(only, only.payload.content, fence_epoch)
+    plain = plain and all(e.idempotency_key is None and e.session is None for e in envelopes)
     values = envelope_values(tenant_id, envelopes, as_one=as_one)
     return _ACCEPT_PLAIN if plain else _ACCEPT, _accept_values(values, fence_epoch)
 
@@ -381,7 +387,7 @@ def _one_value(e: Envelope, payload: bytes, fence_epoch: int) -> dict[str, bytes
     return {
         "tenant_id": b"%d" % e.tenant_id,
         "fence_epoch": b"%d" % fence_epoch,
-        "event_id": str(e.event_id).encode(),
+        "event_id": e.event_id.bytes,
         "table_id": b"%d" % e.table_id,
         "schema_version": b"%d" % e.schema_version,
         "operation": e.operation.value.encode(),

@@ -7,7 +7,8 @@ adapted, and the lock is given away once, for the whole round trip.
 
 import re
 import select
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Final, cast
 from weakref import WeakSet
 
@@ -30,6 +31,8 @@ TIMESTAMPTZ: Final = 1184
 INT8_ARRAY: Final = 1016
 """Object ids of the types, as Postgres's pg_type has them for ever."""
 
+_IN_BINARY: Final = frozenset({BYTEA, UUID})
+
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
@@ -37,13 +40,17 @@ class PreparedStatement:
     """A statement with its parameters' types. Safe for threads, each with its own connection."""
 
     def __init__(self, name: str, sql: str, types: Mapping[str, int]) -> None:
-        """`sql` names its parameters as psycopg does; one of type BYTEA is given in binary."""
+        """`sql` names its parameters as psycopg does; one of type BYTEA or UUID is given in binary.
+
+        There are two of them or more.
+        """
         self._name = name.encode()
-        self._names = list(types)
-        places = {parameter: f"${n}" for n, parameter in enumerate(self._names, 1)}
+        self._in_order: Callable[[Mapping[str, bytes | None]], tuple[bytes | None, ...]]
+        self._in_order = itemgetter(*types)
+        places = {parameter: f"${n}" for n, parameter in enumerate(types, 1)}
         self._sql = _PLACE.sub(lambda found: places[found[1]], sql).replace("%%", "%").encode()
         self._types = list(types.values())
-        self._formats = [_BINARY if oid == BYTEA else _TEXT for oid in self._types]
+        self._formats = [_BINARY if oid in _IN_BINARY else _TEXT for oid in self._types]
         self._prepared: WeakSet[Connection] = WeakSet()
 
     def first_value(
@@ -54,7 +61,7 @@ class PreparedStatement:
         The connection is in autocommit and idle: the statement is a transaction of its own.
         Blocks. Raises what psycopg raises.
         """
-        ordered = [values[name] for name in self._names]
+        ordered = self._in_order(values)
         try:
             return self._execute(connection, ordered)
         except errors.InvalidSqlStatementName:
@@ -69,7 +76,7 @@ class PreparedStatement:
         """
         if connection not in self._prepared:
             return False
-        given = cast("Sequence[bytes]", [values[name] for name in self._names])
+        given = cast("Sequence[bytes]", self._in_order(values))
         connection.pgconn.send_query_prepared(self._name, given, self._formats, _TEXT)
         return True
 
