@@ -8,20 +8,11 @@ docs/metrics.md is generated from here.
 from dataclasses import dataclass
 from typing import Final
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from duckmesh.counted import Counter, Histogram
 from duckmesh.live_metrics import LiveMetrics
-
-# A series for the time at which each counter was made would nearly double the page.
-disable_created_metrics()  # type: ignore[no-untyped-call]
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 OK: Final = "OK"
@@ -51,7 +42,7 @@ COUNTED: Final[list[Counted]] = []
 
 def _counter(name: str, meaning: str, *labels: str) -> Counter:
     COUNTED.append(Counted(f"duckmesh_{name}_total", "counter", labels, meaning))
-    return Counter(f"duckmesh_{name}", meaning, labels, registry=REGISTRY)
+    return Counter(f"duckmesh_{name}", meaning, labels, REGISTRY)
 
 
 def _gauge(name: str, meaning: str) -> Gauge:
@@ -63,7 +54,7 @@ def _histogram(
     name: str, meaning: str, *labels: str, buckets: tuple[float, ...] = _SECONDS
 ) -> Histogram:
     COUNTED.append(Counted(f"duckmesh_{name}", "histogram", labels, meaning))
-    return Histogram(f"duckmesh_{name}", meaning, labels, buckets=buckets, registry=REGISTRY)
+    return Histogram(f"duckmesh_{name}", meaning, labels, REGISTRY, buckets)
 
 
 # --- the doors

@@ -3,9 +3,8 @@
 import time
 from functools import cache
 
-from prometheus_client import Counter, Histogram
-
 from duckmesh import metrics
+from duckmesh.counted import Count, Distribution
 from duckmesh.errors import DuckMeshError
 from flight_server.boundary import grpc_code
 from grpc_transport.status import Status
@@ -43,10 +42,10 @@ class CallCount:
 
 # Finding a child by its labels costs a small call more than moving it does.
 @cache
-def _requests(method: str, code: str) -> Counter:
+def _requests(method: str, code: str) -> Count:
     return metrics.FLIGHT_REQUESTS.labels(method, code)
 
 
 @cache
-def _seconds(method: str) -> Histogram:
+def _seconds(method: str) -> Distribution:
     return metrics.FLIGHT_SECONDS.labels(method)

@@ -233,7 +233,7 @@ def tokens_of(catalog: Catalog) -> list[int | None]:
 
 
 def dropped() -> float:
-    return metrics.QUERY_AUDIT_DROPPED._value.get()
+    return metrics.QUERY_AUDIT_DROPPED.labels().value
 
 
 def test_rows_wait_for_the_catalog_and_what_does_not_fit_is_counted(rooms: Rooms) -> None:
