@@ -345,8 +345,8 @@ class _Stream:
             if message is None:
                 return
             self._open(message)
-        while self._may_take():
-            if self.rpc.pending_bytes > _RECEIPTS_MAX_BYTES and self.rpc.inbox:
+        while self.rpc.inbox and self._may_take():
+            if self.rpc.pending_bytes > _RECEIPTS_MAX_BYTES:
                 # A thread waits with the next ones until its client takes some.
                 self._leave([])
                 return

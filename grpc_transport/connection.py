@@ -27,7 +27,7 @@ from grpc_transport.frames import (
 )
 from grpc_transport.header_blocks import HEADERS_MAX_BYTES, HeaderReader
 from grpc_transport.messages import PREFIX, Message, Refused, size_of
-from grpc_transport.outgoing import Outgoing, Wire, status_fields
+from grpc_transport.outgoing import ENDED_WELL, Outgoing, Wire, status_fields
 from grpc_transport.status import Status
 
 CALLS_MAX: Final = 4096
@@ -215,7 +215,8 @@ class Connection:
             self._hold_no_more(call)
             try:
                 call.assembly.limit(message_max_bytes)
-                self._give_back(call)
+                if call.due >= _CALL_DUE_BYTES:
+                    self._give_back(call)
             except Refused as refused:
                 self._refuse(call, refused)
             self._out.flush()
@@ -258,7 +259,10 @@ class Connection:
         with self._lock:
             if call.pending_end is not None or call.cancelled or self._closed:
                 return
-            self._out.finish(call, [*status_fields(status, why), *trailers])
+            if status is Status.OK and not why and not trailers:
+                self._out.finish(call, ENDED_WELL)
+            else:
+                self._out.finish(call, [*status_fields(status, why), *trailers])
             if call.ended:
                 call.on_cancelled = []
             self._out.flush()

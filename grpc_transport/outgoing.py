@@ -43,8 +43,10 @@ _HEAD_FIELDS: Final[tuple[Field, ...]] = (
     ("grpc-accept-encoding", ENCODINGS),
 )
 _PLAIN_HEAD: Final = block_of(_HEAD_FIELDS)
-_ENDED_WELL: Final[list[Field]] = [("grpc-status", "0")]
-_PLAIN_END: Final = block_of(_ENDED_WELL)
+ENDED_WELL: Final[Sequence[Field]] = (("grpc-status", "0"),)
+"""The trailers of a call without an error."""
+
+_PLAIN_END: Final = block_of(ENDED_WELL)
 
 
 class Wire(Protocol):
@@ -201,10 +203,9 @@ class Outgoing:
             )
             self._put_block(call.stream_id, block, 0)
 
-    def finish(self, call: Call, fields: Iterable[Field]) -> None:
+    def finish(self, call: Call, fields: Sequence[Field]) -> None:
         """The last frame of a call, behind what is pending of it; `fields` are its trailers."""
-        fields = list(fields)
-        if call.head_sent and fields == _ENDED_WELL:
+        if call.head_sent and fields is ENDED_WELL:
             call.pending_end = _PLAIN_END
         elif call.head_sent:
             call.pending_end = block_of(fields)

@@ -77,6 +77,11 @@ if sys.platform == "linux":
     _OUT: Final = select.EPOLLOUT
     _ONCE: Final = select.EPOLLIN | select.EPOLLONESHOT
     _MASKS: Final = {READ: _IN, WRITE: _OUT, READ | WRITE: _IN | _OUT}
+    _ALL: Final = _IN | _OUT | select.EPOLLPRI | select.EPOLLERR | select.EPOLLHUP
+    # Whatever is neither is both: the other side has gone or failed.
+    _EVENTS: Final = [
+        (READ if mask & ~_OUT else 0) | (WRITE if mask & ~_IN else 0) for mask in range(_ALL + 1)
+    ]
 
     class Epoll:
         """Of Linux."""
@@ -112,7 +117,7 @@ if sys.platform == "linux":
                 act = acts.get(descriptor)
                 # None: another thread has just unregistered it.
                 if act is not None:
-                    ready.append((act, (mask & ~_OUT and READ) | (mask & ~_IN and WRITE)))
+                    ready.append((act, _EVENTS[mask & _ALL]))
             return ready
 
         def close(self) -> None:

@@ -342,6 +342,8 @@ class GroupCommit:
             waiting = lane.waiting
             if not waiting:
                 self._end_lead(lane)
+            elif len(waiting) == 1:
+                return [waiting.popleft()]
             while waiting:
                 call = waiting[0]
                 envelopes += len(call.envelopes)

@@ -19,6 +19,7 @@ _PLACE: Final = re.compile(r"%\((\w+)\)([sb])")
 _TEXT: Final = 0
 _BINARY: Final = 1
 _NO_SUCH_STATEMENT: Final = b"26000"
+_DONE: Final = frozenset({int(pq.ExecStatus.TUPLES_OK), int(pq.ExecStatus.COMMAND_OK)})
 
 INT8: Final = 20
 BOOL: Final = 16
@@ -116,30 +117,34 @@ class PreparedStatement:
             answers.append(answer)
         if not answers:
             raise psycopg.OperationalError("the connection ended before its answer")
+        first: bytes | None = None
         for answer in answers:
-            if answer.error_field(pq.DiagnosticField.SQLSTATE) == _NO_SUCH_STATEMENT:
-                self._prepared.discard(connection)
-            _check(link, answer)
-        rows = [answer for answer in answers if answer.ntuples]
-        return rows[0].get_value(0, 0) if rows else None
+            if answer.status not in _DONE:
+                if answer.error_field(pq.DiagnosticField.SQLSTATE) == _NO_SUCH_STATEMENT:
+                    self._prepared.discard(connection)
+                raise _error_of(link, answer)
+            if first is None and answer.ntuples:
+                first = answer.get_value(0, 0)
+        return first
 
     def _execute(self, connection: Connection, values: Sequence[bytes | None]) -> bytes | None:
         link = connection.pgconn
         if connection not in self._prepared:
-            _check(link, link.prepare(self._name, self._sql, self._types))
+            prepared = link.prepare(self._name, self._sql, self._types)
+            if prepared.status not in _DONE:
+                raise _error_of(link, prepared)
             self._prepared.add(connection)
         # It takes None for NULL, whatever its annotation says.
         given = cast("Sequence[bytes]", values)
         answer = link.exec_prepared(self._name, given, self._formats, _TEXT)
-        _check(link, answer)
+        if answer.status not in _DONE:
+            raise _error_of(link, answer)
         return answer.get_value(0, 0) if answer.ntuples else None
 
 
-def _check(link: Any, answer: Any) -> None:
-    if answer.status in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
-        return
+def _error_of(link: Any, answer: Any) -> psycopg.Error:
     # An error without a state is libpq's own word.
     state = answer.error_field(pq.DiagnosticField.SQLSTATE)
     if link.status != pq.ConnStatus.OK or state is None:
-        raise psycopg.OperationalError("the connection was lost in the middle of a statement")
-    raise errors.error_from_result(answer)
+        return psycopg.OperationalError("the connection was lost in the middle of a statement")
+    return errors.error_from_result(answer)
