@@ -5,6 +5,12 @@ The plugins are named here once; each starts its server at the first test that a
 
 from pathlib import Path
 
+from hypothesis import HealthCheck, settings
+
+# A machine that others use as well is slow now and then, and that says nothing of an example.
+settings.register_profile("duckmesh", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("duckmesh")
+
 pytest_plugins = [
     f"tests.{name}"
     for name in ("postgres_fixtures", "s3_fixtures", "room_fixtures")
