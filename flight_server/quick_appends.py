@@ -516,6 +516,8 @@ class _Stream:
     def _leave_place(self) -> None:
         self._over = True
         self.rpc.follow(None)
+        # A ring of references otherwise, and the collector's work.
+        self._arrival.place.on_drain = None
         # Before the answer: whoever has it finds the place free.
         self._arrival.place.leave()
 

