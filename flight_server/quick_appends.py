@@ -10,7 +10,7 @@ is said there alone.
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -46,6 +46,9 @@ BATCH_MAX_BYTES: Final = 64 * 1024
 
 _RECEIPTS_MAX_BYTES: Final = 256 * 1024
 """Of receipts that their client does not take: no more are made for it here."""
+
+_NOT_FOR_HERE: Final = (DuckMeshError, pa.ArrowException, OSError, ValueError, KeyError)
+"""What a batch may be found wanting by: what is said of it is said by a thread."""
 
 _REMEMBERED: Final = 1_000
 _HEADER_BYTES: Final = 4096
@@ -221,14 +224,14 @@ class QuickAppends:
         stream: "_Stream",
         identity: Identity,
         target: QuickTarget,
-        rows: KeyedRows,
+        parts: Sequence[KeyedRows],
         trace_id: str,
     ) -> Acceptance | None:
-        """Hand a batch to the bus; None when it is not for here, with nothing accepted."""
+        """Hand batches to the bus, all or none; None when one of them is not for here."""
         answer = self._writes.quick.submit(
             identity,
             target,
-            [rows],
+            parts,
             again=stream.tries_again,
             trace_id=trace_id,
             settled=self.settled,
@@ -270,6 +273,8 @@ class _Stream:
         self._taken = 0
         self._answered = 0
         self._unanswered: deque[Acceptance] = deque()
+        self._waiting = 0
+        """Batches that are taken and not answered."""
         self._first: Message | None = None
         """The first batch, until it is answered: a thread may have to take it once more."""
         self._leaving: list[Message] | None = None
@@ -358,8 +363,7 @@ class _Stream:
         """Not before the first is answered: it may find that the table has changed since."""
         if self._over or self._leaving is not None or self._asking or self._draining:
             return False
-        waiting = len(self._unanswered)
-        return waiting < self._desk.window and not (self._taken and not self._answered)
+        return self._waiting < self._desk.window and not (self._taken and not self._answered)
 
     def _open(self, message: Message) -> None:
         self._opening = message
@@ -392,12 +396,12 @@ class _Stream:
     def _append(self, message: Message) -> bool:
         """Take one message; whether the next one may be looked at."""
         try:
-            rows = self._rows(message)
-            recalled = self._recalled_now or self._recalled()
-            self._recalled_now = None
-        except (DuckMeshError, pa.ArrowException, OSError, ValueError, KeyError):
+            rows = self._rows(message, self._taken)
+        except _NOT_FOR_HERE:
             self._leave([message])
             return False
+        recalled = self._recalled_now or self._recalled()
+        self._recalled_now = None
         if rows is None:
             return True
         if recalled is None:
@@ -407,26 +411,70 @@ class _Stream:
             else:
                 self._look_up([message])
             return False
+        together = [(message, rows)]
+        if self._answered and rows.idempotency_key is None:
+            together += self._those_that_follow(size_of(message))
+        return self._submit(recalled, together)
+
+    def _those_that_follow(self, size_bytes: int) -> list[tuple[Message, KeyedRows]]:
+        """Take what has come with a batch, as far as they may be accepted together.
+
+        A batch with a key stands for itself: another one's conflict must not be its own.
+        """
+        together: list[tuple[Message, KeyedRows]] = []
+        while self._waiting + len(together) + 1 < self._desk.window:
+            message = self.rpc.take()
+            if message is None:
+                break
+            size_bytes += size_of(message)
+            try:
+                number = self._taken + len(together) + 1
+                rows = None if size_bytes > BATCH_MAX_BYTES else self._rows(message, number)
+            except _NOT_FOR_HERE:
+                rows = None
+            if rows is None or rows.idempotency_key is not None:
+                # It is looked at again in its turn.
+                self.rpc.put_back([message])
+                break
+            together.append((message, rows))
+        return together
+
+    def _submit(
+        self,
+        recalled: tuple[Identity, QuickTarget],
+        together: Sequence[tuple[Message, KeyedRows]],
+    ) -> bool:
+        """Have batches accepted; whether all of them are under way."""
+        parts = [rows for _, rows in together]
         try:
             with tracing.arriving(self._traceparent):
-                answer = self._desk.submit(self, *recalled, rows, self._arrival.trace_id)
+                answer = self._desk.submit(self, *recalled, parts, self._arrival.trace_id)
         except DuckMeshError:
             answer = None
-        if answer is None:
-            self._leave([message])
+        if answer is None and len(together) == 1:
+            self._leave([together[0][0]])
             return False
+        if answer is None:
+            # One of them is not for here. Those before it are.
+            for number, each in enumerate(together, 1):
+                if not self._submit(recalled, [each]):
+                    assert self._leaving is not None  # noqa: S101 - it has just been left
+                    self._leaving += [message for message, _ in together[number:]]
+                    return False
+            return True
         self._asked = False
-        self._first = None if self._taken else message
-        self._taken += 1
+        self._first = None if self._taken else together[0][0]
+        self._taken += len(parts)
+        self._waiting += len(parts)
         self._unanswered.append(answer)
         return True
 
-    def _rows(self, message: Message) -> KeyedRows | None:
+    def _rows(self, message: Message, number: int) -> KeyedRows | None:
         """The batch of a message; None for one that has no rows. Raises what is wrong with it."""
         if size_of(message) > BATCH_MAX_BYTES:
             raise ValueError("a thread takes it")
         data = flight_data.read(message)
-        key = key_of_batch(data.app_metadata, self._stream_key, self._taken)
+        key = key_of_batch(data.app_metadata, self._stream_key, number)
         if not data.header:
             return None
         head = self._desk.head(data.header)
@@ -470,13 +518,12 @@ class _Stream:
                     self._leave([self._first])
                     return
                 raise error
-            fields = accepted_fields(answer.result()[0], None)
-            self.rpc.post(
-                [flight_data.put_result(orjson.dumps({"batch": self._answered, **fields}))],
-                more=True,
-            )
+            for receipt in answer.result():
+                said = {"batch": self._answered, **accepted_fields(receipt, None)}
+                self.rpc.post([flight_data.put_result(orjson.dumps(said))], more=True)
+                self._answered += 1
+                self._waiting -= 1
             self._posted = True
-            self._answered += 1
             self._first = None
 
     # ---- Ends

@@ -121,9 +121,9 @@ def stream_opening(schema: pa.Schema, table: str, *, body: bytes = b"") -> bytes
     return flight_data(message, descriptor=path_descriptor(table.encode()))
 
 
-def batch_message(batch: pa.RecordBatch) -> bytes:
+def batch_message(batch: pa.RecordBatch, *, metadata: bytes | None = None) -> bytes:
     """The message of one batch of a stream."""
-    return flight_data(batch.serialize().to_pybytes())
+    return flight_data(batch.serialize().to_pybytes(), metadata=metadata)
 
 
 def _cut(message: bytes) -> tuple[bytes, bytes]:

@@ -45,6 +45,11 @@ class SlowReader:
     def send(self, content, *, ends=False):
         self._raw.say(data(1, message(content), ends=ends))
 
+    def send_together(self, contents):
+        """What comes in one piece, and ends the stream."""
+        messages = [data(1, message(each)) for each in contents]
+        self._raw.say(b"".join(messages) + data(1, b"", ends=True))
+
     def answers(self):
         """Open the windows; every answer up to the end of the stream."""
         self._raw.say(frames.window_update(0, 2**30) + frames.window_update(1, 2**30))
