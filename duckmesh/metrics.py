@@ -90,7 +90,9 @@ INGEST_DUPLICATES: Final = _counter(
     "ingest_duplicates", "Writes that were known by their idempotency key, and added nothing."
 )
 INGEST_ACK_SECONDS: Final = _histogram(
-    "ingest_ack_latency", "Seconds from a write's last row to its receipt: it is durable then."
+    "ingest_ack_latency",
+    "Seconds from a write's last row to its receipt: it is durable then. Once for small batches of "
+    "a stream that were accepted together.",
 )
 GROUP_COMMIT_SIZE: Final = _histogram(
     "group_commit_size", "Envelopes that one transaction of the bus made durable.", buckets=_COUNTS

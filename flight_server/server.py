@@ -19,7 +19,8 @@ from flight_server.boundary import Failed, boundary, end_with, failed
 from flight_server.calls import CallsInFlight, Place, out_of_threads
 from flight_server.counts import CallCount
 from flight_server.headers import trace_id_of
-from flight_server.quick_appends import Arrival, QuickAppends
+from flight_server.quick_appends import QuickAppends
+from flight_server.quick_stream import Arrival
 from flight_server.rpcs import Rpcs
 from flight_server.sessions import Sessions
 from flight_server.tickets import Seal

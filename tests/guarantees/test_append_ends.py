@@ -8,7 +8,7 @@ from contextlib import closing
 
 import grpc
 
-from flight_server import flight_data, quick_appends
+from flight_server import flight_data, quick_stream
 from grpc_transport import frames, outgoing
 from grpc_transport.frames import END_HEADERS, Kind, Setting
 from grpc_transport.header_blocks import block_of
@@ -75,7 +75,7 @@ class SlowReader:
 def test_batches_whose_receipts_are_not_taken_are_accepted_no_more(
     uri, connection, quickly, monkeypatch
 ):
-    monkeypatch.setattr(quick_appends, "_RECEIPTS_MAX_BYTES", 16 * 1024)
+    monkeypatch.setattr(quick_stream, "_RECEIPTS_MAX_BYTES", 16 * 1024)
     monkeypatch.setattr(outgoing, "SENT_AHEAD_BYTES", 32 * 1024)
     many, before = 2_000, counted("OK")
     with closing(SlowReader(uri, stream_opening(STRICT, "t"))) as reader:
@@ -144,14 +144,14 @@ def test_a_fault_in_one_stream_holds_up_none_that_is_told_with_it(
     def broken(_stream, _messages):
         raise RuntimeError("a fault of ours")
 
-    monkeypatch.setattr(quick_appends._Stream, "_hand_over", broken)
-    leave, leaving = quick_appends._Stream._leave, []
+    monkeypatch.setattr(quick_stream.QuickStream, "_hand_over", broken)
+    leave, leaving = quick_stream.QuickStream._leave, []
 
     def noted(stream, messages):
         leave(stream, messages)
         leaving.append(stream)
 
-    monkeypatch.setattr(quick_appends._Stream, "_leave", noted)
+    monkeypatch.setattr(quick_stream.QuickStream, "_leave", noted)
     streams = [Stream(client) for _ in range(3)]
     for number, stream in enumerate(streams):
         stream.send(row(number))

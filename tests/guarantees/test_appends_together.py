@@ -5,7 +5,7 @@ from contextlib import closing
 
 import pytest
 
-from flight_server.quick_appends import BATCH_MAX_BYTES
+from flight_server.quick_stream import BATCH_MAX_BYTES
 from tests.bus_worlds import until
 from tests.guarantees import test_quick_appends as quick
 from tests.guarantees.test_append_ends import SlowReader
