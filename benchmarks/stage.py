@@ -57,6 +57,9 @@ class Sizes:
     recipe_repetitions: int = 2
     recipe_peer_seconds: float = 60.0
     catalog_scale: float = 1.0
+    write_repetitions: int = 15
+    """A write waits for three processes and a disk in turn, and so feels more than others do of
+    what else the machine does in these seconds."""
 
 
 FULL: Final = Sizes(
@@ -74,6 +77,7 @@ QUICK: Final = Sizes(
     recipe_repetitions=1,
     recipe_peer_seconds=2.0,
     catalog_scale=0.002,
+    write_repetitions=2,
 )
 
 

@@ -9,10 +9,6 @@ from benchmarks.stage import Stage
 
 _TARGETS: Final = {1: Target(0.3, 0.45), 8: Target(0.5, 0.7), 32: Target(0.6, 0.9)}
 
-_TURNS: Final = 5
-"""As many pairs as elsewhere, so many times: a write waits for three processes and a disk in turn,
-and so feels more than others do of what else the machine does in these seconds."""
-
 
 def measure(stage: Stage) -> Iterator[Figure]:
     """One figure for each number of clients."""
@@ -21,7 +17,7 @@ def measure(stage: Stage) -> Iterator[Figure]:
     for clients, target in _TARGETS.items():
         ours: list[float] = []
         bare: list[float] = []
-        for _ in range(stage.sizes.repetitions * _TURNS):
+        for _ in range(stage.sizes.write_repetitions):
             ours.append(_per_second(stage, stage.uri, clients))
             bare.append(_per_second(stage, stage.bare_uri, clients))
         yield Figure(
