@@ -85,8 +85,6 @@ class QuickStream:
         self._taken = 0
         self._answered = 0
         self._unanswered: deque[Acceptance] = deque()
-        self._waiting = 0
-        """Batches that are taken and not answered."""
         self._first: Message | None = None
         """The first batch, until it is answered: a thread may have to take it once more."""
         self._leaving: list[Message] | None = None
@@ -176,6 +174,11 @@ class QuickStream:
         if self._over or self._leaving is not None or self._asking or self._draining:
             return False
         return self._waiting < self._desk.window and not (self._taken and not self._answered)
+
+    @property
+    def _waiting(self) -> int:
+        """How many batches are taken and not answered."""
+        return self._taken - self._answered
 
     def _open(self, message: Message) -> None:
         self._opening = message
@@ -277,7 +280,6 @@ class QuickStream:
         self._asked = False
         self._first = None if self._taken else together[0][0]
         self._taken += len(parts)
-        self._waiting += len(parts)
         self._unanswered.append(answer)
         return True
 
@@ -334,7 +336,6 @@ class QuickStream:
                 said = {"batch": self._answered, **accepted_fields(receipt, None)}
                 self.rpc.post([flight_data.put_result(orjson.dumps(said))], more=True)
                 self._answered += 1
-                self._waiting -= 1
             self._posted = True
             self._first = None
 

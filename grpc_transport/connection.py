@@ -437,8 +437,8 @@ class Connection:
             self._events.append(call.tell)
 
     def _give_back(self, call: Call) -> None:
-        """Let the client send on, unless too much waits to be taken."""
-        if call.half_closed or call.due < _CALL_DUE_BYTES or call.inbox_bytes > WINDOW_BYTES:
+        """Let the client send on, once much is due, unless too much waits to be taken."""
+        if call.half_closed or call.inbox_bytes > WINDOW_BYTES:
             return
         if not call.is_let_in and call.held_bytes > MET_BYTES:
             return
